@@ -1,0 +1,140 @@
+"""Every error that a person can meet.
+
+EdgeError
+├── InvalidRequest          400  the request is wrong; `param` names the field
+│   ├── UnsupportedParameter     a field of the OpenAI API that this server does not implement
+│   ├── UnknownModel
+│   ├── InvalidPlan
+│   └── UnsupportedSolver
+├── NotFound                404  no such path
+├── QueueFull               429  try again after `retry_after_s`
+├── StageLost               503  the stage that held the request died or cannot be reached
+├── NoPlan                  503  no stage that could serve the request is alive
+├── DeadlineExceeded        504
+├── PacketError                  bytes that are not an acceptable packet; nothing was decoded
+│   ├── UnknownVersion
+│   ├── DamagedPacket            wrong magic, checksum or length, or unreadable content
+│   ├── OversizedPacket
+│   ├── InvalidTensor            wrong shape or dtype, NaN or Inf
+│   ├── WrongLatentSpace         made by a family with another latent space
+│   └── WrongPosition            outside the schedule, or not where the plan goes on
+├── ConfigError                  a config file; `file` and `key` say where
+└── PlacementError               no node can hold a stage
+
+Errors cross process boundaries, so each can be built from its message alone; the other fields
+are keyword arguments with defaults.
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Base of all errors. `status` is the HTTP status, `code` what a client can switch on."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(EdgeError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class UnknownModel(InvalidRequest):
+    code = "model_not_found"
+
+
+class InvalidPlan(InvalidRequest):
+    code = "invalid_plan"
+
+
+class UnsupportedSolver(InvalidRequest):
+    code = "unsupported_solver"
+
+
+class NotFound(EdgeError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class QueueFull(EdgeError):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StageLost(EdgeError):
+    status = 503
+    code = "stage_lost"
+
+    def __init__(self, message: str, *, stage: str = "") -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class NoPlan(EdgeError):
+    status = 503
+    code = "no_plan"
+
+
+class DeadlineExceeded(EdgeError):
+    status = 504
+    code = "deadline_exceeded"
+
+
+class PacketError(EdgeError):
+    code = "bad_packet"
+
+
+class UnknownVersion(PacketError):
+    code = "packet_version"
+
+
+class DamagedPacket(PacketError):
+    code = "packet_damaged"
+
+
+class OversizedPacket(PacketError):
+    code = "packet_oversized"
+
+
+class InvalidTensor(PacketError):
+    code = "packet_tensor"
+
+
+class WrongLatentSpace(PacketError):
+    code = "packet_latent_space"
+
+
+class WrongPosition(PacketError):
+    code = "packet_position"
+
+
+class ConfigError(EdgeError):
+    code = "config"
+
+    def __init__(self, message: str, *, file: str = "", key: str = "") -> None:
+        super().__init__(message)
+        self.file = file
+        self.key = key
+
+
+class PlacementError(EdgeError):
+    status = 503
+    code = "placement"

@@ -1,0 +1,269 @@
+"""Records that every layer shares. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from diffusion_edge.errors import InvalidPlan
+
+Tier = Literal["device", "edge", "cloud"]
+TIERS: tuple[Tier, ...] = ("device", "edge", "cloud")
+Codec = Literal["exact"]
+MAX_STEPS = 1000
+
+
+# ---------------------------------------------------------------------------- plans
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps [start, stop) on one stage. `guidance` None takes the request's."""
+
+    stage: str
+    start: int
+    stop: int
+    guidance: float | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Contiguous spans in order, and the codec of each hop between them."""
+
+    spans: tuple[Span, ...]
+    codecs: tuple[Codec, ...]
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.spans:
+            raise InvalidPlan("a plan needs at least one span", param="plan")
+        for span in self.spans:
+            if span.stop <= span.start:
+                raise InvalidPlan(f"the span on {span.stage!r} has no steps", param="plan")
+        for before, after in zip(self.spans, self.spans[1:], strict=False):
+            if before.stop != after.start:
+                raise InvalidPlan(
+                    f"the spans on {before.stage!r} and {after.stage!r} do not meet", param="plan"
+                )
+        if len(self.codecs) != len(self.spans) - 1:
+            raise InvalidPlan("a plan needs one codec for every hop", param="plan")
+
+    @classmethod
+    def of(cls, parts: tuple[tuple[str, int], ...], reason: str = "") -> Plan:
+        """From (stage, steps) pairs, starting at step 0, with the exact codec."""
+        spans, start = [], 0
+        for stage, steps in parts:
+            spans.append(Span(stage, start, start + steps))
+            start += steps
+        return cls(tuple(spans), ("exact",) * (len(spans) - 1), reason)
+
+    @classmethod
+    def parse(cls, text: str, reason: str = "asked for") -> Plan:
+        """From `cloud:8,edge:6,device:6`."""
+        parts = []
+        for part in text.split(","):
+            stage, colon, steps = (p.strip() for p in part.partition(":"))
+            if not stage or not colon or not (steps.isascii() and steps.isdecimal()) or len(steps) > 4:
+                raise InvalidPlan(
+                    f"{part.strip()!r} in plan {text!r} is not stage:steps; "
+                    "a plan reads like cloud:8,edge:6,device:6",
+                    param="plan",
+                )
+            parts.append((stage, int(steps)))
+        plan = cls.of(tuple(parts), reason)
+        if plan.steps > MAX_STEPS:
+            raise InvalidPlan(f"plan {text!r} has more than {MAX_STEPS} steps", param="plan")
+        return plan
+
+    def __str__(self) -> str:
+        return ",".join(f"{span.stage}:{span.steps}" for span in self.spans)
+
+    @property
+    def start(self) -> int:
+        return self.spans[0].start
+
+    @property
+    def stop(self) -> int:
+        return self.spans[-1].stop
+
+    @property
+    def steps(self) -> int:
+        return self.stop - self.start
+
+    def after_first(self) -> Plan | None:
+        """The plan that is left when the first span is done."""
+        if len(self.spans) == 1:
+            return None
+        return Plan(self.spans[1:], self.codecs[1:], self.reason)
+
+
+# ---------------------------------------------------------------------------- one request
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What is asked for, with every default settled. `steps` counts what the solver resolves."""
+
+    prompt: str
+    family: str
+    steps: int
+    seed: int
+    solver: str
+    guidance: float
+    width: int
+    height: int
+    negative_prompt: str = ""
+    images: int = 1
+    deadline_s: float = 60.0
+    quality_floor: float = 0.95
+    policy: str = "elastic"
+    plan: Plan | None = None
+    codec: Codec = "exact"
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """8-bit RGB, row by row."""
+
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SpanRecord:
+    """What a span took. `emulated_s` of `run_s` were slept to act as slower hardware."""
+
+    stage: str
+    tier: Tier
+    start: int
+    stop: int
+    queue_s: float
+    run_s: float
+    encode_s: float
+    decode_s: float
+    emulated_s: float = 0.0
+    overruns: int = 0
+
+
+@dataclass(frozen=True)
+class HopRecord:
+    """What a hand-off took. `emulated_s` of `seconds` were slept to act as a slower link."""
+
+    source: str
+    target: str
+    nbytes: int
+    seconds: float
+    codec: Codec
+    emulated_s: float = 0.0
+
+
+# ---------------------------------------------------------------------------- events of a run
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A stage has taken the packet into its queue."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A span is done: the trajectory stands at `position`."""
+
+    stage: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last span is done and decoded."""
+
+    picture: Picture
+    spans: tuple[SpanRecord, ...]
+    hops: tuple[HopRecord, ...]
+    warnings: tuple[str, ...] = ()
+
+
+Event = Accepted | Progress | Done
+
+
+class Transport(Protocol):
+    """How packet bytes reach a stage. Closing the iterator cancels the work behind it."""
+
+    def run(self, stage: str, packet: bytes) -> AsyncIterator[Event]: ...
+
+
+# ---------------------------------------------------------------------------- what a router sees
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way between two stages: measured (or stated) rate and one-way delay."""
+
+    bytes_per_s: float
+    delay_s: float
+
+    def transfer_s(self, nbytes: int) -> float:
+        return self.delay_s + nbytes / self.bytes_per_s
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """What a stage reports of itself.
+
+    `step_s` maps the number of rows in a forward pass (a guided sample is two rows) to seconds.
+    `emulated` says that the seconds are stated by the config, not measured.
+    """
+
+    stage: str
+    tier: Tier
+    model: str
+    queue_s: float
+    queued: int
+    capacity: int
+    step_s: Mapping[int, float]
+    encode_s: float
+    decode_s: float
+    resident_bytes: int
+    emulated: bool = False
+    steps_run: int = 0
+    overruns: int = 0
+
+    def seconds_per_step(self, guided: bool) -> float:
+        rows = 2 if guided else 1
+        return self.step_s.get(rows) or self.step_s[min(self.step_s, key=lambda r: abs(r - rows))]
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a policy may know: live stages by name, links by (from, to), prices by tier.
+
+    `packet_bytes` is the size of this request's packet at a hand-off. A pair that `links` lacks
+    cannot hand off.
+    """
+
+    stages: Mapping[str, StageStatus]
+    links: Mapping[tuple[str, str], Link]
+    price_per_s: Mapping[Tier, float]
+    packet_bytes: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A policy's plan with its prediction, and the runner-up with its own."""
+
+    plan: Plan
+    predicted_s: float
+    cost: float
+    quality: float
+    reason: str
+    runner_up: Plan | None = None
+    runner_up_s: float | None = None

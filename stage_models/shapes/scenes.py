@@ -1,0 +1,256 @@
+"""Scenes of coloured shapes: what can be in one, how it is said, how it is drawn.
+
+A scene is one to three objects on a plain background. Its caption is a chain:
+
+    a small blue star left of a large yellow square above a ring on a black background
+
+means that the star is left of the square and the square is above the ring. Sizes may be left
+unsaid. Lengths are in units of a 64 x 64 canvas, and centres lie on a grid of 8 units, which is
+one cell of the latent; `draw` scales to any size.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image, ImageDraw
+
+CANVAS = 64
+GRID = 8
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (226, 32, 40),
+    "orange": (255, 140, 0),
+    "yellow": (255, 228, 30),
+    "green": (30, 160, 60),
+    "blue": (30, 80, 230),
+    "purple": (145, 35, 180),
+    "white": (250, 250, 250),
+    "black": (12, 12, 12),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+RADII: dict[str, float] = {"small": 7.0, "large": 14.0}
+RELATIONS = ("left of", "above", "inside")
+CONTAINERS = ("circle", "square", "ring")
+"""Shapes that can hold a small object whole."""
+
+HELD_OUT = frozenset(
+    {
+        ("purple", "star"),
+        ("orange", "ring"),
+        ("green", "cross"),
+        ("white", "triangle"),
+        ("blue", "square"),
+        ("yellow", "circle"),
+    }
+)
+"""Pairs of colour and shape that no training scene contains."""
+
+WORDS = tuple(
+    sorted(
+        {"a", "an", "on", "background", "small", "large", *COLOURS, *SHAPES}
+        | {word for relation in RELATIONS for word in relation.split()}
+    )
+)
+RING_HOLE = 0.6
+_GAP = 1.0
+_OVERSAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. `size` None means that the caption leaves it unsaid."""
+
+    shape: str
+    colour: str
+    size: str | None = None
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a sentence says: `relations[i]` holds between `things[i]` and `things[i + 1]`."""
+
+    things: tuple[Thing, ...]
+    relations: tuple[str, ...]
+    background: str
+
+    def __str__(self) -> str:
+        words = [_noun_phrase(self.things[0])]
+        for relation, thing in zip(self.relations, self.things[1:], strict=True):
+            words += [relation, _noun_phrase(thing)]
+        return " ".join(words) + f" on {_article(self.background)} {self.background} background"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A caption with every size settled and a centre (x, y) for every object."""
+
+    caption: Caption
+    sizes: tuple[str, ...]
+    centres: tuple[tuple[int, int], ...]
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _noun_phrase(thing: Thing) -> str:
+    words = [w for w in (thing.size, thing.colour, thing.shape) if w]
+    return " ".join([_article(words[0]), *words])
+
+
+def parse(text: str) -> Caption | None:
+    """The caption that a sentence of the grammar states, or None for any other text."""
+    body, separator, ground = text.lower().strip().rstrip(".").rpartition(" on ")
+    ground_words = ground.split()
+    if not separator or len(ground_words) != 3 or ground_words[2] != "background":
+        return None
+    things: list[Thing] = []
+    relations: list[str] = []
+    words = body.split()
+    while words:
+        if things:
+            relation = next((r for r in RELATIONS if words[: len(r.split())] == r.split()), None)
+            if relation is None:
+                return None
+            relations.append(relation)
+            words = words[len(relation.split()) :]
+        if not words or words.pop(0) not in ("a", "an"):
+            return None
+        size = words.pop(0) if words and words[0] in RADII else None
+        if len(words) < 2 or words[0] not in COLOURS or words[1] not in SHAPES:
+            return None
+        things.append(Thing(words[1], words[0], size))
+        words = words[2:]
+    if not 1 <= len(things) <= 3 or ground_words[1] not in COLOURS:
+        return None
+    return Caption(tuple(things), tuple(relations), ground_words[1])
+
+
+def sample(rng: random.Random, things: int, held_out: bool = False) -> Scene:
+    """A random scene of `things` objects; `held_out` asks for at least one held-out pair.
+
+    Objects and background all differ in colour, so that a picture can be read back.
+    """
+    while True:
+        background, *colours = rng.sample(list(COLOURS), things + 1)
+        pairs = [(colour, rng.choice(SHAPES)) for colour in colours]
+        if held_out != any(pair in HELD_OUT for pair in pairs):
+            continue
+        relations = tuple(
+            rng.choices(RELATIONS, weights=(2, 2, 3))[0] for _ in range(things - 1)
+        )
+        sizes = tuple(rng.choice(("small", "large")) for _ in pairs)
+        said = tuple(
+            Thing(shape, colour, size if rng.random() < 0.8 else None)
+            for (colour, shape), size in zip(pairs, sizes, strict=True)
+        )
+        scene = place(rng, Caption(said, relations, background), sizes)
+        if scene is not None:
+            return scene
+
+
+def place(rng: random.Random, caption: Caption, sizes: Sequence[str]) -> Scene | None:
+    """Centres that satisfy the caption's relations, or None where some relation cannot hold."""
+    centres: list[tuple[int, int]] = []
+    for index in range(len(caption.things)):
+        free = [
+            centre
+            for centre in _cells(RADII[sizes[index]])
+            if all(
+                _agrees(caption, sizes, (other, centres[other]), (index, centre))
+                for other in range(index)
+            )
+        ]
+        if not free:
+            return None
+        centres.append(rng.choice(free))
+    return Scene(caption, tuple(sizes), tuple(centres))
+
+
+def _cells(radius: float) -> Iterator[tuple[int, int]]:
+    span = [c for c in range(GRID, CANVAS, GRID) if radius < c < CANVAS - radius]
+    yield from ((x, y) for y in span for x in span)
+
+
+def _agrees(
+    caption: Caption,
+    sizes: Sequence[str],
+    first: tuple[int, tuple[int, int]],
+    second: tuple[int, tuple[int, int]],
+) -> bool:
+    (i, (ax, ay)), (j, (bx, by)) = first, second
+    reach = RADII[sizes[i]] + RADII[sizes[j]] + _GAP
+    if j != i + 1:
+        return max(abs(ax - bx), abs(ay - by)) >= reach
+    match caption.relations[i]:
+        case "left of":
+            return bx - ax >= reach and abs(ay - by) <= GRID
+        case "above":
+            return by - ay >= reach and abs(ax - bx) <= GRID
+        case _:
+            holds = (sizes[i], sizes[j]) == ("small", "large")
+            return holds and caption.things[j].shape in CONTAINERS and (ax, ay) == (bx, by)
+
+
+def draw(scene: Scene, size: int = CANVAS) -> Image.Image:
+    """The scene as an RGB image of size x size pixels, antialiased."""
+    scale = size * _OVERSAMPLE / CANVAS
+    ground = COLOURS[scene.caption.background]
+    image = Image.new("RGB", (size * _OVERSAMPLE, size * _OVERSAMPLE), ground)
+    pen = ImageDraw.Draw(image)
+    order = sorted(range(len(scene.sizes)), key=lambda i: -RADII[scene.sizes[i]])
+    for i in order:
+        thing, (x, y) = scene.caption.things[i], scene.centres[i]
+        radius = RADII[scene.sizes[i]] * scale
+        _stroke(pen, thing.shape, x * scale, y * scale, radius, COLOURS[thing.colour], ground)
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def _stroke(
+    pen: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    r: float,
+    colour: tuple[int, int, int],
+    ground: tuple[int, int, int],
+) -> None:
+    match shape:
+        case "circle":
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+        case "ring":
+            hole = r * RING_HOLE
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+            pen.ellipse((x - hole, y - hole, x + hole, y + hole), fill=ground)
+        case "square":
+            half = 0.88 * r
+            pen.rectangle((x - half, y - half, x + half, y + half), fill=colour)
+        case "cross":
+            arm = 0.34 * r
+            pen.rectangle((x - r, y - arm, x + r, y + arm), fill=colour)
+            pen.rectangle((x - arm, y - r, x + arm, y + r), fill=colour)
+        case "triangle":
+            pen.polygon([(x, y - r), (x + r, y + 0.8 * r), (x - r, y + 0.8 * r)], fill=colour)
+        case "star":
+            pen.polygon(
+                [
+                    (x + k * r * math.sin(a), y - k * r * math.cos(a))
+                    for n in range(10)
+                    for a, k in [(n * math.pi / 5, 1.0 if n % 2 == 0 else 0.45)]
+                ],
+                fill=colour,
+            )
+        case _:
+            raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
+
+
+def fully_said(scene: Scene) -> Scene:
+    """The same scene with every size spoken."""
+    things = tuple(
+        replace(t, size=s) for t, s in zip(scene.caption.things, scene.sizes, strict=True)
+    )
+    return replace(scene, caption=replace(scene.caption, things=things))

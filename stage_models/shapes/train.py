@@ -1,0 +1,434 @@
+"""Train the `shapes` family: one autoencoder, one text encoder, three denoisers.
+
+    python -m stage_models.shapes.train vae --minutes 12
+    python -m stage_models.shapes.train denoisers --minutes 100
+    python -m stage_models.shapes.train denoisers --minutes 60 --resume    # from the saved weights
+
+The budget is wall-clock time and the learning rate is annealed over it, so that the recipe ends
+well on any machine. All three denoisers see the same batches in one loop. `--device cuda` uses a
+GPU. The design and what was measured for it stand in the model card, README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderTiny,
+    DPMSolverMultistepScheduler,
+    PixArtTransformer2DModel,
+)
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from stage_models.shapes import scenes
+
+ROOT = Path(__file__).parent
+SHARED = ROOT / "shared"
+TIERS = ("device", "edge", "cloud")
+LATENT_CHANNELS = 8
+LATENT_SIZE = scenes.CANVAS // 8
+TEXT_DIM = 128
+MAX_TOKENS = 32
+TRAIN_STEPS = 1000
+UNCONDITIONAL = 0.1
+"""Share of captions dropped in training, for classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class Width:
+    """A denoiser's size: `layers` blocks of `heads` heads of 32 channels."""
+
+    heads: int
+    layers: int
+
+
+WIDTHS = {"device": Width(3, 4), "edge": Width(6, 4), "cloud": Width(8, 9)}
+"""Block parameters go as layers x heads^2: 1 : 4 : 16."""
+
+
+# ---------------------------------------------------------------------------- models
+
+
+def build_vae() -> AutoencoderTiny:
+    channels = (48,) * 4
+    return AutoencoderTiny(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=(1, 2, 3, 3),
+        num_decoder_blocks=(3, 3, 2, 1),
+        latent_channels=LATENT_CHANNELS,
+        scaling_factor=1.0,
+    )
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of the grammar; any other word becomes `<unk>`."""
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *scenes.WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def build_text_encoder(vocabulary: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary,
+            d_model=TEXT_DIM,
+            d_kv=32,
+            d_ff=4 * TEXT_DIM,
+            num_layers=3,
+            num_heads=4,
+            relative_attention_max_distance=MAX_TOKENS,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def build_denoiser(width: Width) -> PixArtTransformer2DModel:
+    model = PixArtTransformer2DModel(
+        num_attention_heads=width.heads,
+        attention_head_dim=32,
+        num_layers=width.layers,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        cross_attention_dim=32 * width.heads,
+        caption_channels=TEXT_DIM,
+        sample_size=LATENT_SIZE,
+        patch_size=1,
+        use_additional_conditions=False,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+    nn.init.zeros_(model.proj_out.weight)
+    nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+def build_scheduler() -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        algorithm_type="dpmsolver++",
+        final_sigmas_type="zero",
+    )
+
+
+# ---------------------------------------------------------------------------- optimisation
+
+
+class Shadow:
+    """Trains float32 masters of modules whose working copy is in `dtype`, with their averages.
+
+    On a CPU with AMX a bfloat16 forward and backward takes about 0.4 of the float32 time, if
+    attention stays in float32 (see `float32_attention`). Hidden matrices are updated by Muon,
+    everything else by AdamW; both take the same learning rate.
+    """
+
+    def __init__(self, modules: dict[str, nn.Module], dtype: torch.dtype, rate: float) -> None:
+        self.modules = modules
+        self.masters = {name: copy.deepcopy(module) for name, module in modules.items()}
+        self.averages = {name: copy.deepcopy(m).eval() for name, m in self.masters.items()}
+        for module in modules.values():
+            module.to(dtype)
+        self.rate = rate
+        self.updates = 0
+        hidden, rest = [], []
+        for master in self.masters.values():
+            for name, parameter in master.named_parameters():
+                inner = "blocks." in name or ".block." in name
+                matrix = parameter.ndim == 2 and "table" not in name and "bias" not in name
+                (hidden if inner and matrix else rest).append(parameter)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+        ]
+        if hidden:
+            muon = torch.optim.Muon(
+                hidden, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            )
+            self.optimizers.append(muon)
+
+    def step(self, progress: float) -> None:
+        """One update from the working copies' gradients; `progress` in [0, 1] sets the rate."""
+        rate = self.rate * min(1.0, progress / 0.02) * (1 - max(0.0, progress - 0.3) / 0.7)
+        for name, module in self.modules.items():
+            pairs = list(
+                zip(module.parameters(), self.masters[name].parameters(), strict=True)
+            )
+            for working, master in pairs:
+                master.grad = None if working.grad is None else working.grad.float()
+                working.grad = None
+            nn.utils.clip_grad_norm_([master for _, master in pairs], 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        self.updates += 1
+        decay = min(0.998, 1 - 10 / (10 + self.updates))
+        with torch.no_grad():
+            for name, module in self.modules.items():
+                trio = zip(
+                    module.parameters(),
+                    self.masters[name].parameters(),
+                    self.averages[name].parameters(),
+                    strict=True,
+                )
+                for working, master, average in trio:
+                    working.copy_(master)
+                    average.lerp_(master, 1 - decay)
+
+
+@contextmanager
+def float32_attention() -> Iterator[None]:
+    """The backward pass of bfloat16 attention on a CPU is ten times slower than float32's."""
+    original = F.scaled_dot_product_attention
+
+    def upcast(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **kw: object) -> Tensor:
+        if q.dtype != torch.bfloat16 or q.device.type != "cpu":
+            return original(q, k, v, attn_mask=attn_mask, **kw)
+        mask = attn_mask.float() if attn_mask is not None else None
+        return original(q.float(), k.float(), v.float(), attn_mask=mask, **kw).to(q.dtype)
+
+    F.scaled_dot_product_attention = upcast
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = original
+
+
+def budget(minutes: float, title: str) -> Iterator[tuple[float, Progress]]:
+    """Yields the share of the time that is spent, with a progress bar, until it is all spent."""
+    columns = (TextColumn(title), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, refresh_per_second=1) as progress:
+        task = progress.add_task(title, total=1.0, note="")
+        start = time.monotonic()
+        while (spent := (time.monotonic() - start) / (60 * minutes)) < 1:
+            progress.update(task, completed=spent)
+            yield spent, progress
+
+
+def note(progress: Progress, text: str) -> None:
+    progress.update(progress.task_ids[0], note=text)
+
+
+# ---------------------------------------------------------------------------- data
+
+
+def picture(scene: scenes.Scene, size: int = scenes.CANVAS) -> Tensor:
+    """The drawn scene as float32 (3, size, size) in [-1, 1]."""
+    pixels = np.asarray(scenes.draw(scene, size), dtype=np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)
+
+
+def draw_many(rng: random.Random, count: int) -> tuple[list[str], Tensor]:
+    """Captions and pictures, uint8 (count, 3, H, W), of scenes with one, two and three objects."""
+    drawn = [scenes.sample(rng, rng.choices((1, 2, 3), (4, 4, 2))[0]) for _ in range(count)]
+    pixels = np.stack([np.asarray(scenes.draw(scene)) for scene in drawn])
+    return [str(scene.caption) for scene in drawn], torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+# ---------------------------------------------------------------------------- the autoencoder
+
+
+def train_vae(minutes: float, device: str, dtype: torch.dtype, resume: bool) -> None:
+    """L1 + L2 on pictures; latents get noise, and are held to mean 0 and deviation 1 a channel.
+
+    So a latent needs no scaling factor, and the decoder forgives a denoiser's small errors.
+    """
+    vae = build_vae()
+    if resume:
+        vae = AutoencoderTiny.from_pretrained(SHARED / "vae", torch_dtype=torch.float32)
+    vae = vae.to(device).to(memory_format=torch.channels_last)
+    shadow = Shadow({"vae": vae}, dtype, rate=1e-3)
+    rng = random.Random(time.time_ns())
+    pool = draw_many(rng, 4096)[1]
+    for step, (spent, progress) in enumerate(budget(minutes, "vae")):
+        if step % 4 == 0:
+            at = rng.randrange(len(pool) - 64)
+            pool[at : at + 64] = draw_many(rng, 64)[1]
+        x = pool[torch.randint(len(pool), (16,))].to(device, dtype).div(127.5).sub(1)
+        x = x.to(memory_format=torch.channels_last)
+        latent = vae.encode(x).latents.float()
+        spread, mean = torch.std_mean(latent, dim=(0, 2, 3))
+        noisy = latent + 0.1 * torch.randn_like(latent)
+        error = vae.decode(noisy.to(dtype)).sample.float() - x.float()
+        loss = error.abs().mean() + error.pow(2).mean()
+        loss = loss + 0.1 * (mean.pow(2).mean() + (spread - 1).pow(2).mean())
+        loss.backward()
+        shadow.step(spent)
+        if step % 50 == 0:
+            note(progress, f"step {step} mse {error.pow(2).mean():.5f} l1 {error.abs().mean():.4f}")
+            if step % 500 == 0:
+                print(step, round(spent, 3), float(error.pow(2).mean()), float(error.abs().mean()), flush=True)
+    save(shadow.averages["vae"], SHARED / "vae")
+
+
+# ---------------------------------------------------------------------------- the denoisers
+
+
+@torch.no_grad()
+def encode_many(vae: AutoencoderTiny, pictures: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+    """Latents, float32 (n, C, h, w), of uint8 pictures."""
+    vae = vae.to(device, dtype).to(memory_format=torch.channels_last)
+    batches = [
+        vae.encode(p.to(device, dtype).div(127.5).sub(1)).latents.float() for p in pictures.split(256)
+    ]
+    return torch.cat(batches)
+
+
+def corruption(count: int) -> Tensor:
+    """Training timesteps: half uniform, half crowded around the middle noise levels."""
+    uniform = torch.rand(count)
+    middle = torch.sigmoid(torch.randn(count))
+    chosen = torch.where(torch.rand(count) < 0.5, uniform, middle)
+    return (chosen * TRAIN_STEPS).long().clamp(max=TRAIN_STEPS - 1)
+
+
+def train_denoisers(
+    minutes: float, device: str, dtype: torch.dtype, resume: bool, batch: int, pictures: int
+) -> None:
+    """v-prediction of all three denoisers and the text encoder, on one stream of batches."""
+    tokenizer = build_tokenizer()
+    if resume:
+        text: nn.Module = T5EncoderModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32)
+        denoisers: dict[str, nn.Module] = {
+            tier: PixArtTransformer2DModel.from_pretrained(
+                ROOT / tier / "transformer", torch_dtype=torch.float32
+            )
+            for tier in TIERS
+        }
+    else:
+        text = build_text_encoder(len(tokenizer))
+        denoisers = {tier: build_denoiser(WIDTHS[tier]) for tier in TIERS}
+    modules = {"text": text, **denoisers}
+    for module in modules.values():
+        module.to(device)
+    shadow = Shadow(modules, dtype, rate=1.5e-3)
+    vae = AutoencoderTiny.from_pretrained(SHARED / "vae", torch_dtype=torch.float32)
+    rng = random.Random(time.time_ns())
+    captions: list[str] = []
+    latents = torch.empty(0)
+    alphas = build_scheduler().alphas_cumprod.to(device)
+    losses: dict[str, float] = {}
+    saved = time.monotonic()
+    for step, (spent, progress) in enumerate(budget(minutes, "denoisers")):
+        if len(captions) < pictures and step % 200 == 0:
+            fresh, pixels = draw_many(rng, min(20_000, pictures - len(captions)))
+            captions += fresh
+            latents = torch.cat([latents.to(device), encode_many(vae, pixels, device, dtype)])
+        chosen = torch.randint(len(captions), (batch,))
+        said = [captions[i] if rng.random() > UNCONDITIONAL else "" for i in chosen.tolist()]
+        tokens = tokenizer(said, padding=True, return_tensors="pt").to(device)
+        x0 = latents[chosen]
+        t = corruption(batch).to(device)
+        signal, sigma = (alphas[t] ** 0.5)[:, None, None, None], ((1 - alphas[t]) ** 0.5)[:, None, None, None]
+        noise = torch.randn_like(x0)
+        noisy = (signal * x0 + sigma * noise).to(dtype)
+        target = signal * noise - sigma * x0
+        hidden = text(tokens.input_ids, tokens.attention_mask)[0]
+        total = torch.zeros((), device=device)
+        for tier in TIERS:
+            predicted = denoisers[tier](
+                noisy,
+                encoder_hidden_states=hidden,
+                encoder_attention_mask=tokens.attention_mask,
+                timestep=t,
+                return_dict=False,
+            )[0]
+            loss = F.mse_loss(predicted.float(), target)
+            losses[tier] = losses.get(tier, 1.0) * 0.98 + 0.02 * loss.item()
+            total = total + loss
+        total.backward()
+        shadow.step(spent)
+        if step % 20 == 0:
+            note(progress, f"step {step} " + " ".join(f"{k} {v:.4f}" for k, v in losses.items()))
+        if step % 100 == 0:
+            print(step, round(spent, 4), {k: round(v, 4) for k, v in losses.items()}, flush=True)
+        if time.monotonic() - saved > 600:
+            save_family(shadow, tokenizer)
+            saved = time.monotonic()
+    save_family(shadow, tokenizer)
+
+
+# ---------------------------------------------------------------------------- saving
+
+
+def save(module: nn.Module, folder: Path) -> None:
+    """Half precision on disk (relative rounding 5e-4), loaded as float32; at most 12 MB a file."""
+    copy.deepcopy(module).half().save_pretrained(folder, max_shard_size="12MB")
+
+
+def save_family(shadow: Shadow, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Three folders that a stock pipeline loads; what they share is stored once and linked."""
+    tokenizer.save_pretrained(SHARED / "tokenizer")
+    save(shadow.averages["text"], SHARED / "text_encoder")
+    build_scheduler().save_pretrained(SHARED / "scheduler")
+    for tier in TIERS:
+        save(shadow.averages[tier], ROOT / tier / "transformer")
+        for part in ("tokenizer", "text_encoder", "scheduler", "vae"):
+            link = ROOT / tier / part
+            if not link.is_symlink():
+                link.symlink_to(Path("..") / "shared" / part)
+        (ROOT / tier / "model_index.json").write_text(MODEL_INDEX)
+
+
+MODEL_INDEX = """{
+  "_class_name": "PixArtSigmaPipeline",
+  "_diffusers_version": "0.42.1",
+  "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+  "text_encoder": ["transformers", "T5EncoderModel"],
+  "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+  "transformer": ["diffusers", "PixArtTransformer2DModel"],
+  "vae": ["diffusers", "AutoencoderTiny"]
+}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("vae", "denoisers"))
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--resume", action="store_true", help="start from the saved weights")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--pictures", type=int, default=120_000, help="scenes drawn in all")
+    args = parser.parse_args(argv)
+    torch.manual_seed(time.time_ns() % 2**31)
+    dtype = torch.bfloat16
+    with float32_attention():
+        if args.part == "vae":
+            train_vae(args.minutes, args.device, dtype, args.resume)
+        else:
+            train_denoisers(args.minutes, args.device, dtype, args.resume, args.batch, args.pictures)
+
+
+if __name__ == "__main__":
+    main()
