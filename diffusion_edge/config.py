@@ -1,0 +1,307 @@
+"""The Serve config file, read strictly.
+
+One file is at once what `serve deploy` takes and what this project reads: everything of ours
+stands under `applications[0].args`. Ray accepts misspelt keys in silence, so the file is checked
+here first; a `ConfigError` says the file, the line, the key and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffusion_edge.errors import ConfigError
+from diffusion_edge.types import TIERS, Link, Tier
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
+_Model = TypeVar("_Model", bound=BaseModel)
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# ---------------------------------------------------------------------------- records
+
+
+class _DisagreementError(ValueError):
+    """Two parts of the file that do not agree; `loc` leads to the one at fault."""
+
+    def __init__(self, loc: Sequence[str | int], message: str) -> None:
+        super().__init__(message)
+        self.loc = tuple(loc)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Emulate(_Strict):
+    """Seconds that each part shall take, so that one machine can act as several."""
+
+    step_s: Seconds
+    encode_s: Seconds = 0.0
+    decode_s: Seconds = 0.0
+
+
+class StageConfig(_Strict):
+    """One stage: its model, its share of a node, and the node it may be on."""
+
+    tier: Tier
+    model: str
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    capacity: Annotated[int, Field(ge=1, le=100_000)] = 32
+    num_cpus: Seconds = 0.1
+    resource: str | None = None
+    label: str | None = None
+    emulate: Emulate | None = None
+
+
+class LinkConfig(_Strict):
+    """The way between two stages, the same in both directions."""
+
+    between: Annotated[tuple[str, str], Field(strict=False)]
+    bytes_per_s: Positive
+    delay_s: Seconds = 0.0
+    emulate: bool = False
+
+    @property
+    def link(self) -> Link:
+        return Link(self.bytes_per_s, self.delay_s)
+
+
+class Defaults(_Strict):
+    """What a request gets that does not say otherwise."""
+
+    deadline_s: Positive = 30.0
+    quality_floor: Annotated[float, Field(ge=0, le=1)] = 0.95
+
+
+class Settings(_Strict):
+    """The part of the file that is ours: `applications[0].args`."""
+
+    family: Annotated[str, Field(min_length=1)]
+    policy: str = "elastic"
+    prices_per_s: dict[Tier, Seconds] = Field(default_factory=lambda: dict.fromkeys(TIERS, 1.0))
+    defaults: Defaults = Defaults()
+    placement_timeout_s: Annotated[float, Field(gt=0, le=60)] = 60.0
+    drain_timeout_s: Positive = 30.0
+    hop_timeout_s: Positive = 5.0
+    stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
+    links: list[LinkConfig] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Settings:
+        seen: set[frozenset[str]] = set()
+        for index, link in enumerate(self.links):
+            where = ("links", index, "between")
+            for name in link.between:
+                if name not in self.stages:
+                    near = _nearest(name, self.stages)
+                    raise _DisagreementError(where, f"there is no stage {name!r}{near}")
+            pair = frozenset(link.between)
+            if len(pair) == 1:
+                raise _DisagreementError(where, "a link joins two different stages")
+            if pair in seen:
+                raise _DisagreementError(where, "these two stages have a link already")
+            seen.add(pair)
+        for name, stage in self.stages.items():
+            if stage.tier not in self.prices_per_s:
+                message = f"no price for {stage.tier!r}, the tier of the stage {name!r}"
+                raise _DisagreementError(("prices_per_s",), message)
+        return self
+
+    def link_map(self) -> dict[tuple[str, str], Link]:
+        """Every link by (from, to), both directions."""
+        pairs = {link.between: link.link for link in self.links}
+        return pairs | {(b, a): link for (a, b), link in pairs.items()}
+
+    def emulated_links(self, source: str) -> dict[str, Link]:
+        """Links that a stage has to act out when it sends, by target."""
+        ends = [(link.between, link.link) for link in self.links if link.emulate]
+        return {(b if a == source else a): link for (a, b), link in ends if source in (a, b)}
+
+    @property
+    def emulates(self) -> bool:
+        """Whether any figure of this deployment is stated rather than measured."""
+        return any(s.emulate for s in self.stages.values()) or any(k.emulate for k in self.links)
+
+
+class HttpOptions(_Strict):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    root_path: str = ""
+    request_timeout_s: Positive | None = None
+    keep_alive_timeout_s: Annotated[int, Field(ge=1)] = 5
+
+
+class Application(_Strict):
+    name: Name = "diffusion-edge"
+    route_prefix: Literal["/"] = "/"
+    import_path: Literal["diffusion_edge.serve.app:build"]
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    args: Settings
+
+
+class ServeConfig(_Strict):
+    """The whole file."""
+
+    proxy_location: Literal["HeadOnly", "EveryNode", "Disabled"] = "HeadOnly"
+    http_options: HttpOptions = HttpOptions()
+    logging_config: dict[str, Any] | None = None
+    applications: Annotated[list[Application], Field(min_length=1, max_length=1)]
+
+    @property
+    def application(self) -> Application:
+        return self.applications[0]
+
+    @property
+    def settings(self) -> Settings:
+        return self.application.args
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def load_config(path: str | Path) -> ServeConfig:
+    """Read and check a file; raises `ConfigError` with the first thing that is wrong."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}", file=str(path)) from None
+    try:
+        document = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_one_line(error)}", file=str(path)) from None
+    _refuse_repeated_keys(document, path)
+    return _validate(ServeConfig, data, str(path), document)
+
+
+def read_settings(args: Mapping[str, Any]) -> Settings:
+    """The `args` of an application as Ray hands them to the builder."""
+    return _validate(Settings, dict(args), "args", None)
+
+
+def family_folder(family: str) -> Path:
+    """The folder of a family: absolute, or below the working directory or the repository."""
+    places = [Path.cwd() / family, REPOSITORY / family]
+    for place in places:
+        if (place / "family.yaml").is_file():
+            return place.resolve()
+    tried = " or ".join(dict.fromkeys(str(place / "family.yaml") for place in places))
+    raise ConfigError(f"family {family!r}: there is no {tried}", key="family")
+
+
+def _validate(model: type[_Model], data: object, file: str, document: yaml.Node | None) -> _Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as failure:
+        # An unknown key explains a missing one, so it goes first.
+        errors = sorted(failure.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        first = errors[0]
+        loc = [part for part in first["loc"] if part != "[key]"]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, _DisagreementError):
+            loc += cause.loc
+        key = _dotted(loc)
+        said = _explain(model, loc, first)
+        line = _line(document, loc)
+        place = f"{file}, line {line}" if line else file
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        where = f"{place}: {key}" if key else place
+        raise ConfigError(f"{where}: {said}{more}", file=file, key=key) from None
+
+
+def _explain(model: type[BaseModel], loc: Sequence[str | int], error: Any) -> str:
+    """What is wrong at `loc` and what would be right."""
+    if error["type"] == "extra_forbidden":
+        fields = _fields_at(model, loc[:-1])
+        near = _nearest(str(loc[-1]), fields)
+        return f"unknown key{near or '; known are ' + ', '.join(sorted(fields))}"
+    if error["type"] == "missing":
+        return "this key is missing"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    given = error["input"]
+    if error["type"] == "literal_error" and isinstance(given, str):
+        expected = error["ctx"]["expected"].replace(" or ", ",")
+        allowed = [part.strip("' ") for part in expected.split(",")]
+        return f"{given!r} is not one of {', '.join(allowed)}{_nearest(given, allowed)}"
+    hint = ""
+    if error["type"] in ("float_type", "int_type") and isinstance(given, str):
+        hint = _number_hint(given)
+    return f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {given!r}{hint}"
+
+
+def _number_hint(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f"; YAML reads this as text, write {number:.1f}"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _fields_at(model: Any, loc: Sequence[str | int]) -> list[str]:
+    """The keys that are known where `loc` points, found by following the annotations."""
+    for part in loc:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = model.model_fields[str(part)].annotation
+        elif typing.get_origin(model) in (list, dict):
+            model = typing.get_args(model)[-1]
+        while typing.get_origin(model) in (Union, types.UnionType, Annotated):
+            model = typing.get_args(model)[0]
+    known = isinstance(model, type) and issubclass(model, BaseModel)
+    return list(model.model_fields) if known else []
+
+
+def _dotted(loc: Sequence[str | int]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return "".join(parts).lstrip(".")
+
+
+def _line(node: yaml.Node | None, loc: Sequence[str | int]) -> int | None:
+    """Line of the deepest node on the way to `loc`, counted from 1."""
+    line = None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if k.value == str(part)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
+    """YAML keeps the last of two equal keys in silence; a second stage would vanish."""
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _refuse_repeated_keys(child, path)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[Hashable] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                message = f"{path}, line {line}: {key.value}: this key stands twice"
+                raise ConfigError(message, file=str(path), key=str(key.value))
+            seen.add(key.value)
+            _refuse_repeated_keys(value, path)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
