@@ -68,7 +68,12 @@ class Plan:
         parts = []
         for part in text.split(","):
             stage, colon, steps = (p.strip() for p in part.partition(":"))
-            if not stage or not colon or not (steps.isascii() and steps.isdecimal()) or len(steps) > 4:
+            if (
+                not stage
+                or not colon
+                or not (steps.isascii() and steps.isdecimal())
+                or len(steps) > 4
+            ):
                 raise InvalidPlan(
                     f"{part.strip()!r} in plan {text!r} is not stage:steps; "
                     "a plan reads like cloud:8,edge:6,device:6",

@@ -140,9 +140,7 @@ def sample(rng: random.Random, things: int, held_out: bool = False) -> Scene:
         pairs = [(colour, rng.choice(SHAPES)) for colour in colours]
         if held_out != any(pair in HELD_OUT for pair in pairs):
             continue
-        relations = tuple(
-            rng.choices(RELATIONS, weights=(2, 2, 3))[0] for _ in range(things - 1)
-        )
+        relations = tuple(rng.choices(RELATIONS, weights=(2, 2, 3))[0] for _ in range(things - 1))
         sizes = tuple(rng.choice(("small", "large")) for _ in pairs)
         said = tuple(
             Thing(shape, colour, size if rng.random() < 0.8 else None)
@@ -208,6 +206,15 @@ def draw(scene: Scene, size: int = CANVAS) -> Image.Image:
         radius = RADII[scene.sizes[i]] * scale
         _stroke(pen, thing.shape, x * scale, y * scale, radius, COLOURS[thing.colour], ground)
     return image.resize((size, size), Image.Resampling.BOX)
+
+
+def silhouette(shape: str, radius: float, offset: tuple[float, float], size: int) -> Image.Image:
+    """One shape in white on black, mode L, `offset` (x, y) off the middle of size x size pixels."""
+    image = Image.new("RGB", (size * _OVERSAMPLE, size * _OVERSAMPLE), (0, 0, 0))
+    x, y = ((size / 2 + shift) * _OVERSAMPLE for shift in offset)
+    pen = ImageDraw.Draw(image)
+    _stroke(pen, shape, x, y, radius * _OVERSAMPLE, (255, 255, 255), (0, 0, 0))
+    return image.resize((size, size), Image.Resampling.BOX).convert("L")
 
 
 def _stroke(

@@ -265,7 +265,7 @@ def train_vae(minutes: float, device: str, dtype: torch.dtype, resume: bool) -> 
     """
     vae = build_vae()
     if resume:
-        vae = AutoencoderTiny.from_pretrained(SHARED / "vae", torch_dtype=torch.float32)
+        vae = AutoencoderTiny.from_pretrained(SHARED / "vae", dtype=torch.float32)
     vae = vae.to(device).to(memory_format=torch.channels_last)
     shadow = Shadow({"vae": vae}, dtype, rate=1e-3)
     rng = random.Random(time.time_ns())
@@ -321,7 +321,7 @@ def train_denoisers(
         text: nn.Module = T5EncoderModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32)
         denoisers: dict[str, nn.Module] = {
             tier: PixArtTransformer2DModel.from_pretrained(
-                ROOT / tier / "transformer", torch_dtype=torch.float32
+                ROOT / tier / "transformer", dtype=torch.float32
             )
             for tier in TIERS
         }
@@ -332,7 +332,7 @@ def train_denoisers(
     for module in modules.values():
         module.to(device)
     shadow = Shadow(modules, dtype, rate=1.5e-3)
-    vae = AutoencoderTiny.from_pretrained(SHARED / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderTiny.from_pretrained(SHARED / "vae", dtype=torch.float32)
     rng = random.Random(time.time_ns())
     captions: list[str] = []
     latents = torch.empty(0)

@@ -1,0 +1,188 @@
+"""Runs spans: one batched step for trajectories that may each stand somewhere else.
+
+    begin: packet -> trajectory        step: trajectories -> trajectories
+    finish: trajectory -> packet       decode: trajectory -> picture
+
+The plain function `run_span` and the server drive the same `step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion_edge.errors import InvalidTensor, WrongPosition
+from diffusion_edge.families.base import Conditioning, Family, join
+from diffusion_edge.packet import Packet
+from diffusion_edge.schedule import Schedule
+from diffusion_edge.solver import Table, apply, build_table
+from diffusion_edge.types import Picture, Span
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One image on its way: latent (1, ...), the solver's history, and the step that comes next.
+
+    `negative` is None where guidance is off.
+    """
+
+    latent: Tensor
+    history: tuple[Tensor, ...]
+    position: int
+    schedule: Schedule
+    table: Table
+    guidance: float
+    positive: Conditioning
+    negative: Conditioning | None
+
+    @property
+    def guided(self) -> bool:
+        return self.negative is not None
+
+
+def initial_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Unit noise (1, *shape), the numbers that a stock pipeline's CPU generator gives."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn((1, *shape), generator=generator, dtype=torch.float32)
+
+
+@torch.inference_mode()
+def begin(family: Family, packet: Packet) -> Trajectory:
+    """Takes up a packet: encodes the prompt and, before the first step, draws the noise.
+
+    Raises InvalidTensor if the latent does not fit the family and size.
+    """
+    schedule = packet.schedule or family.schedule(packet.solver, packet.steps)
+    table = build_table(packet.solver, schedule)
+    shape = family.latent_shape(packet.width, packet.height)
+    if packet.latent is None:
+        latent = initial_noise(shape, packet.seed) * table.initial_scale
+        history = tuple(torch.zeros_like(latent) for _ in range(table.history))
+    else:
+        latent, history = packet.latent, packet.history
+        if tuple(latent.shape[1:]) != shape or len(history) != table.history:
+            raise InvalidTensor(
+                f"a {packet.width}x{packet.height} image has latents of shape {shape} and "
+                f"{packet.solver} {table.history} history tensors; the packet has "
+                f"{tuple(latent.shape[1:])} and {len(history)}"
+            )
+    span = packet.plan.spans[0]
+    guidance = packet.guidance if span.guidance is None else span.guidance
+    return Trajectory(
+        latent=latent,
+        history=history,
+        position=packet.position,
+        schedule=schedule,
+        table=table,
+        guidance=guidance,
+        positive=family.encode_text([packet.prompt]),
+        negative=family.encode_text([packet.negative_prompt]) if guidance > 1 else None,
+    )
+
+
+@torch.inference_mode()
+def step(family: Family, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """One step of every trajectory: one forward pass, one solver step.
+
+    The trajectories must share the latent shape and be all guided or all unguided; solver,
+    schedule, position and guidance value may differ.
+    """
+    latent = torch.cat([t.latent for t in trajectories])
+    column = (-1,) + (1,) * (latent.ndim - 1)
+    scales = torch.stack([t.table.input_scale[t.position] for t in trajectories])
+    timesteps = torch.stack([t.table.timesteps[t.position] for t in trajectories])
+    scaled = latent * scales.view(column)
+    positive = join([t.positive for t in trajectories])
+    negatives = [t.negative for t in trajectories if t.negative is not None]
+    if negatives:
+        both = join([*negatives, positive])
+        twice = family.predict(torch.cat([scaled, scaled]), timesteps.repeat(2), both)
+        without, wanted = twice.chunk(2)
+        guidance = torch.tensor([t.guidance for t in trajectories]).view(column)
+        output = without + guidance * (wanted - without)
+    else:
+        output = family.predict(scaled, timesteps, positive)
+    latents, *histories = apply(
+        _rows(trajectories), latent, output, _histories(trajectories, latent)
+    )
+    return [
+        replace(
+            t,
+            latent=latents[i : i + 1],
+            history=tuple(h[i : i + 1] for h in histories[: t.table.history]),
+            position=t.position + 1,
+        )
+        for i, t in enumerate(trajectories)
+    ]
+
+
+def _rows(trajectories: Sequence[Trajectory]) -> Tensor:
+    """The steps' matrices (B, 1 + H, 2 + H), short histories padded with zeros."""
+    longest = max(t.table.history for t in trajectories)
+    missing = [longest - t.table.history for t in trajectories]
+    return torch.stack(
+        [
+            F.pad(t.table.weights[t.position], (0, extra, 0, extra))
+            for t, extra in zip(trajectories, missing, strict=True)
+        ]
+    )
+
+
+def _histories(trajectories: Sequence[Trajectory], like: Tensor) -> list[Tensor]:
+    """History tensors (B, ...) by age, zeros where a solver keeps fewer."""
+    longest = max(t.table.history for t in trajectories)
+    empty = torch.zeros_like(like[:1])
+    return [
+        torch.cat([t.history[k] if k < t.table.history else empty for t in trajectories])
+        for k in range(longest)
+    ]
+
+
+def finish(packet: Packet, trajectory: Trajectory) -> Packet:
+    """The packet as it leaves its first span for the next one. Raises WrongPosition early."""
+    rest = packet.plan.after_first()
+    if rest is None or rest.start != trajectory.position:
+        raise WrongPosition(
+            f"the trajectory stands at step {trajectory.position}; the plan has no span from there"
+        )
+    return replace(
+        packet,
+        latent=trajectory.latent,
+        history=trajectory.history,
+        schedule=trajectory.schedule,
+        position=trajectory.position,
+        plan=rest,
+    )
+
+
+@torch.inference_mode()
+def decode(family: Family, trajectory: Trajectory) -> Picture:
+    """The picture of a trajectory that has taken its last step."""
+    return family.decode(trajectory.latent)[0]
+
+
+def run_steps(family: Family, trajectory: Trajectory, steps: int) -> Trajectory:
+    """`steps` steps of one trajectory."""
+    for _ in range(steps):
+        (trajectory,) = step(family, [trajectory])
+    return trajectory
+
+
+def run_span(family: Family, packet: Packet, span: Span) -> Packet:
+    """The packet after `span`, which must be the first of its plan and not the last.
+
+    Needs neither Ray nor a server. The last span ends in a picture: see `run_last_span`.
+    """
+    if packet.plan.spans[0] != span:
+        raise WrongPosition(f"the packet's plan goes on with {packet.plan.spans[0]}, not {span}")
+    return finish(packet, run_steps(family, begin(family, packet), span.steps))
+
+
+def run_last_span(family: Family, packet: Packet) -> tuple[Tensor, Picture]:
+    """The final latent (1, ...) and its picture, of a packet with one span left."""
+    trajectory = run_steps(family, begin(family, packet), packet.plan.steps)
+    return trajectory.latent, decode(family, trajectory)

@@ -1,0 +1,60 @@
+"""What the engine asks of a model family. It never asks which architecture it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion_edge.schedule import Schedule
+from diffusion_edge.types import Picture
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Named tensors that steer the denoiser, each with the batch first; `unknown` lists words
+    of the prompts that the family does not know."""
+
+    tensors: Mapping[str, Tensor]
+    unknown: tuple[str, ...] = ()
+
+
+def join(parts: Sequence[Conditioning]) -> Conditioning:
+    """One batch of several conditionings of the same names and shapes."""
+    if len(parts) == 1:
+        return parts[0]
+    names = parts[0].tensors
+    return Conditioning({name: torch.cat([p.tensors[name] for p in parts]) for name in names})
+
+
+class Family(Protocol):
+    """One denoiser and what it shares with its siblings: the text encoder and the VAE.
+
+    latent_space: a fingerprint; two stages can hand off if theirs are equal.
+    `predict` takes latents (B, ...), timesteps (B,) and conditioning of B rows, returns the
+    denoiser's output in the latents' shape, and is differentiable.
+    """
+
+    name: str
+    stage: str
+    latent_space: str
+
+    def schedule(self, solver: str, steps: int) -> Schedule: ...
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]: ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning: ...
+
+    def predict(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor: ...
+
+    def decode(self, latent: Tensor) -> list[Picture]: ...
+
+
+def to_pictures(images: Tensor) -> list[Picture]:
+    """8-bit pictures of float images (B, 3, H, W) in [-1, 1], rounded as diffusers does."""
+    pixels = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float()
+    array = (pixels.numpy() * 255).round().astype("uint8")
+    return [Picture(a.shape[1], a.shape[0], a.tobytes()) for a in array]

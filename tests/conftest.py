@@ -1,0 +1,17 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import make_family
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a family of three tiny stages with random weights."""
+    torch.set_num_threads(1)
+    return make_family(tmp_path_factory.mktemp("tiny"))
