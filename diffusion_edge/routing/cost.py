@@ -1,0 +1,134 @@
+"""When a plan would finish and what it would cost, as far as a view can tell.
+
+Plans over the same stages in the same order are handled together: `steps[k]` is an array with
+the steps on the k-th stage, one entry per plan. A plan alone is an array of one.
+
+The prediction, for every image of the request in turn (a stage runs one image after another,
+first come first served):
+
+    begin  = max(arrival of the latent, when the stage is free)
+    finish = begin + encode_s + steps * step_s (+ decode_s on the last stage)
+
+A later stage's queue drains while the earlier ones work. Every stage encodes the text itself; a
+stage could do so before the latent arrives, but ours does not, so it counts. Transfers of several
+images are taken to overlap. The cost is busy seconds times the tier's price, whoever waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise, permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_edge.types import ImageRequest, Link, Plan, View
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+MAX_SPANS = 3
+# Hand-off steps that a plan of three spans may use: 32 make at most 496 plans per order of
+# stages. Up to 33 steps that is every step; above, a grid of that many. Plans of two spans may
+# hand off at every step.
+MAX_CUTS = 32
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Plans over the same stages in the same order."""
+
+    stages: tuple[str, ...]
+    steps: tuple[Counts, ...]
+
+    def __len__(self) -> int:
+        return len(self.steps[0])
+
+    def plan(self, index: int, reason: str = "") -> Plan:
+        counts = (int(count[index]) for count in self.steps)
+        return Plan.of(tuple(zip(self.stages, counts, strict=True)), reason)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds from now until the last image is decoded, and the cost of all images."""
+
+    finish_s: Floats
+    cost: Floats
+
+
+def bundles(
+    stages: Sequence[str], steps: int, links: Mapping[tuple[str, str], Link]
+) -> list[Bundle]:
+    """All plans of one to three spans over distinct stages whose hops have links."""
+    found = []
+    for spans in range(1, min(MAX_SPANS, len(stages), steps) + 1):
+        for order in permutations(sorted(stages), spans):
+            if all(hop in links for hop in pairwise(order)):
+                found.append(Bundle(order, cuts(steps, spans)))
+    return found
+
+
+@lru_cache(maxsize=64)
+def cuts(steps: int, spans: int) -> tuple[Counts, ...]:
+    """Every way to cut `steps` into 1, 2 or 3 parts of at least one step, within MAX_CUTS."""
+    if spans == 1:
+        return (np.array([steps]),)
+    if spans == 2:
+        first = np.arange(1, steps)
+        return first, steps - first
+    grid = np.unique(np.linspace(1, steps - 1, min(MAX_CUTS, steps - 1)).round().astype(np.int64))
+    before, after = (grid[index] for index in np.triu_indices(len(grid), k=1))
+    return before, after - before, steps - after
+
+
+def predict(
+    stages: Sequence[str], steps: Sequence[Counts], guided: Sequence[bool], images: int, view: View
+) -> Forecast:
+    """Each hop needs its link in the view, except from a stage to itself, which costs nothing."""
+    last = len(stages) - 1
+    shape = np.zeros(len(steps[0]))
+    free = {name: shape + view.stages[name].queue_s for name in set(stages)}
+    latent = [shape] * images  # when each image's latent is ready to leave
+    cost = shape
+    for k, name in enumerate(stages):
+        status = view.stages[name]
+        travel_s = hop_s(stages[k - 1], name, view) if k else 0.0
+        fixed_s = status.encode_s + (status.decode_s if k == last else 0.0)
+        work_s = fixed_s + steps[k] * status.seconds_per_step(guided[k])
+        for image in range(images):
+            begin = np.maximum(latent[image] + travel_s, free[name])
+            free[name] = latent[image] = begin + work_s
+        cost = cost + images * work_s * view.price_per_s[status.tier]
+    return Forecast(latent[-1], cost)
+
+
+def predict_plan(plan: Plan, request: ImageRequest, view: View) -> tuple[float, float]:
+    """Finish in seconds and cost of one plan whose stages and links the view has."""
+    spans = plan.spans
+    forecast = predict(
+        [span.stage for span in spans],
+        [np.array([span.steps]) for span in spans],
+        [is_guided(request.guidance if s.guidance is None else s.guidance) for s in spans],
+        request.images,
+        view,
+    )
+    return float(forecast.finish_s[0]), float(forecast.cost[0])
+
+
+def hop_s(source: str, target: str, view: View) -> float:
+    if source == target:
+        return 0.0
+    return view.links[source, target].transfer_s(view.packet_bytes)
+
+
+def models(stages: Sequence[str], view: View) -> tuple[str, ...]:
+    """The model that each stage runs: what a quality table knows, whatever the stages' names."""
+    return tuple(view.stages[name].model for name in stages)
+
+
+def is_guided(guidance: float) -> bool:
+    """Guidance of 1 and below is off: one row in a forward pass instead of two."""
+    return guidance > 1.0

@@ -1,0 +1,127 @@
+"""The policy `elastic`: the cheapest plan that meets deadline and quality floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffusion_edge.errors import NoPlan, QueueFull
+from diffusion_edge.routing.cost import Floats, bundles, is_guided, models, predict
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.types import Choice, ImageRequest, Plan, View
+
+# Seconds, costs and qualities are compared to so many digits: the order of a sum is no reason.
+DIGITS = 9
+
+
+def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
+    """Cheapest above the floor within the deadline, or else the fastest above the floor.
+
+    Ties go to the earlier finish (or the lower cost), then to fewer hops, then to the stages that
+    come first by name and the earlier hand-off. The runner-up is the best plan over other stages
+    or another order of them; the second best as such is nearly always the same plan cut one step
+    aside. Raises NoPlan, saying what is missing, or QueueFull.
+    """
+    names = _stages_with_room(request, view)
+    options = bundles(names, request.steps, view.links)
+    if not options:
+        raise NoPlan(f"no live stage can run {request.steps} steps of {request.family!r}")
+    guided = is_guided(request.guidance)
+    forecasts = [predict(b.stages, b.steps, [guided] * 3, request.images, view) for b in options]
+    finish_s = _joined([forecast.finish_s for forecast in forecasts])
+    cost = _joined([forecast.cost for forecast in forecasts])
+    value = _joined([quality.relative_all(models(b.stages, view), b.steps) for b in options])
+    order = np.repeat(np.arange(len(options)), [len(b) for b in options])
+    within = np.concatenate([np.arange(len(b)) for b in options])
+    hops = np.array([len(b.stages) - 1 for b in options])[order]
+
+    good = value >= round(request.quality_floor, DIGITS)
+    if not good.any():
+        raise _below_floor(request, view, quality, float(value.max()))
+    in_time = good & (finish_s <= round(request.deadline_s, DIGITS))
+    if in_time.any():
+        allowed, keys = in_time, (within, order, hops, finish_s, cost)
+    else:
+        allowed, keys = good, (within, order, hops, cost, finish_s)
+    ranked = np.lexsort(keys)
+    ranked = ranked[allowed[ranked]]
+    best = int(ranked[0])
+    others = ranked[order[ranked] != order[best]]
+    second = int(others[0]) if len(others) else None
+
+    def plan_at(index: int, reason: str = "") -> Plan:
+        return options[int(order[index])].plan(int(within[index]), reason)
+
+    reason = _reason(request, quality, int(allowed.sum()), bool(in_time.any()))
+    return Choice(
+        plan=plan_at(best, reason),
+        predicted_s=float(finish_s[best]),
+        cost=float(cost[best]),
+        quality=float(value[best]),
+        reason=reason,
+        runner_up=None if second is None else plan_at(second),
+        runner_up_s=None if second is None else float(finish_s[second]),
+    )
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    return np.concatenate(parts).round(DIGITS)
+
+
+def _stages_with_room(request: ImageRequest, view: View) -> list[str]:
+    if not view.stages:
+        raise NoPlan(f"no stage of {request.family!r} is alive")
+    room = [
+        name
+        for name, status in view.stages.items()
+        if status.queued + request.images <= status.capacity
+    ]
+    if room:
+        return room
+    retry_after_s = min(status.queue_s for status in view.stages.values())
+    raise QueueFull(
+        f"every stage's queue is full ({', '.join(sorted(view.stages))})",
+        retry_after_s=retry_after_s,
+    )
+
+
+def _below_floor(
+    request: ImageRequest, view: View, quality: QualityTable, best: float
+) -> NoPlan | QueueFull:
+    live = ", ".join(sorted(view.stages))
+    alive = {status.model for status in view.stages.values()}
+    dead = [name for name in quality.stages if name not in alive]
+    full = [
+        name
+        for name, status in view.stages.items()
+        if status.queued + request.images > status.capacity
+    ]
+    message = (
+        f"no plan over the live stages ({live}) is known to reach the quality floor "
+        f"{request.quality_floor:g}; the best of them reaches {best:.3g}"
+    )
+    if not quality.rows:
+        message += f"; {quality.family!r} has no quality table, so other plans need a floor of 0"
+    if dead:
+        message += f"; missing: {', '.join(dead)}"
+    if full and not dead:
+        retry_after_s = min(view.stages[name].queue_s for name in full)
+        return QueueFull(f"{message}; full: {', '.join(full)}", retry_after_s=retry_after_s)
+    return NoPlan(message)
+
+
+def _reason(request: ImageRequest, quality: QualityTable, count: int, in_time: bool) -> str:
+    floor = f"the quality floor {request.quality_floor:g}"
+    if not quality.rows:
+        floor += f" ({quality.family!r} has no quality table: only {quality.reference!r} is known)"
+    plans = "plan" if count == 1 else "plans"
+    if in_time:
+        return (
+            f"cheapest of {count} {plans} that meet the deadline of {request.deadline_s:g} s "
+            f"and {floor}"
+        )
+    return (
+        f"no plan meets the deadline of {request.deadline_s:g} s and {floor}; "
+        f"this is the fastest of {count} {plans} above the floor"
+    )

@@ -1,0 +1,70 @@
+"""Policies that leave no choice of tier: a stated plan, or all steps on one tier.
+
+Deadline and quality floor do not bind them; the reason says when they are not met.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from diffusion_edge.errors import InvalidPlan, InvalidRequest, NoPlan
+from diffusion_edge.routing.cost import models, predict_plan
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.types import Choice, ImageRequest, Plan, Tier, View
+
+
+def choose(
+    request: ImageRequest, view: View, quality: QualityTable, default: Plan | None = None
+) -> Choice:
+    """The request's plan, or else the config's. Raises InvalidPlan, or NoPlan."""
+    plan = request.plan or default
+    if plan is None:
+        raise InvalidRequest(
+            "policy 'fixed' needs a plan such as cloud:8,edge:6,device:6", param="plan"
+        )
+    if plan.steps != request.steps:
+        raise InvalidPlan(
+            f"plan {plan} has {plan.steps} steps, but {request.steps} are asked for", param="plan"
+        )
+    source = "asked for" if request.plan else "fixed by the config"
+    return judged(plan, source, request, view, quality)
+
+
+def on_one_tier(tier: Tier, request: ImageRequest, view: View, quality: QualityTable) -> Choice:
+    """All steps on one stage of the tier, the one that finishes first. Raises NoPlan."""
+    names = sorted(name for name, status in view.stages.items() if status.tier == tier)
+    if not names:
+        live = ", ".join(sorted(view.stages)) or "none"
+        raise NoPlan(f"no stage on tier {tier!r} is alive (alive: {live})")
+    plans = [Plan.of(((name, request.steps),)) for name in names]
+    best = min(plans, key=lambda plan: predict_plan(plan, request, view))
+    return judged(best, f"policy {tier}-only", request, view, quality)
+
+
+def judged(
+    plan: Plan, source: str, request: ImageRequest, view: View, quality: QualityTable
+) -> Choice:
+    """The plan with its prediction; the reason begins with `source`. Raises NoPlan."""
+    _check_possible(plan, view)
+    predicted_s, cost = predict_plan(plan, request, view)
+    order = models([span.stage for span in plan.spans], view)
+    value = float(quality.relative_all(order, [span.steps for span in plan.spans])[0])
+    reason = source
+    if predicted_s > request.deadline_s:
+        reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
+    if not quality.knows(order):
+        reason += "; its quality is not measured"
+    elif value < request.quality_floor:
+        reason += f"; below the quality floor {request.quality_floor:g}"
+    return Choice(Plan(plan.spans, plan.codecs, reason), predicted_s, cost, value, reason)
+
+
+def _check_possible(plan: Plan, view: View) -> None:
+    live = ", ".join(sorted(view.stages)) or "none"
+    stages = [span.stage for span in plan.spans]
+    for name in stages:
+        if name not in view.stages:
+            raise NoPlan(f"plan {plan}: stage {name!r} is not alive (alive: {live})")
+    for source, target in pairwise(stages):
+        if source != target and (source, target) not in view.links:
+            raise NoPlan(f"plan {plan}: there is no link from {source!r} to {target!r}")

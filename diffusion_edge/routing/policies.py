@@ -1,0 +1,35 @@
+"""The policies by name. A policy is a pure function: what it may know is in its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
+
+from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.routing import elastic, fixed
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.types import Choice, ImageRequest, Plan, View
+
+
+class Policy(Protocol):
+    def __call__(self, request: ImageRequest, view: View, quality: QualityTable) -> Choice: ...
+
+
+POLICIES: Mapping[str, Policy] = {
+    "elastic": elastic.choose,
+    "fixed": fixed.choose,
+    "cloud-only": partial(fixed.on_one_tier, "cloud"),
+    "edge-only": partial(fixed.on_one_tier, "edge"),
+    "device-only": partial(fixed.on_one_tier, "device"),
+}
+
+
+def policy(name: str, plan: Plan | None = None) -> Policy:
+    """`plan` is what `fixed` takes when a request names none. Raises InvalidRequest."""
+    if name not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise InvalidRequest(f"unknown policy {name!r}; known: {known}", param="policy")
+    if name == "fixed" and plan is not None:
+        return partial(fixed.choose, default=plan)
+    return POLICIES[name]

@@ -1,0 +1,257 @@
+"""Each test states its premises in the view, the table and the request, and asserts on the plan."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_edge.errors import InvalidPlan, InvalidRequest, NoPlan, QueueFull
+from diffusion_edge.routing.cost import bundles, predict_plan
+from diffusion_edge.routing.policies import POLICIES, policy
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.types import Choice, ImageRequest, Plan, View
+
+from .views import request, row, stage, symmetric, table, view
+
+
+def elastic(asked: ImageRequest, seen: View, quality: QualityTable | None = None) -> Choice:
+    return policy("elastic")(asked, seen, quality or symmetric())
+
+
+def steps_on(plan: Plan, name: str) -> int:
+    return sum(span.steps for span in plan.spans if span.stage == name)
+
+
+def three(cloud_queue_s: float = 0.0, **kw: float) -> View:
+    """The cloud's hardware is the fastest, the device's the slowest, and the dearest is cloud."""
+    return view(
+        stage("device", 0.4), stage("edge", 0.2), stage("cloud", 0.05, queue_s=cloud_queue_s), **kw
+    )
+
+
+# ---------------------------------------------------------------------------- the rule
+
+
+def test_idle_system_and_fast_link_the_cloud_model_runs_longest() -> None:
+    """Premises: the floor admits little of the smaller models, and cloud is not the slow one."""
+    plan = elastic(request(quality_floor=0.95), three(), symmetric(edge=0.7)).plan
+    assert steps_on(plan, "cloud") > 20 / 2
+    assert max(plan.spans, key=lambda span: span.steps).stage == "cloud"
+
+
+def test_a_tight_deadline_makes_the_cloud_run_all_even_with_a_low_floor() -> None:
+    choice = elastic(request(deadline_s=1.0, quality_floor=0.5), three())
+    assert str(choice.plan) == "cloud:20"
+    assert "cheapest" in choice.reason
+
+
+def test_rising_cloud_load_hands_off_earlier_when_time_is_short() -> None:
+    """Premises: no plan meets the deadline, so the fastest wins; the order does not matter to
+    quality, so an edge that works while the cloud's queue drains is never worse."""
+    cloud_steps = [
+        steps_on(elastic(request(deadline_s=0.1, quality_floor=0.1), three(q)).plan, "cloud")
+        for q in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    ]
+    assert cloud_steps == sorted(cloud_steps, reverse=True)
+    assert cloud_steps[0] == 20
+    assert cloud_steps[-1] == 0
+    assert len(set(cloud_steps)) > 4  # by degrees, not at once
+
+
+def test_rising_cloud_load_hands_off_earlier_where_prices_are_equal() -> None:
+    """Premises: own hardware, so a second costs the same everywhere; the deadline can be met."""
+    prices = {"device": 1.0, "edge": 1.0, "cloud": 1.0}
+    cloud_steps = [
+        steps_on(elastic(request(deadline_s=4.2, quality_floor=0.1), seen).plan, "cloud")
+        for q in (0.0, 1.0, 2.0, 3.0, 3.5, 3.7, 3.9, 4.19)
+        for seen in [three(q, prices=prices)]
+    ]
+    assert cloud_steps == sorted(cloud_steps, reverse=True)
+    assert (cloud_steps[0], cloud_steps[-1]) == (20, 0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 8), min_size=2, max_size=6))
+def test_more_cloud_load_never_means_more_cloud_steps_in_the_fastest_plan(
+    queues: list[float],
+) -> None:
+    asked = request(deadline_s=0.01, quality_floor=0.1)
+    cloud_steps = [steps_on(elastic(asked, three(q)).plan, "cloud") for q in sorted(queues)]
+    assert cloud_steps == sorted(cloud_steps, reverse=True)
+
+
+def test_falling_link_rate_the_latent_stays_where_it_is() -> None:
+    """Premises: the cloud has a queue, so that with a good link two stages share the work."""
+    hops = []
+    for rate in (1e9, 1e6, 1e5, 1e4, 1e3):
+        asked = request(deadline_s=0.1, quality_floor=0.1)
+        hops.append(len(elastic(asked, three(2.0, bytes_per_s=rate)).plan.codecs))
+    assert hops == sorted(hops, reverse=True)
+    assert hops[0] > 0
+    assert hops[-1] == 0
+
+
+def test_cheapest_that_meets_deadline_and_floor_by_brute_force() -> None:
+    seen, quality = three(1.0, delay_s=0.05), symmetric()
+    for deadline_s in (1.5, 2.0, 3.0, 5.0, 9.0):
+        for floor in (0.1, 0.6, 0.8, 0.95, 1.0):
+            asked = request(deadline_s=deadline_s, quality_floor=floor)
+            choice = elastic(asked, seen, quality)
+            plans = [
+                b.plan(i) for b in bundles(list(seen.stages), 20, seen.links) for i in range(len(b))
+            ]
+            good = [p for p in plans if quality.relative(p) >= floor - 1e-9]
+            told = {str(p): predict_plan(p, asked, seen) for p in good}
+            in_time = [cost for finish, cost in told.values() if finish <= deadline_s]
+            assert choice.quality >= floor - 1e-9
+            if in_time:
+                assert choice.cost == pytest.approx(min(in_time))
+                assert choice.predicted_s <= deadline_s + 1e-9
+            else:
+                assert choice.predicted_s == pytest.approx(min(f for f, _ in told.values()))
+                assert "no plan meets the deadline" in choice.reason
+
+
+def test_ties_go_to_the_earlier_finish_then_to_fewer_hops() -> None:
+    free = {"device": 0.0, "edge": 0.0, "cloud": 0.0}
+    same = symmetric(device=1.0, edge=1.0, cloud=1.0)
+    seen = view(stage("device", 0.4), stage("edge", 0.2), stage("cloud", 0.05), prices=free)
+    assert str(elastic(request(), seen, same).plan) == "cloud:20"
+    alike = view(
+        stage("device", 0.1), stage("edge", 0.1), stage("cloud", 0.1), prices=free, nbytes=0
+    )
+    assert str(elastic(request(), alike, same).plan) == "cloud:20"  # first by name among equals
+    shuffled = replace(alike, stages=dict(reversed(alike.stages.items())))
+    assert elastic(request(), shuffled, same) == elastic(request(), alike, same)
+
+
+def test_a_decision_leaves_no_trace() -> None:
+    seen, quality = three(1.0), symmetric()
+    first = elastic(request(), seen, quality)
+    elastic(request(steps=7, deadline_s=0.1), three(9.0), quality)
+    assert elastic(request(), seen, quality) == first
+
+
+def test_the_runner_up_uses_other_stages_and_is_no_better() -> None:
+    choice = elastic(request(), three())
+    assert choice.runner_up is not None
+    assert choice.runner_up_s is not None
+    names = [[s.stage for s in plan.spans] for plan in (choice.plan, choice.runner_up)]
+    assert names[0] != names[1]
+    assert predict_plan(choice.runner_up, request(), three())[1] >= choice.cost
+    alone = elastic(request(), view(stage("cloud", 0.1)))
+    assert (alone.runner_up, alone.runner_up_s) == (None, None)
+
+
+def test_images_run_one_after_another() -> None:
+    seen = view(stage("cloud", 0.05, encode_s=0.1, decode_s=0.2))
+    one = elastic(request(quality_floor=1.0), seen)
+    four = elastic(request(quality_floor=1.0, images=4), seen)
+    assert four.predicted_s == pytest.approx(4 * one.predicted_s)
+    assert four.cost == pytest.approx(4 * one.cost)
+
+
+# ---------------------------------------------------------------------------- what is missing
+
+
+def test_a_dead_stage_is_not_used() -> None:
+    plan = elastic(request(quality_floor=0.5), view(stage("edge", 0.2), stage("cloud", 0.05))).plan
+    assert steps_on(plan, "device") == 0
+
+
+def test_no_live_stage() -> None:
+    with pytest.raises(NoPlan, match="no stage of 'shapes' is alive"):
+        elastic(request(), view())
+
+
+def test_a_floor_that_the_live_stages_do_not_reach() -> None:
+    with pytest.raises(NoPlan, match=r"floor 0\.9; the best of them reaches 0\.7; missing: cloud"):
+        elastic(request(), view(stage("edge", 0.2)))
+
+
+def test_quality_belongs_to_the_model_whatever_its_stage_is_called() -> None:
+    renamed = replace(stage("cloud", 0.05), stage="hall-3")
+    seen = view(stage("edge", 0.2), renamed)
+    assert str(elastic(request(quality_floor=1.0), seen).plan) == "hall-3:20"
+    assert policy("cloud-only")(request(), seen, symmetric()).quality == 1.0
+
+
+def test_without_links_every_latent_stays() -> None:
+    lonely = replace(three(), links={})
+    assert len(elastic(request(quality_floor=0.5), lonely).plan.spans) == 1
+
+
+def test_a_full_queue_is_passed_by_or_refused() -> None:
+    full = stage("cloud", 0.05, queue_s=3.0, queued=32, capacity=32)
+    plan = elastic(request(quality_floor=0.5), view(stage("edge", 0.2), full)).plan
+    assert str(plan) == "edge:20"
+    with pytest.raises(QueueFull, match="full: cloud") as caught:
+        elastic(request(), view(stage("edge", 0.2), stage("device", 0.4), full))
+    assert caught.value.retry_after_s == 3.0
+    with pytest.raises(QueueFull, match="every stage's queue is full"):
+        elastic(request(), view(full))
+
+
+def test_a_family_without_a_table() -> None:
+    unknown = QualityTable.unknown("shapes")
+    choice = elastic(request(), three(), unknown)
+    assert str(choice.plan) == "cloud:20"
+    assert "no quality table" in choice.reason
+    assert str(elastic(request(quality_floor=0.0), three(), unknown).plan) == "device:20"
+    with pytest.raises(NoPlan, match="no quality table"):
+        elastic(request(), view(stage("edge", 0.2)), unknown)
+
+
+# ---------------------------------------------------------------------------- the other policies
+
+
+def test_fixed_takes_the_request_s_plan_before_the_config_s() -> None:
+    config = Plan.parse("edge:20")
+    chosen = policy("fixed", config)(request(), three(), symmetric())
+    assert (str(chosen.plan), chosen.reason) == (
+        "edge:20",
+        "fixed by the config; below the quality floor 0.9",
+    )
+    asked = request(plan=Plan.parse("cloud:8,cloud:12"))
+    chosen = policy("fixed", config)(asked, three(), symmetric())
+    assert (str(chosen.plan), chosen.reason) == ("cloud:8,cloud:12", "asked for")
+    assert chosen.predicted_s == pytest.approx(1.0)
+
+
+def test_fixed_says_what_is_wrong() -> None:
+    fixed = policy("fixed")
+    with pytest.raises(InvalidRequest, match="needs a plan"):
+        fixed(request(), three(), symmetric())
+    with pytest.raises(InvalidPlan, match="10 steps, but 20"):
+        fixed(request(plan=Plan.parse("cloud:10")), three(), symmetric())
+    with pytest.raises(NoPlan, match=r"'cloud' is not alive \(alive: edge\)"):
+        fixed(request(plan=Plan.parse("cloud:20")), view(stage("edge", 0.2)), symmetric())
+    asked = request(plan=Plan.parse("edge:10,cloud:10"))
+    with pytest.raises(NoPlan, match="no link from 'edge' to 'cloud'"):
+        fixed(asked, replace(three(), links={}), symmetric())
+
+
+@pytest.mark.parametrize("tier", ["cloud", "edge", "device"])
+def test_one_tier_only(tier: str) -> None:
+    choice = policy(f"{tier}-only")(request(), three(), symmetric())
+    assert str(choice.plan) == f"{tier}:20"
+    others = view(*(s for s in three().stages.values() if s.tier != tier))
+    with pytest.raises(NoPlan, match=f"no stage on tier '{tier}'"):
+        policy(f"{tier}-only")(request(), others, symmetric())
+
+
+def test_one_tier_only_takes_the_stage_that_is_free_first() -> None:
+    big = replace(stage("cloud", 0.1, queue_s=5.0), stage="big")
+    choice = policy("cloud-only")(
+        request(deadline_s=0.5), view(big, stage("cloud", 0.2)), table(row(1.0, cloud=1.0))
+    )
+    assert str(choice.plan) == "cloud:20"
+    assert "predicted to miss the deadline of 0.5 s" in choice.reason
+
+
+def test_unknown_policy_names_the_known_ones() -> None:
+    with pytest.raises(InvalidRequest, match="elastic, fixed, cloud-only") as caught:
+        policy("clever")
+    assert caught.value.param == "policy"
+    assert set(POLICIES) == {"elastic", "fixed", "cloud-only", "edge-only", "device-only"}
