@@ -1,0 +1,25 @@
+"""Stages in this process: tests, and `generate` on one machine without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from diffusion_edge.engine.worker import Worker
+from diffusion_edge.errors import StageLost
+from diffusion_edge.types import Event
+
+
+class LocalTransport:
+    """Reaches workers by name; `workers` may grow after the transport is made."""
+
+    def __init__(self, workers: Mapping[str, Worker]) -> None:
+        self._workers = workers
+
+    async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
+        if stage not in self._workers:
+            known = ", ".join(self._workers)
+            raise StageLost(f"there is no stage {stage!r} here; there are {known}", stage=stage)
+        async with aclosing(self._workers[stage].run(packet, self)) as events:
+            async for event in events:
+                yield event

@@ -1,0 +1,370 @@
+"""A stage at work: order, bounds, cancellation, deadlines, hand-offs, emulation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diffusion_edge.config import Emulate
+from diffusion_edge.engine.run import run_last_span, run_span
+from diffusion_edge.engine.worker import Worker
+from diffusion_edge.errors import (
+    DamagedPacket,
+    DeadlineExceeded,
+    QueueFull,
+    StageLost,
+    WrongLatentSpace,
+    WrongPosition,
+)
+from diffusion_edge.packet import Packet, read, write
+from diffusion_edge.sites.local import LocalTransport
+from diffusion_edge.types import Accepted, Done, Event, Link, Plan, Progress, Transport
+from tests.fakes import FakeClock, FakeFamily, FakeTransport
+
+NOWHERE = FakeTransport()
+
+
+class Gate:
+    """Lets the worker's thread through one step at a time; `reached` counts arrivals."""
+
+    def __init__(self) -> None:
+        self._permits = threading.Semaphore(0)
+        self._arrived = threading.Semaphore(0)
+        self.steps = 0
+
+    def __call__(self) -> None:
+        self._arrived.release()
+        assert self._permits.acquire(timeout=30)
+        self.steps += 1
+
+    def open(self, steps: int = 1_000) -> None:
+        self._permits.release(steps)
+
+    async def reached(self) -> None:
+        """Waits until the thread stands at the gate."""
+        assert await asyncio.to_thread(self._arrived.acquire, True, 30)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@asynccontextmanager
+async def a_worker(
+    stage: str = "edge", on_predict: Any = None, **options: Any
+) -> AsyncIterator[Worker]:
+    family = FakeFamily(stage)
+    worker = Worker(family, stage=stage, tier="edge", **options)
+    await worker.warm_up(16, "ddim")
+    if on_predict:
+        family.on_predict = on_predict
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def a_packet(plan: str = "edge:4", **changes: Any) -> Packet:
+    parsed = Plan.parse(plan)
+    packet = Packet(
+        request_id="r",
+        prompt="a red circle",
+        negative_prompt="",
+        guidance=1.0,
+        width=16,
+        height=16,
+        solver="dpmpp-2m",
+        steps=parsed.steps,
+        seed=3,
+        position=0,
+        plan=parsed,
+        latent_space=FakeFamily.latent_space,
+    )
+    return replace(packet, **changes)
+
+
+async def all_of(worker: Worker, packet: Packet, forward: Transport = NOWHERE) -> list[Event]:
+    return [event async for event in worker.run(write(packet), forward)]
+
+
+def done(events: list[Event]) -> Done:
+    assert isinstance(events[-1], Done)
+    return events[-1]
+
+
+async def test_one_stage_makes_a_picture() -> None:
+    async with a_worker() as worker:
+        events = await all_of(worker, a_packet())
+    assert events[:2] == [Accepted("edge"), Progress("edge", 4)]
+    result = done(events)
+    assert result.picture == run_last_span(FakeFamily("edge"), a_packet())[1]
+    assert [(s.stage, s.start, s.stop) for s in result.spans] == [("edge", 0, 4)]
+    assert result.hops == ()
+    assert result.spans[0].emulated_s == 0
+
+
+async def test_a_plan_over_two_stages_is_exact_and_recorded() -> None:
+    plan = "edge:3,cloud:5"
+    async with a_worker("edge") as edge, a_worker("cloud") as cloud:
+        transport = LocalTransport({"edge": edge, "cloud": cloud})
+        events = [e async for e in transport.run("edge", write(a_packet(plan)))]
+    assert events[:-1] == [
+        Accepted("edge"),
+        Progress("edge", 3),
+        Accepted("cloud"),
+        Progress("cloud", 8),
+    ]
+    packet = a_packet(plan)
+    onward = run_span(FakeFamily("edge"), packet, packet.plan.spans[0])
+    result = done(events)
+    assert result.picture == run_last_span(FakeFamily("cloud"), onward)[1]
+    assert [s.stage for s in result.spans] == ["edge", "cloud"]
+    (hop,) = result.hops
+    assert (hop.source, hop.target, hop.nbytes) == ("edge", "cloud", len(write(onward)))
+    assert result.spans[0].decode_s < result.spans[1].decode_s
+
+
+async def test_a_stage_may_hand_to_itself() -> None:
+    async with a_worker() as worker:
+        split = await all_of(worker, a_packet("edge:2,edge:4"), LocalTransport({"edge": worker}))
+        whole = await all_of(worker, a_packet("edge:6"))
+    assert done(split).picture == done(whole).picture
+
+
+async def test_words_that_no_stage_knows_are_told_once() -> None:
+    async with a_worker("edge") as edge, a_worker("cloud") as cloud:
+        transport = LocalTransport({"edge": edge, "cloud": cloud})
+        packet = a_packet("edge:2,cloud:2", prompt="unknown")
+        events = [e async for e in transport.run("edge", write(packet))]
+    assert done(events).warnings == ("the word 'unknown' is not known to this family",)
+
+
+async def test_first_come_first_served(gate: Gate) -> None:
+    order: list[str] = []
+
+    async def one(worker: Worker, name: str) -> None:
+        await all_of(worker, a_packet("edge:2", request_id=name))
+        order.append(name)
+
+    async with a_worker(on_predict=gate) as worker:
+        tasks = [asyncio.create_task(one(worker, name)) for name in "abc"]
+        await gate.reached()
+        assert worker.status().queued == 3
+        gate.open()
+        await asyncio.gather(*tasks)
+    assert order == ["a", "b", "c"]
+
+
+async def test_a_full_queue_says_when_to_come_back(gate: Gate) -> None:
+    async with a_worker(capacity=2, on_predict=gate) as worker:
+        tasks = [asyncio.create_task(all_of(worker, a_packet())) for _ in range(2)]
+        await gate.reached()
+        with pytest.raises(QueueFull, match="2 images") as caught:
+            await all_of(worker, a_packet())
+        assert caught.value.retry_after_s == pytest.approx(worker.status().queue_s)
+        gate.open()
+        await asyncio.gather(*tasks)
+        assert worker.status().queued == 0
+        await all_of(worker, a_packet())
+
+
+async def test_the_loop_stays_free_and_the_queue_is_told_honestly(gate: Gate) -> None:
+    stated = Emulate(step_s=1.0, encode_s=0.25, decode_s=0.5)
+    async with a_worker(emulate=stated, clock=FakeClock(), on_predict=gate) as worker:
+        assert worker.status().queue_s == 0
+        running = asyncio.create_task(all_of(worker, a_packet("edge:4")))
+        await gate.reached()
+        assert worker.status().queue_s == pytest.approx(4 * 1.0 + 0.5)
+        gate.open(1)
+        await gate.reached()
+        assert worker.status().queue_s == pytest.approx(3 * 1.0 + 0.5)
+        waiting = asyncio.create_task(all_of(worker, a_packet("edge:2,cloud:2")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        status = worker.status()
+        assert status.queue_s == pytest.approx(3 * 1.0 + 0.5 + 0.25 + 2 * 1.0)
+        assert (status.queued, status.emulated, status.step_s[2]) == (2, True, 1.0)
+        waiting.cancel()
+        gate.open()
+        await running
+        assert worker.status().steps_run == 4
+
+
+async def test_closing_the_iterator_stops_within_one_step(gate: Gate) -> None:
+    async with a_worker(on_predict=gate) as worker:
+        events = worker.run(write(a_packet("edge:100")), NOWHERE)
+        assert await anext(events) == Accepted("edge")
+        reading = asyncio.create_task(anext(events))
+        await gate.reached()
+        gate.open(2)
+        await gate.reached()
+        await gate.reached()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await events.aclose()
+        assert worker.status().queued == 0
+        gate.open()
+        await all_of(worker, a_packet("edge:4"))
+    assert gate.steps <= 2 + 1 + 4
+
+
+async def test_what_waits_can_be_cancelled(gate: Gate) -> None:
+    async with a_worker(on_predict=gate) as worker:
+        first = asyncio.create_task(all_of(worker, a_packet()))
+        await gate.reached()
+        waiting = worker.run(write(a_packet()), NOWHERE)
+        await anext(waiting)
+        assert worker.status().queued == 2
+        await waiting.aclose()
+        assert worker.status().queued == 1
+        gate.open()
+        await first
+
+
+async def test_a_deadline_acts_at_the_step_boundary() -> None:
+    clock = FakeClock()
+    family_steps: list[float] = []
+
+    def slow() -> None:
+        family_steps.append(clock.now())
+        clock.advance(1.0)
+
+    async with a_worker(clock=clock, on_predict=slow) as worker:
+        packet = a_packet("edge:10", deadline_unix_s=clock.unix() + 2.5)
+        with pytest.raises(DeadlineExceeded, match="'edge' at step 3 of 10"):
+            await all_of(worker, packet)
+        assert worker.status().queued == 0
+    assert len(family_steps) == 3
+
+
+async def test_a_deadline_acts_while_waiting(gate: Gate) -> None:
+    clock = FakeClock()
+    async with a_worker(clock=clock, on_predict=gate) as worker:
+        first = asyncio.create_task(all_of(worker, a_packet()))
+        await gate.reached()
+        with pytest.raises(DeadlineExceeded, match="at step 0"):
+            await all_of(worker, a_packet(deadline_unix_s=clock.unix() + 0.01))
+        assert worker.status().queued == 1
+        gate.open()
+        await first
+
+
+async def test_a_stage_that_does_not_accept_is_lost() -> None:
+    silent = FakeTransport(forever=True)
+    async with a_worker(hop_timeout_s=0.05) as worker:
+        with pytest.raises(StageLost, match=r"'cloud' did not accept .* within 0\.05 s") as caught:
+            await all_of(worker, a_packet("edge:1,cloud:1"), silent)
+    assert caught.value.stage == "cloud"
+    assert silent.closed.is_set()
+
+
+@pytest.mark.parametrize("events", [(), (Accepted("cloud"),)])
+async def test_a_stage_that_ends_without_a_result_is_lost(events: tuple[Event, ...]) -> None:
+    async with a_worker() as worker:
+        with pytest.raises(StageLost):
+            await all_of(worker, a_packet("edge:1,cloud:1"), FakeTransport(*events))
+
+
+async def test_errors_of_the_next_stage_pass_through() -> None:
+    full = FakeTransport(QueueFull("the stage 'cloud' is full", retry_after_s=7.0))
+    async with a_worker() as worker:
+        with pytest.raises(QueueFull) as caught:
+            await all_of(worker, a_packet("edge:1,cloud:1"), full)
+    assert caught.value.retry_after_s == 7.0
+
+
+async def test_closing_reaches_the_next_stage() -> None:
+    busy = FakeTransport(Accepted("cloud"), forever=True)
+    async with a_worker() as worker:
+        events = worker.run(write(a_packet("edge:1,cloud:1")), busy)
+        while await anext(events) != Accepted("cloud"):
+            pass
+        reading = asyncio.create_task(anext(events))
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await asyncio.wait_for(busy.closed.wait(), 5)
+
+
+async def test_bad_packets_are_refused_before_they_queue() -> None:
+    async with a_worker() as worker:
+        for data, error in [
+            (b"not a packet", DamagedPacket),
+            (write(a_packet("cloud:4")), WrongPosition),
+            (write(a_packet(latent_space="00" * 16)), WrongLatentSpace),
+        ]:
+            with pytest.raises(error):
+                await anext(worker.run(data, NOWHERE))
+        assert worker.status().queued == 0
+
+
+async def test_emulation_holds_the_total_and_counts_overruns() -> None:
+    clock = FakeClock()
+    took = iter([0.01, 0.05, 0.0, 0.0])
+    stated = Emulate(step_s=0.03, encode_s=0.02, decode_s=0.04)
+    async with a_worker(
+        emulate=stated, clock=clock, on_predict=lambda: clock.advance(next(took))
+    ) as worker:
+        began = clock.now()
+        result = done(await all_of(worker, a_packet("edge:4")))
+        assert clock.now() - began == pytest.approx(0.02 + 4 * 0.03 + 0.04)
+        (span,) = result.spans
+        assert span.emulated_s == pytest.approx(0.02 + 4 * 0.03 + 0.04 - 0.06)
+        assert span.overruns == 1
+        status = worker.status()
+        assert (status.overruns, status.steps_run) == (1, 4)
+
+
+async def test_a_link_is_acted_out_by_the_sender() -> None:
+    clock = FakeClock()
+    links = {"cloud": Link(bytes_per_s=1000.0, delay_s=0.5)}
+    async with a_worker("edge", clock=clock, links=links) as edge, a_worker("cloud") as cloud:
+        events = await all_of(edge, a_packet("edge:1,cloud:1"), LocalTransport({"cloud": cloud}))
+    (hop,) = done(events).hops
+    assert hop.emulated_s == pytest.approx(0.5 + hop.nbytes / 1000)
+    assert hop.seconds == pytest.approx(hop.emulated_s)
+
+
+async def test_warm_up_measures_rows_and_memory() -> None:
+    async with a_worker() as worker:
+        status = worker.status()
+    assert set(status.step_s) == {1, 2, 4, 8}
+    assert min(status.step_s.values()) > 0
+    assert status.encode_s > 0
+    assert status.decode_s > 0
+    assert status.resident_bytes > 1_000_000
+    assert not status.emulated
+
+
+async def test_a_stage_that_is_not_warm_says_so() -> None:
+    worker = Worker(FakeFamily("edge"), stage="edge", tier="edge")
+    with pytest.raises(RuntimeError, match="not warmed up"):
+        worker.status()
+    worker.close()
+
+
+async def test_hundreds_of_cancels_leave_nothing() -> None:
+    async with a_worker(capacity=400) as worker:
+        for _ in range(5):
+            runs = [worker.run(write(a_packet("edge:3")), NOWHERE) for _ in range(60)]
+            for run in runs:
+                await anext(run)
+            await asyncio.gather(*(run.aclose() for run in runs))
+        assert worker.status().queued == 0
+        assert isinstance((await all_of(worker, a_packet()))[-1], Done)
+
+
+def test_read_back() -> None:
+    packet = a_packet()
+    assert read(write(packet), FakeFamily.latent_space) == packet

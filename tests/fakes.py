@@ -1,0 +1,99 @@
+"""Stand-ins that run the whole flow in milliseconds: a denoiser, a clock, a transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion_edge.families.base import Conditioning, to_pictures
+from diffusion_edge.schedule import Schedule, resolve
+from diffusion_edge.types import Event, Picture
+
+NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "trailing",
+}
+
+
+class FakeFamily:
+    """A denoiser without weights that answers to prompt and timestep.
+
+    on_predict is called in the worker's thread before every forward pass.
+    """
+
+    name = "fake"
+    latent_space = "fa" * 16
+
+    def __init__(self, stage: str, on_predict: Callable[[], object] = lambda: None) -> None:
+        self.stage = stage
+        self.on_predict = on_predict
+
+    def schedule(self, solver: str, steps: int) -> Schedule:
+        return resolve(NOISE, solver, steps)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        return (3, height // 4, width // 4)
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        values = torch.tensor([[sum(prompt.encode()) % 17 / 17.0] for prompt in prompts])
+        return Conditioning({"value": values}, tuple(p for p in prompts if p == "unknown"))
+
+    def predict(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        self.on_predict()
+        column = (-1, 1, 1, 1)
+        offset = conditioning.tensors["value"].view(column) + timestep.view(column) / 1000
+        return torch.tanh(latent + offset)
+
+    def decode(self, latent: Tensor) -> list[Picture]:
+        return to_pictures(latent)
+
+
+class FakeClock:
+    """Time that passes only when somebody sleeps or says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.slept: list[float] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def unix(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+
+class FakeTransport:
+    """Plays given events or raises a given error; records what was sent and whether it closed."""
+
+    def __init__(self, *events: Event | Exception, forever: bool = False) -> None:
+        self._events = events
+        self._forever = forever
+        self.sent: list[tuple[str, bytes]] = []
+        self.closed = asyncio.Event()
+
+    async def run(self, stage: str, packet: bytes) -> AsyncIterator[Event]:
+        self.sent.append((stage, packet))
+        try:
+            for event in self._events:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+            if self._forever:
+                await asyncio.Event().wait()
+        finally:
+            self.closed.set()
