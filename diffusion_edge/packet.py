@@ -101,7 +101,7 @@ def new_packet(
 def predicted_bytes(latent_elements: int, history: int, request: ImageRequest) -> int:
     """Bytes of a packet at a hand-off in the exact codec, to within a few hundred."""
     prompts = len(request.prompt.encode()) + len(request.negative_prompt.encode())
-    return 4 * latent_elements * (1 + history) + prompts + 60 * request.steps + 1200
+    return 4 * latent_elements * (1 + history) + prompts + 45 * request.steps + 900
 
 
 # ---------------------------------------------------------------------------- writing

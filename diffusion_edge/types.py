@@ -11,6 +11,7 @@ from diffusion_edge.errors import InvalidPlan
 Tier = Literal["device", "edge", "cloud"]
 TIERS: tuple[Tier, ...] = ("device", "edge", "cloud")
 Codec = Literal["exact"]
+EXACT: Codec = "exact"
 MAX_STEPS = 1000
 
 
@@ -60,7 +61,8 @@ class Plan:
         for stage, steps in parts:
             spans.append(Span(stage, start, start + steps))
             start += steps
-        return cls(tuple(spans), ("exact",) * (len(spans) - 1), reason)
+        codecs = (EXACT,) * (len(spans) - 1)
+        return cls(tuple(spans), codecs, reason)
 
     @classmethod
     def parse(cls, text: str, reason: str = "asked for") -> Plan:

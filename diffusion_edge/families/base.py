@@ -38,9 +38,14 @@ class Family(Protocol):
     denoiser's output in the latents' shape, and is differentiable.
     """
 
-    name: str
-    stage: str
-    latent_space: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def latent_space(self) -> str: ...
 
     def schedule(self, solver: str, steps: int) -> Schedule: ...
 

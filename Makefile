@@ -1,0 +1,42 @@
+# make serve   three tiers on this machine behind one endpoint
+# make test    the whole suite            make check   ruff, mypy --strict, import-linter
+# Each makes the environment in $(VENV) if need be. PORT=9000 make serve moves the endpoint.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+CONFIG ?= serve_configs/local.yaml
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: serve test check format clean
+
+serve: $(VENV)/.core
+	@exec $(BIN)/diffusion-edge serve $(CONFIG) --port $(PORT)
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -e ".[test,check]"
+	@touch $@
