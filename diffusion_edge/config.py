@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffusion_edge.errors import ConfigError
-from diffusion_edge.types import TIERS, Link, Tier
+from diffusion_edge.errors import ConfigError, InvalidPlan
+from diffusion_edge.types import TIERS, Link, Plan, Tier
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -83,10 +83,14 @@ class Defaults(_Strict):
 
 
 class Settings(_Strict):
-    """The part of the file that is ours: `applications[0].args`."""
+    """The part of the file that is ours: `applications[0].args`.
+
+    plan: what the policy `fixed` takes when a request names none.
+    """
 
     family: Annotated[str, Field(min_length=1)]
     policy: str = "elastic"
+    plan: str | None = None
     prices_per_s: dict[Tier, Seconds] = Field(default_factory=lambda: dict.fromkeys(TIERS, 1.0))
     defaults: Defaults = Defaults()
     placement_timeout_s: Annotated[float, Field(gt=0, le=60)] = 60.0
@@ -114,7 +118,19 @@ class Settings(_Strict):
             if stage.tier not in self.prices_per_s:
                 message = f"no price for {stage.tier!r}, the tier of the stage {name!r}"
                 raise _DisagreementError(("prices_per_s",), message)
+        if self.plan is not None:
+            self._check_plan(self.plan)
         return self
+
+    def _check_plan(self, text: str) -> None:
+        try:
+            plan = Plan.parse(text)
+        except InvalidPlan as error:
+            raise _DisagreementError(("plan",), error.message) from None
+        for span in plan.spans:
+            if span.stage not in self.stages:
+                near = _nearest(span.stage, self.stages)
+                raise _DisagreementError(("plan",), f"there is no stage {span.stage!r}{near}")
 
     def link_map(self) -> dict[tuple[str, str], Link]:
         """Every link by (from, to), both directions."""

@@ -80,6 +80,8 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
         ("        edge:\n", "        device:\n", "this key stands twice"),
         ("device: 0.0, ", "", "no price for 'device', the tier of the stage 'device'"),
         ("        edge:\n", "        Edge one:\n", "should match pattern"),
+        ("policy: elastic", "plan: cloud", "args.plan: 'cloud' in plan 'cloud' is not stage:steps"),
+        ("policy: elastic", "plan: clod:4", "no stage 'clod'; did you mean 'cloud'?"),
         ("app:build", "app:bild", "not one of diffusion_edge.serve.app:build"),
         ("placement_timeout_s: 60.0", "placement_timeout_s: 90.0", "less than or equal to 60"),
         ("port: 8000", "port: eight", "not 'eight'"),

@@ -1,0 +1,85 @@
+"""The ingress' view of all stages, kept fresh by asking each several times a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from diffusion_edge.types import ImageRequest, Link, StageStatus, Tier, View
+
+log = logging.getLogger(__name__)
+
+FRESH_S = 1.0
+EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class _Seen:
+    status: StageStatus
+    at: float
+
+
+class Board:
+    """Polls every stage; one that has not answered for `FRESH_S` is not in the view.
+
+    ask: by stage, a call that returns its status. packet_bytes: the size of a
+    request's packet at a hand-off. Call `start` in the loop that shall poll.
+    """
+
+    def __init__(
+        self,
+        ask: Mapping[str, Callable[[], Awaitable[StageStatus]]],
+        links: Mapping[tuple[str, str], Link],
+        price_per_s: Mapping[Tier, float],
+        packet_bytes: Callable[[ImageRequest], int],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ask = ask
+        self._links = dict(links)
+        self._price_per_s = dict(price_per_s)
+        self._packet_bytes = packet_bytes
+        self._now = now
+        self._seen: dict[str, _Seen] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def view(self, request: ImageRequest) -> View:
+        """What is known now, for this request."""
+        stages = self.statuses()
+        links = {pair: link for pair, link in self._links.items() if stages.keys() >= set(pair)}
+        return View(stages, links, self._price_per_s, self._packet_bytes(request))
+
+    def statuses(self) -> dict[str, StageStatus]:
+        """The live stages, in the order of the config."""
+        oldest = self._now() - FRESH_S
+        seen = {name: self._seen[name] for name in self._ask if name in self._seen}
+        return {name: entry.status for name, entry in seen.items() if entry.at >= oldest}
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._follow(name)) for name in self._ask]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self, name: str) -> None:
+        while True:
+            await self.ask_once(name)
+            await asyncio.sleep(EVERY_S)
+
+    async def ask_once(self, name: str) -> None:
+        """One poll; a stage that fails to answer leaves the view at once."""
+        asked = self._now()
+        try:
+            async with asyncio.timeout(FRESH_S):
+                status = await self._ask[name]()
+        except TimeoutError:
+            return
+        except Exception as error:
+            if self._seen.pop(name, None):
+                log.warning("the stage %s does not answer: %s", name, type(error).__name__)
+            return
+        self._seen[name] = _Seen(status, asked)

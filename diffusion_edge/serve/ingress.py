@@ -1,0 +1,71 @@
+"""The ingress deployment: the HTTP application, the board it looks at, the gate before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from diffusion_edge.config import Settings, family_folder
+from diffusion_edge.families.card import FamilyCard, load_card
+from diffusion_edge.packet import predicted_bytes
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.serve.api import create_app
+from diffusion_edge.serve.board import Board
+from diffusion_edge.serve.gate import App, Gate
+from diffusion_edge.serve.service import Service
+from diffusion_edge.sites.ray import RayTransport
+from diffusion_edge.solver import history_length
+from diffusion_edge.types import ImageRequest, StageStatus
+
+
+@serve.ingress()
+class Ingress:
+    """One replica; `handles` reach the stages by name."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, handles: Mapping[str, Any]
+    ) -> None:
+        folder = family_folder(settings.family)
+        card = load_card(folder)
+        self._board = Board(
+            {name: partial(_status, handle) for name, handle in handles.items()},
+            settings.link_map(),
+            settings.prices_per_s,
+            partial(_packet_bytes, card),
+        )
+        service = Service(
+            card=card,
+            settings=settings,
+            quality=_quality(folder, card),
+            board=self._board,
+            transport=RayTransport(handles),
+        )
+        self._board.start()
+        self._gate = Gate(create_app(service))
+
+    def __serve_build_asgi_app__(self) -> App:
+        """Called by Serve when the replica starts."""
+        return self._gate
+
+    async def drain(self, limit_s: float) -> int:
+        """Turns new requests away; returns how many still ran after `limit_s`."""
+        return await self._gate.drain(limit_s)
+
+
+def _quality(folder: Path, card: FamilyCard) -> QualityTable:
+    path = folder / "quality.json"
+    return QualityTable.read(path) if path.exists() else QualityTable.unknown(card.name)
+
+
+async def _status(handle: Any) -> StageStatus:
+    status: StageStatus = await handle.status.remote()
+    return status
+
+
+def _packet_bytes(card: FamilyCard, request: ImageRequest) -> int:
+    elements = card.latent_elements(request.width, request.height)
+    return predicted_bytes(elements, history_length(request.solver), request)

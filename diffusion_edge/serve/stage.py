@@ -1,0 +1,47 @@
+"""The deployment of one stage: a worker, and the way to the other stages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from ray import serve
+
+from diffusion_edge.config import Settings, family_folder
+from diffusion_edge.engine.worker import Worker
+from diffusion_edge.families.card import load_card
+from diffusion_edge.families.load import load_family
+from diffusion_edge.sites.ray import RayTransport
+from diffusion_edge.types import Event, StageStatus
+
+
+class Stage:
+    """One replica. It is live only when its model is loaded and measured."""
+
+    async def __init__(self, name: str, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        config = settings.stages[name]
+        card = load_card(family_folder(settings.family))
+        self._worker = Worker(
+            load_family(card, config.model),
+            stage=name,
+            tier=config.tier,
+            model=config.model,
+            capacity=config.capacity,
+            threads=config.threads,
+            emulate=config.emulate,
+            links=settings.emulated_links(name),
+            hop_timeout_s=settings.hop_timeout_s,
+        )
+        await self._worker.warm_up(card.defaults.size, card.defaults.solver)
+        app = serve.get_replica_context().app_name
+        self._transport = RayTransport(
+            {stage: serve.get_deployment_handle(stage, app) for stage in settings.stages}
+        )
+
+    async def run(self, packet: bytes) -> AsyncGenerator[Event, None]:
+        async with aclosing(self._worker.run(packet, self._transport)) as events:
+            async for event in events:
+                yield event
+
+    async def status(self) -> StageStatus:
+        return self._worker.status()

@@ -1,0 +1,64 @@
+"""Stages as Ray Serve deployments: packets travel through streaming handles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
+
+from diffusion_edge.errors import EdgeError, QueueFull, StageLost
+from diffusion_edge.types import Event
+
+log = logging.getLogger(__name__)
+
+
+class RayTransport:
+    """Reaches stages by name through their deployment handles.
+
+    Closing the iterator cancels the call, which cancels the work in the replica. Errors of ours
+    arrive as they were raised; a replica that died or cannot be reached is StageLost.
+    """
+
+    def __init__(self, handles: Mapping[str, Any]) -> None:
+        self._runs = {
+            stage: handle.options(stream=True, method_name="run")
+            for stage, handle in handles.items()
+        }
+
+    async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
+        if stage not in self._runs:
+            known = ", ".join(self._runs)
+            raise StageLost(f"there is no stage {stage!r}; there are {known}", stage=stage)
+        response = self._runs[stage].remote(packet)
+        finished = False
+        try:
+            async for event in response:
+                yield event
+            finished = True
+        except (RayError, RayServeException) as error:
+            finished = True
+            raise typed(error, stage) from None
+        finally:
+            if not finished:
+                response.cancel()
+
+
+def typed(error: Exception, stage: str) -> Exception:
+    """What an error of a call to a stage means to us."""
+    meant: Exception = StageLost(
+        f"the stage {stage!r} was lost ({type(error).__name__}); it is being started again",
+        stage=stage,
+    )
+    if isinstance(error, RequestCancelledError):
+        meant = error
+    elif isinstance(error, BackPressureError):
+        meant = QueueFull(f"the stage {stage!r} takes no more requests")
+    elif isinstance(error, RayTaskError) and isinstance(error.cause, EdgeError):
+        meant = error.cause
+    elif isinstance(error, RayTaskError):
+        log.error("the stage %s failed: %s", stage, error)
+        meant = EdgeError(f"the stage {stage!r} failed: {type(error.cause).__name__}")
+    return meant
