@@ -5,11 +5,14 @@ EdgeError
 │   ├── UnsupportedParameter     a field of the OpenAI API that this server does not implement
 │   ├── UnknownModel
 │   ├── InvalidPlan
-│   └── UnsupportedSolver
+│   ├── UnsupportedSolver
+│   └── BodyTooLarge        413
 ├── NotFound                404  no such path
+├── MethodNotAllowed        405
 ├── QueueFull               429  try again after `retry_after_s`
 ├── StageLost               503  the stage that held the request died or cannot be reached
 ├── NoPlan                  503  no stage that could serve the request is alive
+├── NotReady                503  a configured stage has not reported
 ├── DeadlineExceeded        504
 ├── PacketError                  bytes that are not an acceptable packet; nothing was decoded
 │   ├── UnknownVersion
@@ -63,10 +66,21 @@ class UnsupportedSolver(InvalidRequest):
     code = "unsupported_solver"
 
 
+class BodyTooLarge(InvalidRequest):
+    status = 413
+    code = "body_too_large"
+
+
 class NotFound(EdgeError):
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class MethodNotAllowed(EdgeError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
 
 
 class QueueFull(EdgeError):
@@ -91,6 +105,11 @@ class StageLost(EdgeError):
 class NoPlan(EdgeError):
     status = 503
     code = "no_plan"
+
+
+class NotReady(EdgeError):
+    status = 503
+    code = "not_ready"
 
 
 class DeadlineExceeded(EdgeError):

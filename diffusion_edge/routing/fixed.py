@@ -7,27 +7,24 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from diffusion_edge.errors import InvalidPlan, InvalidRequest, NoPlan
+from diffusion_edge.errors import InvalidPlan, NoPlan
 from diffusion_edge.routing.cost import models, predict_plan
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import Choice, ImageRequest, Plan, Tier, View
 
 
-def choose(
-    request: ImageRequest, view: View, quality: QualityTable, default: Plan | None = None
-) -> Choice:
-    """The request's plan, or else the config's. Raises InvalidPlan, or NoPlan."""
-    plan = request.plan or default
+def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
+    """The request's plan, which may be the config's. Raises InvalidPlan, or NoPlan."""
+    plan = request.plan
     if plan is None:
-        raise InvalidRequest(
+        raise InvalidPlan(
             "policy 'fixed' needs a plan such as cloud:8,edge:6,device:6", param="plan"
         )
     if plan.steps != request.steps:
         raise InvalidPlan(
             f"plan {plan} has {plan.steps} steps, but {request.steps} are asked for", param="plan"
         )
-    source = "asked for" if request.plan else "fixed by the config"
-    return judged(plan, source, request, view, quality)
+    return judged(plan, plan.reason or "asked for", request, view, quality)
 
 
 def on_one_tier(tier: Tier, request: ImageRequest, view: View, quality: QualityTable) -> Choice:

@@ -9,7 +9,7 @@ from typing import Protocol
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing import elastic, fixed
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Choice, ImageRequest, Plan, View
+from diffusion_edge.types import Choice, ImageRequest, View
 
 
 class Policy(Protocol):
@@ -25,11 +25,10 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
-def policy(name: str, plan: Plan | None = None) -> Policy:
-    """`plan` is what `fixed` takes when a request names none. Raises InvalidRequest."""
+def policy(name: str) -> Policy:
+    """Raises InvalidRequest, which names the known ones."""
     if name not in POLICIES:
-        known = ", ".join(POLICIES)
-        raise InvalidRequest(f"unknown policy {name!r}; known: {known}", param="policy")
-    if name == "fixed" and plan is not None:
-        return partial(fixed.choose, default=plan)
+        raise InvalidRequest(
+            f"unknown policy {name[:100]!r}; known: {', '.join(POLICIES)}", param="policy"
+        )
     return POLICIES[name]

@@ -206,17 +206,14 @@ def test_a_family_without_a_table() -> None:
 # ---------------------------------------------------------------------------- the other policies
 
 
-def test_fixed_takes_the_request_s_plan_before_the_config_s() -> None:
-    config = Plan.parse("edge:20")
-    chosen = policy("fixed", config)(request(), three(), symmetric())
-    assert (str(chosen.plan), chosen.reason) == (
-        "edge:20",
-        "fixed by the config; below the quality floor 0.9",
-    )
-    asked = request(plan=Plan.parse("cloud:8,cloud:12"))
-    chosen = policy("fixed", config)(asked, three(), symmetric())
+def test_fixed_takes_the_plan_it_is_given() -> None:
+    fixed = policy("fixed")
+    chosen = fixed(request(plan=Plan.parse("cloud:8,cloud:12")), three(), symmetric())
     assert (str(chosen.plan), chosen.reason) == ("cloud:8,cloud:12", "asked for")
     assert chosen.predicted_s == pytest.approx(1.0)
+    from_config = Plan.parse("edge:20", "fixed by the config")
+    chosen = fixed(request(plan=from_config), three(), symmetric())
+    assert chosen.reason == "fixed by the config; below the quality floor 0.9"
 
 
 def test_fixed_says_what_is_wrong() -> None:

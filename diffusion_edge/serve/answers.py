@@ -1,0 +1,152 @@
+"""The JSON that the API answers with."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from diffusion_edge.config import Settings
+from diffusion_edge.errors import EdgeError
+from diffusion_edge.routing.policies import POLICIES
+from diffusion_edge.schedule import SOLVERS
+from diffusion_edge.serve.schema import OutputFormat
+from diffusion_edge.serve.service import Emulation, GenerationResult, Service
+from diffusion_edge.types import Choice, ImageRequest, Plan, StageStatus, View
+
+Json = dict[str, Any]
+
+
+def error(failed: EdgeError) -> Json:
+    return {
+        "error": {
+            "message": failed.message,
+            "type": failed.type,
+            "param": failed.param,
+            "code": failed.code,
+        }
+    }
+
+
+def images(
+    result: GenerationResult, files: Sequence[bytes], output_format: OutputFormat, service: Service
+) -> Json:
+    """OpenAI's answer; all that is ours stands under `diffusion_edge`."""
+    asked = result.request
+    return {
+        "created": result.created,
+        "data": [{"b64_json": base64.b64encode(file).decode("ascii")} for file in files],
+        "output_format": output_format,
+        "size": f"{asked.width}x{asked.height}",
+        "diffusion_edge": {
+            **_decision(asked, result.choice, service),
+            "seconds": result.seconds,
+            "deadline_met": result.seconds <= asked.deadline_s,
+            "images": [
+                {
+                    "seed": image.seed,
+                    "spans": [asdict(span) for span in image.spans],
+                    "hops": [asdict(hop) for hop in image.hops],
+                }
+                for image in result.images
+            ],
+            "warnings": list(result.warnings),
+            "emulated": _emulated(service.emulation()),
+        },
+    }
+
+
+def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> Json:
+    """What would be done now, and what that was decided from."""
+    return {
+        "object": "plan",
+        **_decision(asked, choice, service),
+        "prices_per_s": dict(view.price_per_s),
+        "packet_bytes": view.packet_bytes,
+        "stages": stages(view.stages),
+        "links": [
+            {"source": source, "target": target, **asdict(link)}
+            for (source, target), link in sorted(view.links.items())
+        ],
+        "warnings": [],
+        "emulated": _emulated(service.emulation()),
+    }
+
+
+def models(service: Service) -> Json:
+    return {"object": "list", "data": [model(service)]}
+
+
+def model(service: Service) -> Json:
+    card = service.card
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "diffusion-edge",
+        "diffusion_edge": {
+            "title": card.title,
+            "licence": card.licence,
+            "sizes": [f"{edge}x{edge}" for edge in card.sizes],
+            "defaults": card.defaults.model_dump(),
+            "solvers": list(SOLVERS),
+            "policies": list(POLICIES),
+            "stages": {name: stage.tier for name, stage in service.settings.stages.items()},
+            "vocabulary": list(card.vocabulary),
+        },
+    }
+
+
+def stages(statuses: Mapping[str, StageStatus]) -> Json:
+    """By name; `emulated` says that the seconds are stated by the config."""
+    return {name: asdict(statuses[name]) for name in sorted(statuses)}
+
+
+def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
+    """`quality` is relative to the cloud model alone, null where it was not measured."""
+    settings = service.settings
+    order = [settings.stages[span.stage].model for span in choice.plan.spans]
+    return {
+        "request_id": asked.request_id,
+        "model": asked.family,
+        "plan": str(choice.plan),
+        "spans": _spans(choice.plan, settings),
+        "policy": asked.policy,
+        "reason": choice.reason,
+        "predicted_s": choice.predicted_s,
+        "cost": choice.cost,
+        "quality": choice.quality if service.quality.knows(order) else None,
+        "runner_up": (
+            None
+            if choice.runner_up is None
+            else {"plan": str(choice.runner_up), "predicted_s": choice.runner_up_s}
+        ),
+        "deadline_ms": asked.deadline_s * 1000,
+        "quality_floor": asked.quality_floor,
+        "seed": asked.seed,
+        "steps": asked.steps,
+        "solver": asked.solver,
+        "guidance_scale": asked.guidance,
+        "codec": asked.codec,
+    }
+
+
+def _spans(chosen: Plan, settings: Settings) -> list[Json]:
+    return [
+        {
+            "stage": span.stage,
+            "tier": settings.stages[span.stage].tier,
+            "start": span.start,
+            "stop": span.stop,
+        }
+        for span in chosen.spans
+    ]
+
+
+def _emulated(emulation: Emulation) -> Json:
+    """What of this deployment is stated by the config; nothing, where both lists are empty."""
+    return {
+        "stages": list(emulation.stages),
+        "links": [f"{a}-{b}" for a, b in emulation.links],
+    }

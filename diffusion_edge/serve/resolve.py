@@ -1,0 +1,134 @@
+"""From what a request says to an ImageRequest with every default settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffusion_edge.config import Settings
+from diffusion_edge.errors import (
+    InvalidPlan,
+    InvalidRequest,
+    UnknownModel,
+    UnsupportedSolver,
+)
+from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing.policies import policy
+from diffusion_edge.schedule import SOLVERS
+from diffusion_edge.serve.schema import MAX_STEPS, EdgeOptions, ImagesBody
+from diffusion_edge.types import ImageRequest, Plan
+
+OURS = "diffusion_edge"
+
+
+def image_request(
+    body: ImagesBody,
+    card: FamilyCard,
+    settings: Settings,
+    request_id: str,
+    draw_seed: Callable[[], int],
+) -> ImageRequest:
+    """Raises InvalidRequest in its kinds; `param` is the field's path in the body."""
+    if body.model is not None and body.model != card.name:
+        raise UnknownModel(
+            f"there is no model {body.model[:100]!r} here; there is {card.name!r}", param="model"
+        )
+    options = body.diffusion_edge or EdgeOptions()
+    plan = _plan(options, settings)
+    width, height = _size(body.size, card)
+    given_floor, given_ms = options.quality_floor, options.deadline_ms
+    defaults = settings.defaults
+    return ImageRequest(
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt or "",
+        family=card.name,
+        steps=_steps(body.num_inference_steps, plan, card),
+        seed=draw_seed() if body.seed is None else body.seed,
+        solver=_solver(body.solver, card),
+        guidance=card.defaults.guidance if body.guidance_scale is None else body.guidance_scale,
+        width=width,
+        height=height,
+        images=body.n or 1,
+        deadline_s=defaults.deadline_s if given_ms is None else given_ms / 1000,
+        quality_floor=defaults.quality_floor if given_floor is None else given_floor,
+        policy=_policy(options, settings),
+        plan=plan,
+        codec="exact",
+        request_id=request_id,
+    )
+
+
+def _policy(options: EdgeOptions, settings: Settings) -> str:
+    """A plan is carried out by `fixed`, so no other policy can be asked for beside it."""
+    param = f"{OURS}.policy"
+    if options.policy is not None:
+        try:
+            policy(options.policy)
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, param=param) from None
+    if options.plan is None:
+        return options.policy or settings.policy
+    if options.policy not in (None, "fixed"):
+        raise InvalidRequest(
+            f"a plan is given, so the policy cannot be {options.policy!r}; leave one of them out",
+            param=param,
+        )
+    return "fixed"
+
+
+def _plan(options: EdgeOptions, settings: Settings) -> Plan | None:
+    """The plan asked for, or the config's where policy `fixed` will need one."""
+    param = f"{OURS}.plan"
+    if options.plan is None:
+        if (options.policy or settings.policy) != "fixed":
+            return None
+        if settings.plan is None:
+            raise InvalidPlan(
+                "policy 'fixed' needs a plan such as cloud:8,edge:6,device:6", param=param
+            )
+        return Plan.parse(settings.plan, "fixed by the config")
+    try:
+        plan = Plan.parse(options.plan)
+    except InvalidPlan as error:
+        raise InvalidPlan(error.message, param=param) from None
+    for span in plan.spans:
+        if span.stage not in settings.stages:
+            known = ", ".join(settings.stages)
+            raise InvalidPlan(
+                f"plan {plan}: there is no stage {span.stage!r}; there are {known}", param=param
+            )
+    if plan.steps > MAX_STEPS:
+        raise InvalidPlan(f"plan {plan} has more than {MAX_STEPS} steps", param=param)
+    return plan
+
+
+def _steps(asked: int | None, plan: Plan | None, card: FamilyCard) -> int:
+    if plan is None:
+        return card.defaults.steps if asked is None else asked
+    if asked not in (None, plan.steps):
+        raise InvalidPlan(
+            f"plan {plan} has {plan.steps} steps, but num_inference_steps is {asked}; "
+            "leave num_inference_steps out or let the plan sum to it",
+            param=f"{OURS}.plan",
+        )
+    return plan.steps
+
+
+def _solver(asked: str | None, card: FamilyCard) -> str:
+    solver = card.defaults.solver if asked is None else asked
+    if solver not in SOLVERS:
+        raise UnsupportedSolver(
+            f"solver {solver[:100]!r} is not known; known: {', '.join(SOLVERS)}", param="solver"
+        )
+    return solver
+
+
+def _size(asked: str | None, card: FamilyCard) -> tuple[int, int]:
+    if asked is None or asked == "auto":
+        return card.defaults.size, card.defaults.size
+    known = {f"{edge}x{edge}": edge for edge in card.sizes}
+    if asked not in known:
+        raise InvalidRequest(
+            f"size {asked[:100]!r} is not one of this model's: {', '.join(known)}, or auto",
+            param="size",
+        )
+    return known[asked], known[asked]

@@ -1,0 +1,132 @@
+"""What the API takes: the fields of OpenAI's image API that make sense here, and ours.
+
+Read strictly: an unknown field, a wrong type or a value out of range is an InvalidRequest that
+names the field. `null` always means the default. Fields of OpenAI's API that this server does not
+implement are accepted at the values that ask for nothing (NEUTRAL).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from diffusion_edge.errors import InvalidRequest, UnsupportedParameter
+
+MAX_PROMPT = 2000  # characters
+MAX_IMAGES = 10
+MAX_STEPS = 150
+MAX_SEED = 2**53 - 1  # every JSON reader holds it exactly
+MAX_DEADLINE_MS = 3_600_000
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "quality": ("auto", "standard"),
+    "style": ("vivid",),
+    "background": ("auto", "opaque"),
+    "moderation": ("auto",),
+    "output_compression": (100,),
+    "stream": (False,),
+    "partial_images": (0,),
+    "response_format": ("b64_json",),
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class EdgeOptions(_Strict):
+    """The object `diffusion_edge` of a request."""
+
+    deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
+    quality_floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Relative to the cloud model alone."
+    )
+    policy: str | None = None
+    plan: str | None = Field(
+        default=None,
+        max_length=200,
+        description="stage:steps in order, as in cloud:8,edge:6,device:6",
+    )
+    codec: Literal["exact"] | None = None
+
+
+class ImagesBody(_Strict):
+    """The body of POST /v1/images/generations and of POST /v1/plan."""
+
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT)]
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
+    size: str | None = Field(default=None, description="WIDTHxHEIGHT, or auto")
+    output_format: OutputFormat | None = None
+    user: str | None = None
+
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=50)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    solver: str | None = None
+    diffusion_edge: EdgeOptions | None = None
+
+    response_format: Any = None
+    quality: Any = None
+    style: Any = None
+    background: Any = None
+    moderation: Any = None
+    output_compression: Any = None
+    stream: Any = None
+    partial_images: Any = None
+
+
+def parse(data: bytes) -> ImagesBody:
+    """The body of a request. Raises InvalidRequest and UnsupportedParameter."""
+    try:
+        body = ImagesBody.model_validate_json(data)
+    except ValidationError as error:
+        # What is unknown comes first: a misspelt field also leaves another one missing.
+        errors: Sequence[Mapping[str, Any]] = error.errors(include_url=False)
+        raise _told(min(errors, key=lambda e: e["type"] != "extra_forbidden")) from None
+    if not body.prompt.strip():
+        raise InvalidRequest("the prompt is empty; say what the image shows", param="prompt")
+    _refuse_unsupported(body)
+    return body
+
+
+def _told(error: Mapping[str, Any]) -> InvalidRequest:
+    loc = [str(part) for part in error["loc"]]
+    param = ".".join(loc) or None
+    if error["type"] == "json_invalid":
+        return InvalidRequest(
+            f"the body is not JSON: {error['msg'].removeprefix('Invalid JSON: ')}"
+        )
+    if error["type"] == "extra_forbidden":
+        model = EdgeOptions if len(loc) > 1 else ImagesBody
+        near = difflib.get_close_matches(loc[-1], list(model.model_fields), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return InvalidRequest(f"unknown field {_short(param)!r}{hint}", param=_short(param))
+    if error["type"] == "missing":
+        return InvalidRequest(f"{param!r} is missing", param=param)
+    if param is None:
+        return InvalidRequest('the body must be a JSON object such as {"prompt": "a red circle"}')
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return InvalidRequest(f"{param}: {message}", param=param)
+
+
+def _refuse_unsupported(body: ImagesBody) -> None:
+    for name, neutral in NEUTRAL.items():
+        value = getattr(body, name)
+        if value is None or any(type(value) is type(ok) and value == ok for ok in neutral):
+            continue
+        allowed = " or ".join(repr(ok) for ok in neutral)
+        raise UnsupportedParameter(
+            f"{name!r} is not supported beyond {allowed}; leave it out", param=name
+        )
+
+
+def _short(name: str | None) -> str:
+    return (name or "")[:100]

@@ -1,0 +1,197 @@
+"""What the API offers, without HTTP and without Ray: decide on a plan, carry it out.
+
+A deadline is what the router aims at. A picture that comes late is still given out, with a
+warning; the work is given up, and DeadlineExceeded raised, at the deadline or at twice the
+predicted seconds, whichever is later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from diffusion_edge.config import Settings
+from diffusion_edge.engine.hop import Guarded
+from diffusion_edge.errors import ConfigError, DeadlineExceeded, InvalidRequest, StageLost
+from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing.policies import policy
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.serve.resolve import image_request
+from diffusion_edge.serve.schema import ImagesBody
+from diffusion_edge.types import (
+    Choice,
+    Done,
+    HopRecord,
+    ImageRequest,
+    Picture,
+    Plan,
+    SpanRecord,
+    StageStatus,
+    Transport,
+    View,
+)
+
+PATIENCE = 2.0  # times the predicted seconds
+
+
+class Board(Protocol):
+    """What is known of the stages now; only of those that reported lately."""
+
+    def view(self, request: ImageRequest) -> View: ...
+
+    def statuses(self) -> Mapping[str, StageStatus]: ...
+
+
+# (request, plan, image, deadline in Unix seconds) -> the bytes that the first stage gets
+PacketMaker = Callable[[ImageRequest, Plan, int, float], bytes]
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    seed: int
+    picture: Picture
+    spans: tuple[SpanRecord, ...]
+    hops: tuple[HopRecord, ...]
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """`seconds` from the decision to the last image; `created` is Unix time."""
+
+    request: ImageRequest
+    choice: Choice
+    images: tuple[GeneratedImage, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+    created: int
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """What the config states instead of measuring: stages' seconds, links' rate and delay."""
+
+    stages: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+
+
+class Service:
+    """Holds no state of its own between requests."""
+
+    def __init__(
+        self,
+        *,
+        card: FamilyCard,
+        settings: Settings,
+        quality: QualityTable,
+        board: Board,
+        transport: Transport,
+        packet: PacketMaker | None = None,
+        draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
+    ) -> None:
+        self.card = card
+        self.settings = settings
+        self.quality = quality
+        self.board = board
+        self._transport = Guarded(transport, settings.hop_timeout_s)
+        self._packet = packet or packets_for(card)
+        self._draw_seed = draw_seed
+        try:
+            policy(settings.policy)
+        except InvalidRequest as error:
+            raise ConfigError(f"policy: {error.message}", key="policy") from None
+
+    def request(self, body: ImagesBody) -> ImageRequest:
+        """The body with every default settled. Raises InvalidRequest in its kinds."""
+        return image_request(body, self.card, self.settings, uuid.uuid4().hex, self._draw_seed)
+
+    def plan(self, request: ImageRequest, view: View | None = None) -> Choice:
+        """What would be done now. Raises NoPlan, QueueFull and InvalidRequest."""
+        seen = self.board.view(request) if view is None else view
+        return policy(request.policy)(request, seen, self.quality)
+
+    async def generate(self, request: ImageRequest) -> GenerationResult:
+        """Decides and carries out; image i has seed + i. Cancelling this cancels the stages' work.
+
+        Raises what `plan` raises, DeadlineExceeded, and what a stage raises: when one image
+        fails, the others are cancelled.
+        """
+        choice = self.plan(request)
+        began = time.monotonic()
+        limit_s = max(request.deadline_s, PATIENCE * choice.predicted_s)
+        try:
+            async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._image(request, choice.plan, i, time.time() + limit_s))
+                    for i in range(request.images)
+                ]
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no picture after {limit_s:g} s; the work was given up"
+            ) from None
+        except BaseExceptionGroup as failed:
+            raise first_error(failed) from None
+        seconds = time.monotonic() - began
+        done = [task.result() for task in tasks]
+        warnings = [warning for event in done for warning in event.warnings]
+        if seconds > request.deadline_s:
+            late_s = seconds - request.deadline_s
+            warnings.append(
+                f"the deadline of {request.deadline_s:g} s was missed by {late_s:.2f} s"
+            )
+        return GenerationResult(
+            request=request,
+            choice=choice,
+            images=tuple(
+                GeneratedImage(request.seed + i, event.picture, event.spans, event.hops)
+                for i, event in enumerate(done)
+            ),
+            warnings=tuple(dict.fromkeys(warnings)),
+            seconds=seconds,
+            created=int(time.time()),
+        )
+
+    async def _image(self, request: ImageRequest, plan: Plan, image: int, until: float) -> Done:
+        packet = self._packet(request, plan, image, until)
+        first = plan.spans[0].stage
+        async with aclosing(self._transport.run(first, packet)) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    return event
+        raise StageLost(f"the stage {first!r} ended without a picture", stage=first)
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """Configured stages that have not reported, or no longer do."""
+        known = self.board.statuses()
+        return tuple(name for name in self.settings.stages if name not in known)
+
+    def emulation(self) -> Emulation:
+        return Emulation(
+            stages=tuple(n for n, stage in self.settings.stages.items() if stage.emulate),
+            links=tuple(link.between for link in self.settings.links if link.emulate),
+        )
+
+
+def packets_for(card: FamilyCard) -> PacketMaker:
+    """Makes the first packet of an image of this family."""
+    from diffusion_edge.packet import new_packet, write  # torch, which tests of the API do without
+
+    space = card.latent_space()
+
+    def make(request: ImageRequest, plan: Plan, image: int, until: float) -> bytes:
+        return write(new_packet(request, plan, image, space, until))
+
+    return make
+
+
+def first_error(failed: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first single error in a group."""
+    error: BaseException = failed
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,198 @@
+"""A service over a board and a transport that are plain objects; no torch, no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from diffusion_edge.config import Settings
+from diffusion_edge.errors import EdgeError
+from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing.quality import QualityRow, QualityTable
+from diffusion_edge.serve.service import Service
+from diffusion_edge.types import (
+    Accepted,
+    Done,
+    Event,
+    HopRecord,
+    ImageRequest,
+    Picture,
+    Plan,
+    SpanRecord,
+    StageStatus,
+    View,
+)
+
+CARD = FamilyCard.model_validate(
+    {
+        "name": "shapes",
+        "title": "Shapes",
+        "architecture": "pixart",
+        "licence": "Apache-2.0",
+        "stages": {name: {"folder": name, "tier": name} for name in ("device", "edge", "cloud")},
+        "sizes": [64, 96],
+        "latent_channels": 4,
+        "factor": 8,
+        "max_tokens": 32,
+        "defaults": {"size": 64, "steps": 20, "guidance": 4.0, "solver": "ddim"},
+    }
+)
+
+
+def settings(**changes: Any) -> Settings:
+    stages = {
+        name: {"tier": name, "model": name, "emulate": {"step_s": step_s}}
+        for name, step_s in (("device", 0.4), ("edge", 0.2), ("cloud", 0.05))
+    }
+    pairs = [["device", "edge"], ["edge", "cloud"], ["device", "cloud"]]
+    data: dict[str, Any] = {
+        "family": "stage_models/shapes",
+        "prices_per_s": {"device": 0.0, "edge": 1.0, "cloud": 4.0},
+        "stages": stages,
+        "links": [{"between": pair, "bytes_per_s": 1e7, "emulate": True} for pair in pairs],
+    }
+    return Settings.model_validate(data | changes)
+
+
+def quality() -> QualityTable:
+    alone = {"device": 0.4, "edge": 0.7, "cloud": 1.0}
+    rows = [
+        QualityRow(stages=(name,), shares=(1.0,), accuracy=accuracy, n=64)
+        for name, accuracy in alone.items()
+    ]
+    rows += [
+        QualityRow(stages=(a, b), shares=(0.5, 0.5), accuracy=(alone[a] + alone[b]) / 2, n=64)
+        for a in alone
+        for b in alone
+        if a != b
+    ]
+    return QualityTable.unknown("shapes").model_copy(update={"rows": tuple(rows)})
+
+
+@dataclass
+class FakeBoard:
+    """Every configured stage is alive and idle; `dead` and `full` name exceptions."""
+
+    settings: Settings
+    dead: set[str] = field(default_factory=set)
+    full: set[str] = field(default_factory=set)
+
+    def statuses(self) -> Mapping[str, StageStatus]:
+        return {
+            name: StageStatus(
+                stage=name,
+                tier=stage.tier,
+                model=stage.model,
+                queue_s=2.5 if name in self.full else 0.0,
+                queued=stage.capacity if name in self.full else 0,
+                capacity=stage.capacity,
+                step_s={1: stage.emulate.step_s} if stage.emulate else {1: 0.1},
+                encode_s=0.01,
+                decode_s=0.01,
+                resident_bytes=1,
+                emulated=stage.emulate is not None,
+            )
+            for name, stage in self.settings.stages.items()
+            if name not in self.dead
+        }
+
+    def view(self, request: ImageRequest) -> View:
+        return View(self.statuses(), self.settings.link_map(), self.settings.prices_per_s, 2048)
+
+
+def fake_packet(request: ImageRequest, plan: Plan, image: int, until: float) -> bytes:
+    fields = {"plan": str(plan), "seed": request.seed + image, "image": image, "until": until}
+    size = {"width": request.width, "height": request.height}
+    return json.dumps(fields | size).encode()
+
+
+def fake_picture(seed: int, width: int, height: int) -> Picture:
+    """Every seed has its own colour."""
+    colour = bytes((seed * 7 % 256, seed * 31 % 256, seed * 101 % 256))
+    return Picture(width, height, colour * (width * height))
+
+
+@dataclass
+class FakeTransport:
+    """Answers each packet with one picture after `gate` opens; `fails` maps an image to an error.
+
+    `started` and `closed` count runs that began and that ended early; the events follow them.
+    """
+
+    fails: dict[int, BaseException] = field(default_factory=dict)
+    gate: asyncio.Event | None = None
+    packets: list[dict[str, Any]] = field(default_factory=list)
+    closed: int = 0
+    all_started: asyncio.Event = field(default_factory=asyncio.Event)
+    all_closed: asyncio.Event = field(default_factory=asyncio.Event)
+    expected: int = 1
+    warnings: tuple[str, ...] = ()
+
+    async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
+        asked = json.loads(packet)
+        self.packets.append(asked | {"stage": stage})
+        yield Accepted(stage)
+        try:
+            if len(self.packets) >= self.expected:
+                self.all_started.set()
+            if asked["image"] in self.fails:
+                raise self.fails[asked["image"]]
+            if self.gate is not None:
+                await self.gate.wait()
+        except (asyncio.CancelledError, GeneratorExit):
+            self.closed += 1
+            if self.closed >= self.expected:
+                self.all_closed.set()
+            raise
+        plan = Plan.parse(asked["plan"])
+        picture = fake_picture(asked["seed"], asked["width"], asked["height"])
+        spans = tuple(
+            SpanRecord(s.stage, "cloud", s.start, s.stop, 0.0, 0.1, 0.01, 0.0, 0.05)
+            for s in plan.spans
+        )
+        hops = tuple(
+            HopRecord(a.stage, b.stage, 2048, 0.02, "exact", 0.01)
+            for a, b in zip(plan.spans, plan.spans[1:], strict=False)
+        )
+        yield Done(picture, spans, hops, self.warnings)
+
+
+def service(
+    transport: FakeTransport | None = None,
+    board: FakeBoard | None = None,
+    config: Settings | None = None,
+    **changes: Any,
+) -> Service:
+    config = config or settings(**changes)
+    return Service(
+        card=CARD,
+        settings=config,
+        quality=quality(),
+        board=board or FakeBoard(config),
+        transport=transport or FakeTransport(),
+        packet=fake_packet,
+        draw_seed=lambda: 1234,
+    )
+
+
+def failing(error: EdgeError, image: int = 0, **kw: Any) -> FakeTransport:
+    return FakeTransport(fails={image: error}, **kw)
+
+
+def request(**changes: Any) -> ImageRequest:
+    asked = ImageRequest(
+        prompt="a red circle",
+        family="shapes",
+        steps=20,
+        seed=5,
+        solver="ddim",
+        guidance=4.0,
+        width=64,
+        height=64,
+        policy="cloud-only",
+        request_id="test",
+    )
+    return replace(asked, **changes)

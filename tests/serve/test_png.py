@@ -1,0 +1,50 @@
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from diffusion_edge.serve.png import Made, encode, parameters
+from diffusion_edge.types import Plan
+
+from .fakes import fake_picture, request
+
+PLAN = Plan.parse("cloud:8,edge:12", "cheapest")
+
+
+def test_png_carries_what_other_tools_read() -> None:
+    asked = request(negative_prompt="blur", prompt="a red circle, small", solver="dpmpp-2m")
+    data = encode(fake_picture(6, 64, 64), "png", Made(asked, PLAN, image=1))
+    with Image.open(io.BytesIO(data)) as image:
+        text = image.text  # type: ignore[attr-defined]
+        assert image.tobytes() == fake_picture(6, 64, 64).rgb
+    lines = text["parameters"].split("\n")
+    assert lines[:2] == ["a red circle, small", "Negative prompt: blur"]
+    assert lines[2].startswith(
+        "Steps: 20, Sampler: DPM++ 2M, CFG scale: 4, Seed: 6, Size: 64x64, Model: shapes"
+    )
+    ours = json.loads(text["diffusion_edge"])
+    assert (ours["plan"], ours["reason"], ours["seed"]) == ("cloud:8,edge:12", "cheapest", 6)
+    assert ours["spans"][1] == {"stage": "edge", "start": 8, "stop": 20}
+
+
+def test_without_a_negative_prompt_there_is_no_line_for_it() -> None:
+    assert "Negative" not in parameters(Made(request(), PLAN))
+
+
+def test_any_script_survives() -> None:
+    asked = request(prompt="ein großer Kreis, 赤い円, 🟠")
+    data = encode(fake_picture(1, 64, 64), "png", Made(asked, PLAN))
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.text["parameters"].startswith(asked.prompt)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("jpeg", 4), ("webp", 0)])
+def test_other_formats(kind: str, tolerance: int) -> None:
+    picture = fake_picture(3, 64, 96)
+    data = encode(picture, kind, Made(request(), PLAN))  # type: ignore[arg-type]
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == kind.upper()
+        assert image.size == (64, 96)
+        far = max(abs(a - b) for a, b in zip(image.tobytes(), picture.rgb, strict=True))
+    assert far <= tolerance

@@ -1,0 +1,124 @@
+import asyncio
+
+import pytest
+
+from diffusion_edge.errors import ConfigError, DeadlineExceeded, NoPlan, QueueFull, StageLost
+from diffusion_edge.serve.service import Service
+from diffusion_edge.types import Accepted, Event, Plan
+
+from .fakes import (
+    FakeBoard,
+    FakeTransport,
+    failing,
+    fake_picture,
+    request,
+    service,
+    settings,
+)
+
+
+async def test_every_image_has_its_own_seed_and_packet() -> None:
+    transport = FakeTransport(warnings=("the word 'blob' is not known to this family",))
+    result = await service(transport).generate(request(images=3))
+    assert [image.seed for image in result.images] == [5, 6, 7]
+    assert [image.picture for image in result.images] == [
+        fake_picture(s, 64, 64) for s in (5, 6, 7)
+    ]
+    assert {packet["stage"] for packet in transport.packets} == {"cloud"}
+    assert result.warnings == ("the word 'blob' is not known to this family",)
+    assert result.choice.reason.startswith("policy cloud-only")
+
+
+async def test_the_first_span_s_stage_gets_the_packet() -> None:
+    transport = FakeTransport()
+    plan = Plan.parse("edge:5,cloud:15")
+    result = await service(transport).generate(request(policy="fixed", plan=plan))
+    assert transport.packets[0]["stage"] == "edge"
+    assert [hop.nbytes for hop in result.images[0].hops] == [2048]
+
+
+async def test_one_failure_cancels_the_other_images() -> None:
+    gate = asyncio.Event()
+    lost = StageLost("the stage 'cloud' died", stage="cloud")
+    transport = failing(lost, image=1, gate=gate, expected=2)
+    with pytest.raises(StageLost, match="died"):
+        await service(transport).generate(request(images=3))
+    assert transport.closed == 2
+
+
+async def test_cancelling_closes_what_is_under_way() -> None:
+    transport = FakeTransport(gate=asyncio.Event(), expected=3)
+    task = asyncio.create_task(service(transport).generate(request(images=3)))
+    await transport.all_started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert transport.closed == 3
+
+
+async def test_work_is_given_up_at_the_deadline_or_twice_the_prediction() -> None:
+    cloud = {"tier": "cloud", "model": "cloud", "emulate": {"step_s": 0.001}}
+    transport = FakeTransport(gate=asyncio.Event())
+    made = service(transport, stages={"cloud": cloud}, links=[])
+    with pytest.raises(DeadlineExceeded, match="given up"):
+        await made.generate(request(deadline_s=0.01))
+    assert transport.closed == 1
+
+
+async def test_a_late_picture_is_given_out_with_a_warning() -> None:
+    result = await service().generate(request(deadline_s=1e-6))
+    assert any("deadline of 1e-06 s was missed" in warning for warning in result.warnings)
+    assert "predicted to miss the deadline" in result.choice.reason
+
+
+async def test_the_packet_knows_when_the_work_is_given_up() -> None:
+    transport = FakeTransport()
+    made = service(transport)
+    await made.generate(request(deadline_s=100.0))
+    await made.generate(request(deadline_s=200.0))
+    first, second = (packet["until"] for packet in transport.packets)
+    assert 99 < second - first < 110
+
+
+async def test_dead_stages_and_full_queues_are_told_apart() -> None:
+    config = settings()
+    with pytest.raises(NoPlan, match="'cloud' is alive"):
+        service(board=FakeBoard(config, dead={"cloud"})).plan(request())
+    full = FakeBoard(config, full={"cloud", "edge", "device"})
+    with pytest.raises(QueueFull):
+        service(board=full).plan(request(policy="elastic"))
+
+
+class Silent:
+    """Accepts and then ends, or never answers at all."""
+
+    def __init__(self, never: bool) -> None:
+        self.never = never
+
+    async def run(self, stage: str, packet: bytes):  # noqa: ANN201
+        if self.never:
+            await asyncio.Event().wait()
+        event: Event = Accepted(stage)
+        yield event
+
+
+@pytest.mark.parametrize(
+    ("never", "told"), [(True, "did not accept"), (False, "ended without a picture")]
+)
+async def test_a_stage_that_gives_nothing_is_lost(never: bool, told: str) -> None:
+    made = service(Silent(never), hop_timeout_s=0.02)  # type: ignore[arg-type]
+    with pytest.raises(StageLost, match=told):
+        await made.generate(request())
+
+
+def test_an_unknown_policy_in_the_config_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match="unknown policy 'clever'; known: elastic"):
+        service(policy="clever")
+
+
+def test_what_is_emulated_is_known() -> None:
+    made: Service = service()
+    assert made.emulation().stages == ("device", "edge", "cloud")
+    assert ("edge", "cloud") in made.emulation().links
+    assert made.waiting_for() == ()
+    assert service(board=FakeBoard(settings(), dead={"edge"})).waiting_for() == ("edge",)
