@@ -1,0 +1,377 @@
+"""The API over fakes: no socket, no Ray, no model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from diffusion_edge.errors import EdgeError, QueueFull, StageLost
+from diffusion_edge.serve.api import MAX_BODY_BYTES, create_app
+from diffusion_edge.serve.service import Service
+
+from .fakes import FakeBoard, FakeTransport, failing, fake_picture, service, settings
+
+GENERATE = "/v1/images/generations"
+GOOD = {"prompt": "a red circle on a white background"}
+
+
+@asynccontextmanager
+async def client(made: Service | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(made or service()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+
+
+async def post(body: Any, made: Service | None = None, path: str = GENERATE) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with client(made) as http:
+        return await http.post(path, content=content)
+
+
+def refused(response: httpx.Response) -> dict[str, Any]:
+    """The error of an answer, in the one form that errors have."""
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert "Traceback" not in response.text
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+def rgb(b64_json: str) -> bytes:
+    with Image.open(io.BytesIO(base64.b64decode(b64_json))) as image:
+        return image.convert("RGB").tobytes()
+
+
+# ---------------------------------------------------------------------------- good requests
+
+
+async def test_the_answer() -> None:
+    response = await post(GOOD | {"n": 2, "seed": 7, "diffusion_edge": {"deadline_ms": 5000}})
+    assert response.status_code == 200
+    body = response.json()
+    assert isinstance(body["created"], int)
+    assert [rgb(item["b64_json"]) for item in body["data"]] == [
+        fake_picture(seed, 64, 64).rgb for seed in (7, 8)
+    ]
+    ours = body["diffusion_edge"]
+    assert ours["request_id"] == response.headers["x-request-id"]
+    assert ours["spans"][-1]["stop"] == ours["steps"] == 20
+    assert (ours["policy"], ours["deadline_ms"], ours["quality_floor"]) == ("elastic", 5000, 0.95)
+    assert "cheapest" in ours["reason"]
+    assert ours["predicted_s"] > 0
+    assert ours["runner_up"]["predicted_s"] > 0
+    assert ours["deadline_met"] is True
+    assert [image["seed"] for image in ours["images"]] == [7, 8]
+    assert ours["images"][0]["spans"][0]["emulated_s"] == 0.05
+    assert ours["emulated"]["stages"] == ["device", "edge", "cloud"]
+    assert "edge-cloud" in ours["emulated"]["links"]
+
+
+async def test_a_plan_is_carried_out_as_asked() -> None:
+    asked = GOOD | {"diffusion_edge": {"plan": "cloud:8, edge:6, device:6"}, "seed": 1}
+    ours = (await post(asked)).json()["diffusion_edge"]
+    assert ours["plan"] == "cloud:8,edge:6,device:6"
+    assert (ours["policy"], ours["reason"].split(";")[0]) == ("fixed", "asked for")
+    assert [hop["nbytes"] for hop in ours["images"][0]["hops"]] == [2048, 2048]
+    assert ours["quality"] is not None
+    ours = (await post(GOOD | {"diffusion_edge": {"plan": "cloud:8,cloud:12"}})).json()
+    assert ours["diffusion_edge"]["quality"] == 1.0
+
+
+async def test_the_config_may_fix_the_plan() -> None:
+    made = service(policy="fixed", plan="edge:4,cloud:4")
+    ours = (await post(GOOD, made)).json()["diffusion_edge"]
+    assert (ours["plan"], ours["steps"]) == ("edge:4,cloud:4", 8)
+    assert ours["reason"].startswith("fixed by the config")
+    assert (await post(GOOD | {"num_inference_steps": 9}, made)).status_code == 400
+
+
+async def test_every_field_at_its_neutral_value() -> None:
+    neutral = {
+        "model": "shapes",
+        "n": 1,
+        "size": "auto",
+        "response_format": "b64_json",
+        "output_format": "png",
+        "user": "somebody",
+        "quality": "auto",
+        "style": "vivid",
+        "background": "auto",
+        "moderation": "auto",
+        "output_compression": 100,
+        "stream": False,
+        "partial_images": 0,
+        "negative_prompt": "blur",
+        "num_inference_steps": 10,
+        "guidance_scale": 3,
+        "seed": 0,
+        "solver": "euler",
+        "diffusion_edge": {"policy": "cloud-only", "codec": "exact", "quality_floor": 0.5},
+    }
+    ours = (await post(GOOD | neutral)).json()["diffusion_edge"]
+    assert (ours["plan"], ours["solver"], ours["guidance_scale"]) == ("cloud:10", "euler", 3)
+    nothing = dict.fromkeys(set(neutral) - {"prompt"})
+    assert (await post(GOOD | nothing)).status_code == 200
+
+
+async def test_seed_and_size_and_format() -> None:
+    body = (await post(GOOD | {"size": "96x96", "output_format": "webp"})).json()
+    assert body["diffusion_edge"]["seed"] == 1234
+    assert (body["size"], body["output_format"]) == ("96x96", "webp")
+    assert rgb(body["data"][0]["b64_json"]) == fake_picture(1234, 96, 96).rgb
+
+
+async def test_png_says_how_it_was_made() -> None:
+    body = (await post(GOOD | {"seed": 3})).json()
+    with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
+        text = image.text  # type: ignore[attr-defined]
+    assert text["parameters"].startswith(GOOD["prompt"])
+    assert json.loads(text["diffusion_edge"])["plan"] == body["diffusion_edge"]["plan"]
+
+
+async def test_plan_shows_what_it_was_decided_from() -> None:
+    body = (await post(GOOD, path="/v1/plan")).json()
+    assert body["deadline_ms"] == 30_000
+    assert body["prices_per_s"] == {"device": 0.0, "edge": 1.0, "cloud": 4.0}
+    assert body["stages"]["cloud"]["emulated"] is True
+    assert body["emulated"]["stages"] == ["device", "edge", "cloud"]
+    assert {"source": "edge", "target": "cloud", "bytes_per_s": 1e7, "delay_s": 0.0} in body[
+        "links"
+    ]
+    assert body["plan"]
+    assert body["cost"] >= 0
+
+
+async def test_models_health_and_readiness() -> None:
+    async with client() as http:
+        listed = (await http.get("/v1/models")).json()
+        assert [model["id"] for model in listed["data"]] == ["shapes"]
+        assert (await http.get("/v1/models/shapes")).json() == listed["data"][0]
+        assert refused(await http.get("/v1/models/other"))["code"] == "model_not_found"
+        assert (await http.get("/health")).json() == {"status": "live"}
+        assert (await http.get("/ready")).json()["status"] == "ready"
+    async with client(service(board=FakeBoard(settings(), dead={"edge"}))) as http:
+        response = await http.get("/ready")
+        assert response.status_code == 503
+        assert refused(response)["message"] == "waiting for edge"
+        assert (await http.get("/health")).status_code == 200
+
+
+async def test_the_description_of_the_api_can_be_read() -> None:
+    async with client() as http:
+        described = (await http.get("/openapi.json")).json()
+    assert GENERATE in described["paths"]
+
+
+# ---------------------------------------------------------------------------- wrong requests
+
+
+def ours(**options: Any) -> dict[str, Any]:
+    return GOOD | {"diffusion_edge": options}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        (b"{", None, "invalid_value"),
+        (b"", None, "invalid_value"),
+        (b"\xff\xfe", None, "invalid_value"),
+        (b'{"prompt": "a", "guidance_scale": NaN}', "guidance_scale", "invalid_value"),
+        ([], None, "invalid_value"),
+        ("text", None, "invalid_value"),
+        ({}, "prompt", "invalid_value"),
+        ({"promt": "a"}, "promt", "invalid_value"),
+        ({"prompt": ""}, "prompt", "invalid_value"),
+        ({"prompt": " \n"}, "prompt", "invalid_value"),
+        ({"prompt": "a" * 2001}, "prompt", "invalid_value"),
+        ({"prompt": ["a"]}, "prompt", "invalid_value"),
+        (GOOD | {"negative_prompt": "a" * 2001}, "negative_prompt", "invalid_value"),
+        (GOOD | {"n": 0}, "n", "invalid_value"),
+        (GOOD | {"n": 11}, "n", "invalid_value"),
+        (GOOD | {"n": "2"}, "n", "invalid_value"),
+        (GOOD | {"n": True}, "n", "invalid_value"),
+        (GOOD | {"num_inference_steps": 0}, "num_inference_steps", "invalid_value"),
+        (GOOD | {"num_inference_steps": 151}, "num_inference_steps", "invalid_value"),
+        (GOOD | {"size": "65x64"}, "size", "invalid_value"),
+        (GOOD | {"size": "big"}, "size", "invalid_value"),
+        (GOOD | {"seed": -1}, "seed", "invalid_value"),
+        (GOOD | {"seed": 2**53}, "seed", "invalid_value"),
+        (GOOD | {"guidance_scale": 51}, "guidance_scale", "invalid_value"),
+        (GOOD | {"model": "other"}, "model", "model_not_found"),
+        (GOOD | {"solver": "magic"}, "solver", "unsupported_solver"),
+        (GOOD | {"output_format": "gif"}, "output_format", "invalid_value"),
+        (GOOD | {"response_format": "url"}, "response_format", "unsupported_parameter"),
+        (GOOD | {"quality": "hd"}, "quality", "unsupported_parameter"),
+        (GOOD | {"style": "natural"}, "style", "unsupported_parameter"),
+        (GOOD | {"background": "transparent"}, "background", "unsupported_parameter"),
+        (GOOD | {"moderation": "low"}, "moderation", "unsupported_parameter"),
+        (GOOD | {"output_compression": 50}, "output_compression", "unsupported_parameter"),
+        (GOOD | {"stream": True}, "stream", "unsupported_parameter"),
+        (GOOD | {"stream": 0}, "stream", "unsupported_parameter"),
+        (GOOD | {"partial_images": 2}, "partial_images", "unsupported_parameter"),
+        (ours(polcy="elastic"), "diffusion_edge.polcy", "invalid_value"),
+        (ours(policy="clever"), "diffusion_edge.policy", "invalid_value"),
+        (ours(policy="fixed"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(policy="elastic", plan="cloud:20"), "diffusion_edge.policy", "invalid_value"),
+        (ours(plan="cloud"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(plan="cloud:0"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(plan="cloud:100,edge:51"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(plan="tpu:20"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(plan="cloud:8") | {"num_inference_steps": 9}, "diffusion_edge.plan", "invalid_plan"),
+        (ours(deadline_ms=0), "diffusion_edge.deadline_ms", "invalid_value"),
+        (ours(quality_floor=1.1), "diffusion_edge.quality_floor", "invalid_value"),
+        (ours(codec="int8"), "diffusion_edge.codec", "invalid_value"),
+        (GOOD | {"diffusion_edge": 3}, "diffusion_edge", "invalid_value"),
+    ],
+)
+async def test_a_wrong_request_is_told_what_is_wrong(
+    body: Any, param: str | None, code: str
+) -> None:
+    for path in (GENERATE, "/v1/plan"):
+        transport = FakeTransport()
+        response = await post(body, service(transport), path)
+        assert response.status_code == 400
+        error = refused(response)
+        assert (error["param"], error["code"]) == (param, code)
+        assert error["type"] == "invalid_request_error"
+        assert transport.packets == []
+
+
+async def test_a_misspelt_field_is_told_the_right_one() -> None:
+    assert "did you mean 'prompt'?" in refused(await post({"promt": "a"}))["message"]
+    told = refused(await post(ours(dedline_ms=1)))["message"]
+    assert told == "unknown field 'diffusion_edge.dedline_ms'; did you mean 'deadline_ms'?"
+
+
+async def test_a_huge_body_is_not_read_to_its_end() -> None:
+    response = await post(b" " * (MAX_BODY_BYTES + 1))
+    assert response.status_code == 413
+    assert refused(response)["code"] == "body_too_large"
+
+
+async def test_unknown_paths_and_methods() -> None:
+    async with client() as http:
+        missing, wrong = await http.get("/v2/things"), await http.get(GENERATE)
+    assert (missing.status_code, refused(missing)["code"]) == (404, "not_found")
+    assert (wrong.status_code, refused(wrong)["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
+
+
+def malformed(draw: random.Random) -> bytes:
+    """A request that cannot be right, in one of many ways."""
+    junk: list[Any] = [None, -1, 1e308, "", "x" * 3000, [], {}, [[[]]], True, "☃", "cloud:x"]
+    wrong = draw.choice(
+        [
+            GOOD | {f"field{draw.random()}": draw.choice(junk)},
+            GOOD | {"n": draw.choice([0, -5, 11, 2.5, "1", [], 10**30])},
+            GOOD | {"size": draw.choice(["", "x", "64", "64x", "-64x64", 64, "1e9x1e9"])},
+            GOOD | {"seed": draw.choice([-1, 1.5, "1", 2**70, {}])},
+            GOOD | {"diffusion_edge": draw.choice([1, "x", [], {"a": 1}, {"plan": "a:b"}])},
+            ours(plan=draw.choice(["", ",", "cloud:", ":4", "cloud:-1", "cloud:9999", "a" * 500])),
+            {"prompt": draw.choice(["", " ", "x" * 5000, 1, [], {}])},
+            draw.choice(junk),
+        ]
+    )
+    data = json.dumps(wrong).encode()
+    kind = draw.randrange(4)
+    if kind == 0:
+        return data[: draw.randrange(len(data))]
+    if kind == 1:
+        return bytes(draw.randrange(256) for _ in range(draw.randrange(200)))
+    if kind == 2:
+        return b"[" * draw.randrange(1, 30_000)
+    return data
+
+
+async def test_after_500_malformed_requests_the_next_good_one_succeeds() -> None:
+    draw = random.Random(2)
+    transport = FakeTransport()
+    async with client(service(transport)) as http:
+        for _ in range(500):
+            response = await http.post(GENERATE, content=malformed(draw))
+            assert response.status_code == 400, response.text
+            refused(response)
+        assert transport.packets == []
+        assert (await http.post(GENERATE, json=GOOD)).status_code == 200
+
+
+# ---------------------------------------------------------------------------- what fails later
+
+
+async def test_a_full_queue_says_when_to_come_again() -> None:
+    full = QueueFull("the stage 'cloud' has 32 images in its queue", retry_after_s=2.2)
+    response = await post(GOOD, service(failing(full)))
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+    assert refused(response)["code"] == "queue_full"
+    board = FakeBoard(settings(), full={"device", "edge", "cloud"})
+    response = await post(GOOD, service(board=board))
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+
+
+async def test_a_lost_stage_and_a_dead_one() -> None:
+    lost = StageLost("the stage 'cloud' died", stage="cloud")
+    response = await post(GOOD, service(failing(lost)))
+    assert (response.status_code, refused(response)["code"]) == (503, "stage_lost")
+    board = FakeBoard(settings(), dead={"cloud"})
+    response = await post(GOOD, service(board=board))
+    assert (response.status_code, refused(response)["code"]) == (503, "no_plan")
+    assert "missing: cloud" in refused(response)["message"]
+
+
+async def test_nobody_sees_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    odd: EdgeError = RuntimeError("secret detail")  # type: ignore[assignment]
+    with caplog.at_level(logging.ERROR):
+        response = await post(GOOD, service(failing(odd)))
+    assert response.status_code == 500
+    assert refused(response)["code"] == "internal_error"
+    assert "secret" not in response.text
+    assert "secret detail" in caplog.text
+
+
+async def test_a_client_that_leaves_ends_the_work() -> None:
+    transport = FakeTransport(gate=asyncio.Event(), expected=2)
+    app = create_app(service(transport))
+    body = json.dumps(GOOD | {"n": 2}).encode()
+    left = asyncio.Event()
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Any:
+        for message in messages:
+            return message
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": [], "query_string": b""}
+    serving = asyncio.create_task(app(scope, receive, send))
+    await transport.all_started.wait()
+    assert transport.closed == 0
+    left.set()
+    await transport.all_closed.wait()
+    await serving
+    assert transport.closed == 2
+    assert sent[0]["status"] == 499
+
+
+async def test_a_server_that_cancels_the_handler_ends_the_work() -> None:
+    transport = FakeTransport(gate=asyncio.Event())
+    task = asyncio.create_task(post(GOOD, service(transport)))
+    await transport.all_started.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert transport.closed == 1
