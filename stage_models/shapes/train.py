@@ -59,6 +59,8 @@ class Width:
 WIDTHS = {"device": Width(3, 4), "edge": Width(6, 4), "cloud": Width(8, 9)}
 """Block parameters go as layers x heads^2: 1 : 4 : 16."""
 
+AVERAGE_EVERY = 5
+"""Updates between two updates of the weights' running average."""
 
 # ---------------------------------------------------------------------------- models
 
@@ -192,18 +194,17 @@ class Shadow:
                 group["lr"] = rate
             optimizer.step()
         self.updates += 1
-        decay = min(0.998, 1 - 10 / (10 + self.updates))
         with torch.no_grad():
             for name, module in self.modules.items():
-                trio = zip(
-                    module.parameters(),
-                    self.masters[name].parameters(),
-                    self.averages[name].parameters(),
-                    strict=True,
-                )
-                for working, master, average in trio:
+                masters = list(self.masters[name].parameters())
+                for working, master in zip(module.parameters(), masters, strict=True):
                     working.copy_(master)
-                    average.lerp_(master, 1 - decay)
+                if self.updates % AVERAGE_EVERY == 0:
+                    decay = min(0.99, 1 - 10 / (10 + self.updates))
+                    for average, master in zip(
+                        self.averages[name].parameters(), masters, strict=True
+                    ):
+                        average.lerp_(master, 1 - decay)
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_edge.engine.run import begin, finish, initial_noise, run_span, run_steps, step
+from diffusion_edge.errors import InvalidTensor, WrongPosition
+from diffusion_edge.families.base import Family
+from diffusion_edge.families.card import load_card
+from diffusion_edge.families.load import load_family
+from diffusion_edge.packet import Packet, new_packet
+from diffusion_edge.types import ImageRequest, Plan, Span
+
+
+@pytest.fixture(scope="module")
+def family(tiny_family: Path) -> Family:
+    return load_family(load_card(tiny_family), "edge")
+
+
+def a_packet(
+    family: Family, solver: str = "ddim", guidance: float = 4.0, seed: int = 0, steps: int = 10
+) -> Packet:
+    prompt = "a blue square on a black background"
+    request = ImageRequest(prompt, "tiny", steps, seed, solver, guidance, 16, 16)
+    return new_packet(request, Plan.parse(f"edge:{steps}"), 0, family.latent_space)
+
+
+def test_noise_is_the_generators_for_the_seed() -> None:
+    expected = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(11))
+    assert torch.equal(initial_noise((4, 4, 4), 11), expected)
+
+
+def test_one_step_serves_trajectories_that_stand_anywhere(family: Family) -> None:
+    """Solvers, step counts, positions and guidance values mixed in one batch: 1e-5."""
+    packets = [
+        a_packet(family, "ddim", 4.0, 1, 10),
+        a_packet(family, "euler", 2.0, 2, 7),
+        a_packet(family, "dpmpp-2m", 7.5, 3, 12),
+    ]
+    ahead = [run_steps(family, begin(family, p), n) for n, p in enumerate(packets)]
+    together = step(family, ahead)
+    for before, after in zip(ahead, together, strict=True):
+        (alone,) = step(family, [before])
+        assert after.position == before.position + 1
+        assert len(after.history) == len(before.history)
+        for mine, theirs in zip(
+            (after.latent, *after.history), (alone.latent, *alone.history), strict=True
+        ):
+            assert torch.linalg.vector_norm(mine - theirs) <= 1e-5 * torch.linalg.vector_norm(
+                theirs
+            )
+
+
+def test_guidance_of_the_span_wins(family: Family) -> None:
+    packet = a_packet(family, guidance=4.0)
+    unguided = replace(packet, plan=Plan((Span("edge", 0, 10, guidance=1.0),), ()))
+    assert begin(family, packet).guided
+    assert not begin(family, unguided).guided
+
+
+def test_a_latent_of_another_size_is_refused(family: Family) -> None:
+    packet = replace(
+        a_packet(family), latent=torch.zeros(1, 4, 8, 8), schedule=family.schedule("ddim", 10)
+    )
+    with pytest.raises(InvalidTensor, match=r"\(4, 4, 4\)"):
+        begin(family, packet)
+
+
+def test_spans_cannot_be_finished_early_or_twice(family: Family) -> None:
+    packet = replace(a_packet(family), plan=Plan.parse("edge:4,edge:6"))
+    with pytest.raises(WrongPosition):
+        finish(packet, run_steps(family, begin(family, packet), 3))
+    with pytest.raises(WrongPosition):
+        run_span(family, packet, packet.plan.spans[1])

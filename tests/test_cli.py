@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from diffusion_edge.cli import app
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def generate(tiny_family: Path, out: Path, *more: str) -> Result:
+    prompt = "a red circle on a white background"
+    return run("generate", prompt, "--family", tiny_family, "--out", out, *more)
+
+
+def test_help_names_the_commands_and_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from diffusion_edge.cli import app;"
+        "print(CliRunner().invoke(app, ['--help']).output);"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'ray', 'diffusers', 'httpx', 'numpy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("serve", "generate", "plan", "check"))
+
+
+def test_generate_writes_the_image_and_says_how(tiny_family: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.png"
+    result = generate(
+        tiny_family, out, "--plan", "cloud:3,edge:4,device:3", "--seed", "5", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["plan"] == "cloud:3,edge:4,device:3"
+    assert [span["stage"] for span in report["spans"]] == ["cloud", "edge", "device"]
+    assert [span["hop_bytes"] > 0 for span in report["spans"]] == [True, True, False]
+    with Image.open(out) as image:
+        assert image.size == (16, 16)
+        assert "Seed: 5" in image.text["parameters"]  # type: ignore[attr-defined]
+        chunk = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]
+    assert chunk["plan"] == "cloud:3,edge:4,device:3"
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
+def test_a_split_on_one_model_is_the_same_image(tiny_family: Path, tmp_path: Path) -> None:
+    whole, split, mixed = (tmp_path / f"{n}.png" for n in ("whole", "split", "mixed"))
+    generate(tiny_family, whole, "--plan", "cloud:10", "--seed", "5")
+    generate(tiny_family, split, "--plan", "cloud:4,cloud:6", "--seed", "5")
+    generate(tiny_family, mixed, "--plan", "cloud:4,device:6", "--seed", "5")
+    assert pixels(whole) == pixels(split)
+    assert pixels(whole) != pixels(mixed)
+
+
+def test_unknown_words_are_a_warning(tiny_family: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.png"
+    result = run("generate", "a red zebra", "--family", tiny_family, "--out", out, "--steps", "1")
+    assert result.exit_code == 0
+    assert "zebra" in result.stderr
+
+
+WRONG = {
+    "a plan that is none": (("--plan", "cloud"), "stage:steps"),
+    "an unknown stage": (("--plan", "moon:4"), "device, edge, cloud"),
+    "steps that differ": (("--plan", "cloud:4", "--steps", "5"), "4 steps"),
+    "an unknown solver": (("--solver", "heun"), "ddim, euler, dpmpp-2m"),
+    "an unknown size": (("--size", "17"), "16, 32"),
+    "a folder that is no family": (("--family", "/nonexistent"), "family card"),
+    "an ending of no image": (("--out", "image.txt"), ".png"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_end_with_a_sentence(tiny_family: Path, tmp_path: Path, name: str) -> None:
+    arguments, words = WRONG[name]
+    result = generate(tiny_family, tmp_path / "a.png", *arguments)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_plan_without_a_server_says_so() -> None:
+    result = run("plan", "a red circle", "--url", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "does not answer" in result.stderr
+
+
+def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> None:
+    shipped = Path(__file__).parent.parent / "serve_configs"
+    for config in sorted(shipped.glob("*.yaml")):
+        assert run("check", config).exit_code == 0
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((shipped / "local.yaml").read_text().replace("capacity:", "capasity:", 1))
+    result = run("check", wrong)
+    assert result.exit_code == 1
+    assert "capasity" in result.stderr
+    assert "capacity" in result.stderr
