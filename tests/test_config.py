@@ -121,3 +121,15 @@ def test_a_family_folder_is_found_or_named(tmp_path: Path, monkeypatch: pytest.M
     assert family_folder(str(tmp_path / "mine")) == tmp_path / "mine"
     with pytest.raises(ConfigError, match="nowhere"):
         family_folder("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"), [("cloud:8,egde:4", "did you mean 'edge'"), ("cloud", "is not stage:steps")]
+)
+def test_a_fixed_plan_names_stages_of_this_file(edited: Edit, plan: str, told: str) -> None:
+    right = edited("policy: elastic", "policy: fixed\n      plan: cloud:8,edge:12")
+    assert load_config(right).settings.plan == "cloud:8,edge:12"
+    wrong = edited("policy: elastic", f"policy: fixed\n      plan: {plan}")
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(wrong)
+    assert caught.value.key.endswith("plan")

@@ -115,13 +115,10 @@ def _reason(request: ImageRequest, quality: QualityTable, count: int, in_time: b
     floor = f"the quality floor {request.quality_floor:g}"
     if not quality.rows:
         floor += f" ({quality.family!r} has no quality table: only {quality.reference!r} is known)"
-    plans = "plan" if count == 1 else "plans"
+    deadline = f"the deadline of {request.deadline_s:g} s"
+    if in_time and count == 1:
+        return f"the only plan that meets {deadline} and {floor}"
     if in_time:
-        return (
-            f"cheapest of {count} {plans} that meet the deadline of {request.deadline_s:g} s "
-            f"and {floor}"
-        )
-    return (
-        f"no plan meets the deadline of {request.deadline_s:g} s and {floor}; "
-        f"this is the fastest of {count} {plans} above the floor"
-    )
+        return f"cheapest of {count} plans that meet {deadline} and {floor}"
+    fastest = "the only plan" if count == 1 else f"the fastest of {count} plans"
+    return f"no plan meets {deadline} and {floor}; this is {fastest} above the floor"

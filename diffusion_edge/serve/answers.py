@@ -69,7 +69,7 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
             {"source": source, "target": target, **asdict(link)}
             for (source, target), link in sorted(view.links.items())
         ],
-        "warnings": [],
+        "warnings": list(service.warnings(asked)),
         "emulated": _emulated(service.emulation()),
     }
 
@@ -122,7 +122,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
             if choice.runner_up is None
             else {"plan": str(choice.runner_up), "predicted_s": choice.runner_up_s}
         ),
-        "deadline_ms": asked.deadline_s * 1000,
+        "deadline_ms": round(asked.deadline_s * 1000, 3),
         "quality_floor": asked.quality_floor,
         "seed": asked.seed,
         "steps": asked.steps,

@@ -138,7 +138,8 @@ class Service:
             raise first_error(failed) from None
         seconds = time.monotonic() - began
         done = [task.result() for task in tasks]
-        warnings = [warning for event in done for warning in event.warnings]
+        warnings = list(self.warnings(request))
+        warnings += [warning for event in done for warning in event.warnings]
         if seconds > request.deadline_s:
             late_s = seconds - request.deadline_s
             warnings.append(
@@ -164,6 +165,16 @@ class Service:
                 if isinstance(event, Done):
                     return event
         raise StageLost(f"the stage {first!r} ended without a picture", stage=first)
+
+    def warnings(self, request: ImageRequest) -> tuple[str, ...]:
+        """What can be told before any work: a word makes at least one token."""
+        limit = self.card.max_tokens
+        texts = {"prompt": request.prompt, "negative prompt": request.negative_prompt}
+        return tuple(
+            f"the {name} is longer than the {limit} tokens that this model reads; its end is cut"
+            for name, text in texts.items()
+            if len(text.split()) > limit
+        )
 
     def waiting_for(self) -> tuple[str, ...]:
         """Configured stages that have not reported, or no longer do."""

@@ -122,3 +122,9 @@ def test_what_is_emulated_is_known() -> None:
     assert ("edge", "cloud") in made.emulation().links
     assert made.waiting_for() == ()
     assert service(board=FakeBoard(settings(), dead={"edge"})).waiting_for() == ("edge",)
+
+
+async def test_a_prompt_that_the_model_does_not_read_to_its_end() -> None:
+    long = request(prompt="red " * 33)
+    assert "longer than the 32 tokens" in (await service().generate(long)).warnings[0]
+    assert service().warnings(request()) == ()

@@ -1,0 +1,129 @@
+"""The API over real packets, workers and a tiny family, all in one process."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from diffusion_edge.config import Settings
+from diffusion_edge.engine.worker import Worker
+from diffusion_edge.families.card import load_card
+from diffusion_edge.families.load import load_family
+from diffusion_edge.packet import predicted_bytes
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.serve.api import create_app
+from diffusion_edge.serve.board import Board
+from diffusion_edge.serve.service import Service
+from diffusion_edge.sites.local import LocalTransport
+from diffusion_edge.types import StageStatus
+
+from .fakes import settings
+
+PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
+
+
+@pytest.fixture
+async def api(tiny_family: Path) -> AsyncIterator[httpx.AsyncClient]:
+    card = load_card(tiny_family)
+    config = settings(family=str(tiny_family))
+    workers = {
+        name: Worker(load_family(card, name), stage=name, tier=stage.tier, capacity=4)
+        for name, stage in config.stages.items()
+    }
+    for worker in workers.values():
+        await worker.warm_up(16, "ddim")
+    board = seen(workers, config, card.latent_elements(16, 16))
+    for name in workers:
+        await board.ask_once(name)
+    service = Service(
+        card=card,
+        settings=config,
+        quality=QualityTable.unknown(card.name),
+        board=board,
+        transport=LocalTransport(workers),
+    )
+    transport = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+    for worker in workers.values():
+        worker.close()
+
+
+def seen(workers: dict[str, Worker], config: Settings, elements: int) -> Board:
+    """A board whose clock stands still, so that what was asked once stays fresh."""
+
+    async def ask(worker: Worker) -> StageStatus:
+        return worker.status()
+
+    return Board(
+        {name: partial(ask, worker) for name, worker in workers.items()},
+        config.link_map(),
+        config.prices_per_s,
+        partial(predicted_bytes, elements, 1),
+        now=lambda: 0.0,
+    )
+
+
+async def pictures(api: httpx.AsyncClient, **changes: Any) -> tuple[list[bytes], dict[str, Any]]:
+    response = await api.post("/v1/images/generations", json=PROMPT | changes)
+    assert response.status_code == 200, response.text
+    body = response.json()
+    found = []
+    for item in body["data"]:
+        with Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))) as image:
+            found.append(image.tobytes())
+    return found, body["diffusion_edge"]
+
+
+async def test_a_cut_within_one_model_changes_no_pixel(api: httpx.AsyncClient) -> None:
+    whole, ours = await pictures(api, diffusion_edge={"plan": "cloud:10"})
+    assert ours["images"][0]["hops"] == []
+    cut, ours = await pictures(api, diffusion_edge={"plan": "cloud:4,cloud:6"})
+    assert cut == whole
+    assert len(ours["images"][0]["hops"]) == 1
+
+
+async def test_three_models_share_the_work(api: httpx.AsyncClient) -> None:
+    mixed, ours = await pictures(api, diffusion_edge={"plan": "cloud:4,edge:3,device:3"})
+    spans = ours["images"][0]["spans"]
+    assert [(s["stage"], s["start"], s["stop"]) for s in spans] == [
+        ("cloud", 0, 4),
+        ("edge", 4, 7),
+        ("device", 7, 10),
+    ]
+    assert all(hop["nbytes"] > 0 for hop in ours["images"][0]["hops"])
+    again, _ = await pictures(api, diffusion_edge={"plan": "cloud:4,edge:3,device:3"})
+    assert mixed == again
+    assert mixed != (await pictures(api, diffusion_edge={"plan": "cloud:10"}))[0]
+
+
+async def test_images_of_one_request_are_those_of_the_next_seeds(api: httpx.AsyncClient) -> None:
+    three, _ = await pictures(api, n=3)
+    single = [(await pictures(api, seed=5 + i))[0][0] for i in range(3)]
+    assert three == single
+    assert len(set(three)) == 3
+
+
+async def test_words_that_the_family_does_not_know_are_told(api: httpx.AsyncClient) -> None:
+    _, ours = await pictures(api, prompt="a red dragon")
+    assert ours["warnings"] == ["the word 'dragon' is not known to this family"]
+
+
+@pytest.mark.parametrize("options", [{}, {"plan": "cloud:10"}])
+async def test_more_images_than_a_queue_holds(
+    api: httpx.AsyncClient, options: dict[str, str]
+) -> None:
+    """The router sees it coming; with a fixed plan the stage itself refuses."""
+    body = PROMPT | {"n": 10, "diffusion_edge": options}
+    response = await api.post("/v1/images/generations", json=body)
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert len((await pictures(api))[0]) == 1
