@@ -11,14 +11,10 @@ from ray import serve
 
 from diffusion_edge.config import Settings, family_folder
 from diffusion_edge.families.card import FamilyCard, load_card
-from diffusion_edge.packet import predicted_bytes
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.serve.api import create_app
 from diffusion_edge.serve.board import Board
 from diffusion_edge.serve.gate import App, Gate
-from diffusion_edge.serve.service import Service
 from diffusion_edge.sites.ray import RayTransport
-from diffusion_edge.solver import history_length
 from diffusion_edge.types import ImageRequest, StageStatus
 
 
@@ -29,6 +25,10 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: Settings, handles: Mapping[str, Any]
     ) -> None:
+        # Here and not above: the process that deploys has no need of torch.
+        from diffusion_edge.serve.api import create_app
+        from diffusion_edge.serve.service import Service
+
         folder = family_folder(settings.family)
         card = load_card(folder)
         self._board = Board(
@@ -67,5 +67,8 @@ async def _status(handle: Any) -> StageStatus:
 
 
 def _packet_bytes(card: FamilyCard, request: ImageRequest) -> int:
+    from diffusion_edge.packet import predicted_bytes
+    from diffusion_edge.solver import history_length
+
     elements = card.latent_elements(request.width, request.height)
     return predicted_bytes(elements, history_length(request.solver), request)

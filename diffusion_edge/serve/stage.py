@@ -8,9 +8,7 @@ from contextlib import aclosing
 from ray import serve
 
 from diffusion_edge.config import Settings, family_folder
-from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.card import load_card
-from diffusion_edge.families.load import load_family
 from diffusion_edge.sites.ray import RayTransport
 from diffusion_edge.types import Event, StageStatus
 
@@ -19,6 +17,10 @@ class Stage:
     """One replica. It is live only when its model is loaded and measured."""
 
     async def __init__(self, name: str, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        # Here and not above: the process that deploys has no need of torch.
+        from diffusion_edge.engine.worker import Worker
+        from diffusion_edge.families.load import load_family
+
         config = settings.stages[name]
         card = load_card(family_folder(settings.family))
         self._worker = Worker(

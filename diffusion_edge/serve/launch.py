@@ -1,0 +1,145 @@
+"""From a config file to a server that answers, and back to nothing.
+
+check -> Ray -> place -> warm -> ready ... signal -> drain -> stop
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from diffusion_edge.config import REPOSITORY, HttpOptions, ServeConfig, family_folder, load_config
+from diffusion_edge.errors import ConfigError
+from diffusion_edge.families.card import load_card
+from diffusion_edge.serve.signals import Stop, ignore_signals, raise_on_signals, signals_raise
+
+
+def serve(config_path: str | Path, port: int | None = None, address: str | None = None) -> int:
+    """Serves until a signal; returns the exit code. Raises EdgeError if it cannot start.
+
+    address: of a Ray to join ("auto", host:port); None starts one of our own. The first signal
+    lets running requests finish, a second one does not. To be called in the main thread.
+    """
+    config = _on_port(load_config(config_path), port)
+    check_models(config)
+    if address is None:
+        _check_port_free(config.http_options)
+    variables = {} if address else own_variables()
+    # A stop is no failure. Ray turns a SIGTERM that it catches into SystemExit.
+    with signals_raise(), environment(variables), suppress(Stop, SystemExit):
+        _serve(config, address)
+    return 0
+
+
+def _serve(config: ServeConfig, address: str | None) -> None:
+    # Ray reads its settings from the environment when it is imported.
+    from diffusion_edge.serve.deploy import await_ready, deploy, drain
+    from diffusion_edge.serve.rays import joined_ray, own_ray
+
+    logging.disable(logging.INFO)  # Serve would tell every step
+    settings, name = config.settings, config.application.name
+    ray_of = joined_ray(address, name) if address else own_ray(settings)
+    url = _url(config.http_options)
+    with Console(stderr=True).status("starting Ray") as status, ray_of:
+        raise_on_signals()  # Ray took SIGTERM for itself
+        try:
+            status.update("placing and warming the stages")
+            deploy(config)
+            await_ready(url)
+            status.stop()
+            sys.stdout.write(f"ready: {url}\n")
+            sys.stdout.flush()
+            threading.Event().wait()
+        except Stop:
+            status.update("finishing running requests; a second signal stops at once")
+            status.start()
+            with suppress(Stop):
+                drain(name, settings.drain_timeout_s)
+        finally:
+            ignore_signals()
+            status.update("stopping")
+
+
+# ---------------------------------------------------------------------------- before the start
+
+
+def _on_port(config: ServeConfig, port: int | None) -> ServeConfig:
+    if port is None:
+        return config
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"port {port} is not between 1 and 65535", key="port")
+    http = config.http_options.model_copy(update={"port": port})
+    return config.model_copy(update={"http_options": http})
+
+
+def check_models(config: ServeConfig) -> None:
+    """ConfigError for a stage without a model on disk, where a replica would fail late."""
+    card = load_card(family_folder(config.settings.family))
+    for name, stage in config.settings.stages.items():
+        folder = card.folder(stage.model)
+        if not (folder / "model_index.json").is_file():
+            raise ConfigError(
+                f"the model {stage.model!r} of the stage {name!r} is not on disk: "
+                f"there is no {folder / 'model_index.json'}",
+                key=f"stages.{name}.model",
+            )
+
+
+def _check_port_free(http: HttpOptions) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((http.host, http.port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {http.port} on {http.host} cannot be used ({error.strerror}); "
+                "choose another one with --port",
+                key="http_options.port",
+            ) from None
+
+
+def _url(http: HttpOptions) -> str:
+    host = "127.0.0.1" if http.host == "0.0.0.0" else http.host
+    return f"http://{host}:{http.port}"
+
+
+# ---------------------------------------------------------------------------- surroundings
+
+
+def own_variables() -> dict[str, str]:
+    """What the processes of our own Ray inherit.
+
+    A token of its own keeps other users of the machine out, without a file in the home folder.
+    PYTHONPATH lets workers import this package from any working directory.
+    """
+    path = os.environ.get("PYTHONPATH", "")
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), path))),
+    }
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables inside; if any, also hides the address of another Ray."""
+    hidden = ("RAY_ADDRESS",) if variables else ()
+    before = {name: os.environ.pop(name, None) for name in (*variables, *hidden)}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
