@@ -218,7 +218,10 @@ def write_card(card: FamilyCard, count: int, seed: int) -> None:
     ):
         said = gallery.captions(count // 2, seed, things, held_out)
         rows[name] = _summaries(judge(card, said, reference, seed))
-    text = _markdown(rows, count, seed)
+    drawn = gallery.some_scenes(count, seed, (1, 2))
+    pairs = zip(drawn, gallery.reconstructed(card, drawn), strict=True)
+    limit = summary([verify(scene.caption, picture) for scene, picture in pairs])
+    text = _markdown(rows, limit, count, seed)
     path = card.root / "README.md"
     path.write_text(between(path.read_text(), text))
     grid = draw_grid(card, gallery.captions(8, 5, (1, 2)), tuple(map(Plan.parse, GRID_PLANS)), seed)
@@ -229,11 +232,17 @@ def _summaries(reports: Mapping[str, Sequence[Report]]) -> dict[str, dict[str, S
     return {plan: summary(each) for plan, each in reports.items()}
 
 
-def _markdown(rows: Mapping[str, Mapping[str, Mapping[str, Score]]], count: int, seed: int) -> str:
+def _markdown(
+    rows: Mapping[str, Mapping[str, Mapping[str, Score]]],
+    limit: Mapping[str, Score],
+    count: int,
+    seed: int,
+) -> str:
     lines = [
         "`python -m stage_models.shapes.evaluate --card`: "
         f"{count} held-out captions, half of one and half of two things, seeds from {seed} on; "
-        f"the last two rows {count // 2} captions. Per cent, with 95 % intervals.",
+        f"rows of other captions {count // 2}. Per cent, with 95 % intervals. The last row is the "
+        "autoencoder's: the true scenes, encoded and decoded.",
         "",
         "| plan | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
@@ -242,6 +251,7 @@ def _markdown(rows: Mapping[str, Mapping[str, Mapping[str, Score]]], count: int,
         for plan, scores in plans.items():
             head = f"`{plan}`" + (f", {name}" if name else "")
             lines.append(f"| {head} | " + " | ".join(cells(scores)) + " |")
+    lines.append("| none, drawn scenes | " + " | ".join(cells(limit)) + " |")
     return "\n".join(lines)
 
 
@@ -274,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.captions < 2:
         parser.error("--captions must be at least 2")
     plans = args.plan or [Plan.parse("cloud:20")]
+    gallery.quiet()
     try:
         card = load_card(args.family)
         said = gallery.captions(args.captions, args.seed, args.things, not args.seen)

@@ -6,28 +6,61 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import diffusers.utils.logging
+import numpy as np
 import torch
+import transformers.utils.logging
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 from diffusion_edge.engine import run
 from diffusion_edge.engine.run import Trajectory
-from diffusion_edge.families.base import Family
+from diffusion_edge.families.base import Family, to_pictures
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, new_packet
-from diffusion_edge.types import ImageRequest, Plan
+from diffusion_edge.types import ImageRequest, Picture, Plan
 from stage_models.shapes import scenes
-from stage_models.shapes.scenes import Caption
+from stage_models.shapes.scenes import Caption, Scene
 
 Taken = tuple[str, ...]
 """The stage of every step that was taken so far."""
 
 
-def captions(count: int, seed: int, things: Sequence[int], held_out: bool = True) -> list[Caption]:
-    """Captions of random scenes, taking turns in the number of things."""
+def some_scenes(count: int, seed: int, things: Sequence[int], held_out: bool = True) -> list[Scene]:
+    """Random scenes, taking turns in the number of things."""
     rng = random.Random(seed)
     numbers = [things[i % len(things)] for i in range(count)]
-    return [scenes.sample(rng, number, held_out).caption for number in numbers]
+    return [scenes.sample(rng, number, held_out) for number in numbers]
+
+
+def captions(count: int, seed: int, things: Sequence[int], held_out: bool = True) -> list[Caption]:
+    return [scene.caption for scene in some_scenes(count, seed, things, held_out)]
+
+
+def reconstructed(card: FamilyCard, drawn: Sequence[Scene]) -> list[Image.Image]:
+    """The scenes, drawn, encoded and decoded: as good as pictures of any denoiser can get."""
+    folder = card.folder(next(iter(card.stages))) / "vae"
+    vae = AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    images = []
+    for scene in drawn:
+        pixels = np.asarray(scenes.draw(scene, card.defaults.size), dtype=np.float32)
+        with torch.inference_mode():
+            latent = vae.encode(torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]).latents
+            (picture,) = to_pictures(vae.decode(latent).sample)
+        images.append(_image(picture))
+    return images
+
+
+def _image(picture: Picture) -> Image.Image:
+    return Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+
+
+def quiet() -> None:
+    """No notes and bars of the model libraries between ours."""
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def load_stages(card: FamilyCard, plans: Sequence[Plan]) -> dict[str, Family]:
@@ -70,7 +103,7 @@ class Batch:
         with torch.inference_mode():
             latents = torch.cat([t.latent for t in self._kept[steps]])
             decoded = self.stages[steps[-1]].decode(latents)
-        return [Image.frombytes("RGB", (p.width, p.height), p.rgb) for p in decoded]
+        return [_image(picture) for picture in decoded]
 
     def _step(self, taken: Taken) -> list[Trajectory]:
         stage, before = taken[-1], taken[:-1]

@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--family", type=Path, default=ROOT, help="folder of the family")
     args = parser.parse_args(argv)
+    gallery.quiet()
     try:
         card = load_card(args.family)
         kept = args.family / "quality.part.json"

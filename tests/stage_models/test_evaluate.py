@@ -146,6 +146,7 @@ def test_the_card_is_written_between_its_marks(tiny_family: Path, tmp_path: Path
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert text.count("| `cloud:20` |") == text.count("`cloud:20`, three things") == 1
+    assert "| none, drawn scenes | " in text
     assert (folder / "examples.png").exists()
     with pytest.raises(ValueError, match="lacks the marks"):
         evaluate.between("no marks", "text")

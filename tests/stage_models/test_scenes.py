@@ -66,7 +66,7 @@ def test_every_word_of_a_caption_is_in_the_vocabulary() -> None:
 
 
 def test_training_scenes_never_hold_a_held_out_pair() -> None:
-    for scene in some_scenes(1500):
+    for scene in some_scenes(900):
         assert not {(t.colour, t.shape) for t in scene.caption.things} & scenes.HELD_OUT
 
 
@@ -80,7 +80,7 @@ def test_held_out_scenes_hold_one_and_in_time_all_of_them() -> None:
 
 
 def test_every_colour_and_shape_of_a_held_out_pair_is_trained_elsewhere() -> None:
-    pairs = {(t.colour, t.shape) for s in some_scenes(2000) for t in s.caption.things}
+    pairs = {(t.colour, t.shape) for s in some_scenes(1200) for t in s.caption.things}
     assert len(pairs) == len(scenes.COLOURS) * len(scenes.SHAPES) - len(scenes.HELD_OUT)
 
 
