@@ -1,0 +1,95 @@
+"""What errors of a Serve handle mean, and how a call through it ends. No Ray is started."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from diffusion_edge.errors import DeadlineExceeded, EdgeError, QueueFull, StageLost
+from diffusion_edge.sites.ray import RayTransport, typed
+from diffusion_edge.types import Accepted, Event
+
+
+class FakeHandle:
+    """Plays events or raises an error, as a streaming handle does."""
+
+    def __init__(self, *events: Event | Exception) -> None:
+        self._events = events
+        self.cancelled = False
+
+    def options(self, **_: Any) -> FakeHandle:
+        return self
+
+    def remote(self, packet: bytes) -> FakeHandle:
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        for event in self._events:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+def raised_in_a_replica(cause: Exception) -> RayTaskError:
+    error: RayTaskError = RayTaskError("run", "a traceback", cause)
+    return error.as_instanceof_cause()
+
+
+async def all_of(handle: FakeHandle) -> list[Event]:
+    return [event async for event in RayTransport({"cloud": handle}).run("cloud", b"")]
+
+
+async def test_events_pass_and_a_finished_call_is_not_cancelled() -> None:
+    handle = FakeHandle(Accepted("cloud"))
+    assert await all_of(handle) == [Accepted("cloud")]
+    assert not handle.cancelled
+
+
+async def test_closing_cancels_the_call() -> None:
+    handle = FakeHandle(Accepted("cloud"), Accepted("cloud"))
+    events = RayTransport({"cloud": handle}).run("cloud", b"")
+    await anext(events)
+    await events.aclose()
+    assert handle.cancelled
+
+
+async def test_our_errors_arrive_as_they_were_raised() -> None:
+    full = QueueFull("the stage 'cloud' is full", retry_after_s=3.0)
+    with pytest.raises(QueueFull) as caught:
+        await all_of(FakeHandle(Accepted("cloud"), raised_in_a_replica(full)))
+    assert type(caught.value) is QueueFull
+    assert caught.value.retry_after_s == 3.0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ActorDiedError(), ActorUnavailableError("gone", b"0" * 16)],
+    ids=lambda e: type(e).__name__,
+)
+async def test_a_dead_replica_is_a_lost_stage(error: Exception) -> None:
+    with pytest.raises(StageLost, match="'cloud' was lost") as caught:
+        await all_of(FakeHandle(error))
+    assert caught.value.stage == "cloud"
+
+
+async def test_an_unknown_stage_is_named() -> None:
+    with pytest.raises(StageLost, match="no stage 'attic'; there are cloud"):
+        await anext(RayTransport({"cloud": FakeHandle()}).run("attic", b""))
+
+
+def test_what_errors_mean() -> None:
+    full = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+    assert isinstance(typed(full, "c"), QueueFull)
+    assert isinstance(typed(DeploymentUnavailableError("c"), "c"), StageLost)
+    late = typed(raised_in_a_replica(DeadlineExceeded("late")), "c")
+    assert isinstance(late, DeadlineExceeded)
+    bug = typed(raised_in_a_replica(ZeroDivisionError("secret")), "c")
+    assert type(bug) is EdgeError
+    assert bug.message == "the stage 'c' failed: ZeroDivisionError"
