@@ -1,147 +1,55 @@
 """Train the `shapes` family: one autoencoder, one text encoder, three denoisers.
 
-    python -m stage_models.shapes.train vae --minutes 12
+    python -m stage_models.shapes.train vae --minutes 15
     python -m stage_models.shapes.train denoisers --minutes 100
     python -m stage_models.shapes.train denoisers --minutes 60 --resume    # from the saved weights
 
 The budget is wall-clock time and the learning rate is annealed over it, so that the recipe ends
 well on any machine. All three denoisers see the same batches in one loop. `--device cuda` uses a
-GPU. The design and what was measured for it stand in the model card, README.md.
+GPU. On a CPU, `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000` in the environment keeps
+glibc from giving memory back to the kernel between operations. The design and what was measured
+for it stand in the model card, README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import math
 import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    AutoencoderTiny,
-    DPMSolverMultistepScheduler,
-    PixArtTransformer2DModel,
-)
+from diffusers import AutoencoderTiny, PixArtTransformer2DModel
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import T5EncoderModel
 
 from stage_models.shapes import scenes
+from stage_models.shapes.models import (
+    ROOT,
+    SHARED,
+    TIERS,
+    TRAIN_STEPS,
+    WIDTHS,
+    build_denoiser,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_vae,
+    save,
+    save_family,
+)
 
-ROOT = Path(__file__).parent
-SHARED = ROOT / "shared"
-TIERS = ("device", "edge", "cloud")
-LATENT_CHANNELS = 8
-LATENT_SIZE = scenes.CANVAS // 8
-TEXT_DIM = 128
-MAX_TOKENS = 32
-TRAIN_STEPS = 1000
 UNCONDITIONAL = 0.1
 """Share of captions dropped in training, for classifier-free guidance."""
 
-
-@dataclass(frozen=True)
-class Width:
-    """A denoiser's size: `layers` blocks of `heads` heads of 32 channels."""
-
-    heads: int
-    layers: int
-
-
-WIDTHS = {"device": Width(3, 4), "edge": Width(6, 4), "cloud": Width(8, 9)}
-"""Block parameters go as layers x heads^2: 1 : 4 : 16."""
-
 AVERAGE_EVERY = 5
 """Updates between two updates of the weights' running average."""
-
-# ---------------------------------------------------------------------------- models
-
-
-def build_vae() -> AutoencoderTiny:
-    channels = (48,) * 4
-    return AutoencoderTiny(
-        encoder_block_out_channels=channels,
-        decoder_block_out_channels=channels,
-        num_encoder_blocks=(1, 2, 3, 3),
-        num_decoder_blocks=(3, 3, 2, 1),
-        latent_channels=LATENT_CHANNELS,
-        scaling_factor=1.0,
-    )
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of the grammar; any other word becomes `<unk>`."""
-    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *scenes.WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=MAX_TOKENS,
-    )
-
-
-def build_text_encoder(vocabulary: int) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=vocabulary,
-            d_model=TEXT_DIM,
-            d_kv=32,
-            d_ff=4 * TEXT_DIM,
-            num_layers=3,
-            num_heads=4,
-            relative_attention_max_distance=MAX_TOKENS,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-        )
-    )
-
-
-def build_denoiser(width: Width) -> PixArtTransformer2DModel:
-    model = PixArtTransformer2DModel(
-        num_attention_heads=width.heads,
-        attention_head_dim=32,
-        num_layers=width.layers,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        cross_attention_dim=32 * width.heads,
-        caption_channels=TEXT_DIM,
-        sample_size=LATENT_SIZE,
-        patch_size=1,
-        use_additional_conditions=False,
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        norm_eps=1e-6,
-    )
-    nn.init.zeros_(model.proj_out.weight)
-    nn.init.zeros_(model.proj_out.bias)
-    return model
-
-
-def build_scheduler() -> DPMSolverMultistepScheduler:
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=TRAIN_STEPS,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        algorithm_type="dpmsolver++",
-        final_sigmas_type="zero",
-    )
 
 
 # ---------------------------------------------------------------------------- optimisation
@@ -163,7 +71,8 @@ class Shadow:
             module.to(dtype)
         self.rate = rate
         self.updates = 0
-        hidden, rest = [], []
+        hidden: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for master in self.masters.values():
             for name, parameter in master.named_parameters():
                 inner = "blocks." in name or ".block." in name
@@ -182,9 +91,7 @@ class Shadow:
         """One update from the working copies' gradients; `progress` in [0, 1] sets the rate."""
         rate = self.rate * min(1.0, progress / 0.02) * (1 - max(0.0, progress - 0.3) / 0.7)
         for name, module in self.modules.items():
-            pairs = list(
-                zip(module.parameters(), self.masters[name].parameters(), strict=True)
-            )
+            pairs = list(zip(module.parameters(), self.masters[name].parameters(), strict=True))
             for working, master in pairs:
                 master.grad = None if working.grad is None else working.grad.float()
                 working.grad = None
@@ -212,13 +119,15 @@ def float32_attention() -> Iterator[None]:
     """The backward pass of bfloat16 attention on a CPU is ten times slower than float32's."""
     original = F.scaled_dot_product_attention
 
-    def upcast(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **kw: object) -> Tensor:
+    def upcast(
+        q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
         if q.dtype != torch.bfloat16 or q.device.type != "cpu":
-            return original(q, k, v, attn_mask=attn_mask, **kw)
+            return original(q, k, v, attn_mask=attn_mask, **options)
         mask = attn_mask.float() if attn_mask is not None else None
-        return original(q.float(), k.float(), v.float(), attn_mask=mask, **kw).to(q.dtype)
+        return original(q.float(), k.float(), v.float(), attn_mask=mask, **options).to(q.dtype)
 
-    F.scaled_dot_product_attention = upcast
+    F.scaled_dot_product_attention = upcast  # type: ignore[assignment]  # for its duration
     try:
         yield
     finally:
@@ -227,7 +136,12 @@ def float32_attention() -> Iterator[None]:
 
 def budget(minutes: float, title: str) -> Iterator[tuple[float, Progress]]:
     """Yields the share of the time that is spent, with a progress bar, until it is all spent."""
-    columns = (TextColumn(title), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, refresh_per_second=1) as progress:
         task = progress.add_task(title, total=1.0, note="")
         start = time.monotonic()
@@ -237,7 +151,10 @@ def budget(minutes: float, title: str) -> Iterator[tuple[float, Progress]]:
 
 
 def note(progress: Progress, text: str) -> None:
+    """Beside the bar; as lines of their own where there is no terminal to draw a bar on."""
     progress.update(progress.task_ids[0], note=text)
+    if not progress.console.is_terminal:
+        progress.console.print(text)
 
 
 # ---------------------------------------------------------------------------- data
@@ -286,9 +203,8 @@ def train_vae(minutes: float, device: str, dtype: torch.dtype, resume: bool) -> 
         loss.backward()
         shadow.step(spent)
         if step % 50 == 0:
-            note(progress, f"step {step} mse {error.pow(2).mean():.5f} l1 {error.abs().mean():.4f}")
-            if step % 500 == 0:
-                print(step, round(spent, 3), float(error.pow(2).mean()), float(error.abs().mean()), flush=True)
+            squared, absolute = error.detach().pow(2).mean(), error.detach().abs().mean()
+            note(progress, f"step {step} mse {squared:.5f} l1 {absolute:.4f}")
     save(shadow.averages["vae"], SHARED / "vae")
 
 
@@ -299,10 +215,10 @@ def train_vae(minutes: float, device: str, dtype: torch.dtype, resume: bool) -> 
 def encode_many(vae: AutoencoderTiny, pictures: Tensor, device: str, dtype: torch.dtype) -> Tensor:
     """Latents, float32 (n, C, h, w), of uint8 pictures."""
     vae = vae.to(device, dtype).to(memory_format=torch.channels_last)
-    batches = [
-        vae.encode(p.to(device, dtype).div(127.5).sub(1)).latents.float() for p in pictures.split(256)
-    ]
-    return torch.cat(batches)
+    batches = torch.split(pictures, 256)
+    return torch.cat(
+        [vae.encode(b.to(device, dtype).div(127.5).sub(1)).latents.float() for b in batches]
+    )
 
 
 def corruption(count: int) -> Tensor:
@@ -319,8 +235,8 @@ def train_denoisers(
     """v-prediction of all three denoisers and the text encoder, on one stream of batches."""
     tokenizer = build_tokenizer()
     if resume:
-        text: nn.Module = T5EncoderModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32)
-        denoisers: dict[str, nn.Module] = {
+        text: Any = T5EncoderModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32)
+        denoisers: dict[str, Any] = {
             tier: PixArtTransformer2DModel.from_pretrained(
                 ROOT / tier / "transformer", dtype=torch.float32
             )
@@ -350,7 +266,8 @@ def train_denoisers(
         tokens = tokenizer(said, padding=True, return_tensors="pt").to(device)
         x0 = latents[chosen]
         t = corruption(batch).to(device)
-        signal, sigma = (alphas[t] ** 0.5)[:, None, None, None], ((1 - alphas[t]) ** 0.5)[:, None, None, None]
+        alpha = alphas[t][:, None, None, None]
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         noise = torch.randn_like(x0)
         noisy = (signal * x0 + sigma * noise).to(dtype)
         target = signal * noise - sigma * x0
@@ -367,54 +284,20 @@ def train_denoisers(
             loss = F.mse_loss(predicted.float(), target)
             losses[tier] = losses.get(tier, 1.0) * 0.98 + 0.02 * loss.item()
             total = total + loss
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         shadow.step(spent)
-        if step % 20 == 0:
+        if step % 50 == 0:
             note(progress, f"step {step} " + " ".join(f"{k} {v:.4f}" for k, v in losses.items()))
-        if step % 100 == 0:
-            print(step, round(spent, 4), {k: round(v, 4) for k, v in losses.items()}, flush=True)
         if time.monotonic() - saved > 600:
-            save_family(shadow, tokenizer)
+            save_family(shadow.averages, tokenizer)
             saved = time.monotonic()
-    save_family(shadow, tokenizer)
-
-
-# ---------------------------------------------------------------------------- saving
-
-
-def save(module: nn.Module, folder: Path) -> None:
-    """Half precision on disk (relative rounding 5e-4), loaded as float32; at most 12 MB a file."""
-    copy.deepcopy(module).half().save_pretrained(folder, max_shard_size="12MB")
-
-
-def save_family(shadow: Shadow, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Three folders that a stock pipeline loads; what they share is stored once and linked."""
-    tokenizer.save_pretrained(SHARED / "tokenizer")
-    save(shadow.averages["text"], SHARED / "text_encoder")
-    build_scheduler().save_pretrained(SHARED / "scheduler")
-    for tier in TIERS:
-        save(shadow.averages[tier], ROOT / tier / "transformer")
-        for part in ("tokenizer", "text_encoder", "scheduler", "vae"):
-            link = ROOT / tier / part
-            if not link.is_symlink():
-                link.symlink_to(Path("..") / "shared" / part)
-        (ROOT / tier / "model_index.json").write_text(MODEL_INDEX)
-
-
-MODEL_INDEX = """{
-  "_class_name": "PixArtSigmaPipeline",
-  "_diffusers_version": "0.42.1",
-  "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
-  "text_encoder": ["transformers", "T5EncoderModel"],
-  "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-  "transformer": ["diffusers", "PixArtTransformer2DModel"],
-  "vae": ["diffusers", "AutoencoderTiny"]
-}
-"""
+    save_family(shadow.averages, tokenizer)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("vae", "denoisers"))
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--resume", action="store_true", help="start from the saved weights")
@@ -423,12 +306,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=120_000, help="scenes drawn in all")
     args = parser.parse_args(argv)
     torch.manual_seed(time.time_ns() % 2**31)
-    dtype = torch.bfloat16
+    common = (args.minutes, args.device, torch.bfloat16, args.resume)
     with float32_attention():
         if args.part == "vae":
-            train_vae(args.minutes, args.device, dtype, args.resume)
+            train_vae(*common)
         else:
-            train_denoisers(args.minutes, args.device, dtype, args.resume, args.batch, args.pictures)
+            train_denoisers(*common, args.batch, args.pictures)
 
 
 if __name__ == "__main__":

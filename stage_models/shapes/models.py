@@ -1,0 +1,157 @@
+"""The networks of `shapes`: how they are built, and the folders that they are saved in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import (
+    AutoencoderTiny,
+    DPMSolverMultistepScheduler,
+    PixArtTransformer2DModel,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from stage_models.shapes import scenes
+
+ROOT = Path(__file__).parent
+SHARED = ROOT / "shared"
+TIERS = ("device", "edge", "cloud")
+LATENT_CHANNELS = 8
+LATENT_SIZE = scenes.CANVAS // 8
+TEXT_DIM = 128
+MAX_TOKENS = 32
+TRAIN_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Width:
+    """A denoiser's size: `layers` blocks of `heads` heads of 32 channels."""
+
+    heads: int
+    layers: int
+
+
+WIDTHS = {"device": Width(3, 4), "edge": Width(6, 4), "cloud": Width(8, 9)}
+"""Block parameters go as layers x heads^2: 1 : 4 : 16."""
+
+
+def build_vae() -> AutoencoderTiny:
+    channels = (48,) * 4
+    return AutoencoderTiny(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=(1, 2, 3, 3),
+        num_decoder_blocks=(3, 3, 2, 1),
+        latent_channels=LATENT_CHANNELS,
+        scaling_factor=1.0,
+    )
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of the grammar; any other word becomes `<unk>`."""
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *scenes.WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def build_text_encoder(vocabulary: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary,
+            d_model=TEXT_DIM,
+            d_kv=32,
+            d_ff=4 * TEXT_DIM,
+            num_layers=3,
+            num_heads=4,
+            relative_attention_max_distance=MAX_TOKENS,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def build_denoiser(width: Width) -> PixArtTransformer2DModel:
+    model = PixArtTransformer2DModel(
+        num_attention_heads=width.heads,
+        attention_head_dim=32,
+        num_layers=width.layers,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        cross_attention_dim=32 * width.heads,
+        caption_channels=TEXT_DIM,
+        sample_size=LATENT_SIZE,
+        patch_size=1,
+        use_additional_conditions=False,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+    nn.init.zeros_(model.proj_out.weight)
+    nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+def build_scheduler() -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        algorithm_type="dpmsolver++",
+        final_sigmas_type="zero",
+    )
+
+
+# ---------------------------------------------------------------------------- saving
+
+
+def save(module: Any, folder: Path) -> None:
+    """Half precision on disk (relative rounding 5e-4), loaded as float32; at most 12 MB a file."""
+    copy.deepcopy(module).half().save_pretrained(folder, max_shard_size="12MB")
+
+
+def save_family(modules: Mapping[str, nn.Module], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Three folders that a stock pipeline loads; what they share is stored once and linked.
+
+    modules: the text encoder as `text`, and a denoiser by tier. The VAE is saved on its own.
+    """
+    tokenizer.save_pretrained(SHARED / "tokenizer")
+    save(modules["text"], SHARED / "text_encoder")
+    build_scheduler().save_pretrained(SHARED / "scheduler")
+    for tier in TIERS:
+        save(modules[tier], ROOT / tier / "transformer")
+        for part in ("tokenizer", "text_encoder", "scheduler", "vae"):
+            link = ROOT / tier / part
+            if not link.is_symlink():
+                link.symlink_to(Path("..") / "shared" / part)
+        (ROOT / tier / "model_index.json").write_text(MODEL_INDEX)
+
+
+MODEL_INDEX = """{
+  "_class_name": "PixArtSigmaPipeline",
+  "_diffusers_version": "0.42.1",
+  "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+  "text_encoder": ["transformers", "T5EncoderModel"],
+  "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+  "transformer": ["diffusers", "PixArtTransformer2DModel"],
+  "vae": ["diffusers", "AutoencoderTiny"]
+}
+"""
