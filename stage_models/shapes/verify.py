@@ -203,10 +203,11 @@ def find_blobs(labels: Labels, ground: int | None) -> list[Blob]:
     for colour in range(len(_NAMES)):
         if colour == ground:
             continue
-        parts, count = ndimage.label(labels == colour, structure=np.ones((3, 3)))
-        for part in range(1, count + 1):
+        parts, _ = ndimage.label(labels == colour, structure=np.ones((3, 3)))
+        areas = np.bincount(parts.ravel())
+        for part in np.flatnonzero(areas >= LEAST_AREA):
             mask: Mask = parts == part
-            if mask.sum() >= LEAST_AREA and _is_solid(mask):
+            if part and _is_solid(mask):
                 masks.append((colour, mask))
     blobs = [
         fit(_NAMES[colour], mask, _covered(mask, [m for _, m in masks if m is not mask]))
