@@ -1,0 +1,240 @@
+"""The real thing on one machine: Ray, three stages, HTTP."""
+
+from __future__ import annotations
+
+import base64
+import io
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from diffusion_edge.engine.run import run_last_span, run_span
+from diffusion_edge.families.card import load_card
+from diffusion_edge.families.load import load_family
+from diffusion_edge.packet import Packet
+from diffusion_edge.types import Plan
+from tests.serve.live import Server, config_file, free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+STEP_S = 0.05
+
+
+@pytest.fixture(scope="module")
+def config(tiny_family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return config_file(
+        tmp_path_factory.mktemp("live"),
+        tiny_family,
+        ("step_s: 0.12", f"step_s: {STEP_S}"),
+        ("capacity: 32", "capacity: 2"),
+    )
+
+
+@pytest.fixture(scope="module")
+def server(config: Path) -> Iterator[Server]:
+    server = Server(config, free_port())
+    try:
+        yield server.await_ready()
+    finally:
+        server.end()
+
+
+def pixels(response: httpx.Response) -> np.ndarray[Any, Any]:
+    assert response.status_code == 200, response.text
+    data = base64.b64decode(response.json()["data"][0]["b64_json"])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.int16)
+
+
+def in_one_process(folder: Path, plan: str, seed: int) -> np.ndarray[Any, Any]:
+    """What the plan makes without Ray or a server."""
+    card, parsed = load_card(folder), Plan.parse(plan)
+    packet = Packet(
+        request_id="here",
+        prompt="a red circle",
+        negative_prompt="",
+        guidance=card.defaults.guidance,
+        width=card.defaults.size,
+        height=card.defaults.size,
+        solver=card.defaults.solver,
+        steps=parsed.steps,
+        seed=seed,
+        position=0,
+        plan=parsed,
+        latent_space=card.latent_space(),
+    )
+    for span in parsed.spans[:-1]:
+        packet = run_span(load_family(card, span.stage), packet, span)
+    _, picture = run_last_span(load_family(card, parsed.spans[-1].stage), packet)
+    flat = np.frombuffer(picture.rgb, dtype=np.uint8).astype(np.int16)
+    return flat.reshape(picture.height, picture.width, 3)
+
+
+def test_a_request_crosses_three_stages(server: Server, tiny_family: Path) -> None:
+    plan = "cloud:4,edge:3,device:3"
+    response = server.generate(plan)
+    told = response.json()["diffusion_edge"]
+    assert told["plan"] == plan
+    (image,) = told["images"]
+    assert [span["stage"] for span in image["spans"]] == ["cloud", "edge", "device"]
+    assert [hop["target"] for hop in image["hops"]] == ["edge", "device"]
+    assert all(hop["nbytes"] > 500 for hop in image["hops"])
+    assert image["spans"][2]["emulated_s"] > 0
+    assert set(told["emulated"]["stages"]) == {"device", "edge", "cloud"}
+    assert np.abs(pixels(response) - in_one_process(tiny_family, plan, 7)).max() <= 1
+
+
+def test_a_plan_cut_on_one_stage_is_the_plan_uncut(server: Server) -> None:
+    whole = pixels(server.generate("cloud:20"))
+    assert np.array_equal(pixels(server.generate("cloud:8,cloud:12")), whole)
+    assert np.abs(pixels(server.generate("edge:20")) - whole).max() > 1
+
+
+def test_the_router_chooses_when_no_plan_is_given(server: Server) -> None:
+    response = server.http.post("/v1/images/generations", json={"prompt": "a red circle"})
+    assert response.status_code == 200, response.text
+    assert response.json()["diffusion_edge"]["policy"] == "elastic"
+
+
+def test_errors_are_typed_all_the_way(server: Server) -> None:
+    for body, code in [
+        ({"prompt": "a", "colour": "red"}, "invalid_value"),
+        ({"prompt": "a", "diffusion_edge": {"plan": "attic:4"}}, "invalid_plan"),
+        ({"prompt": "a", "solver": "magic"}, "unsupported_solver"),
+    ]:
+        response = server.http.post("/v1/images/generations", json=body)
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["code"] == code, error
+        assert "Traceback" not in response.text
+
+
+def test_a_full_stage_answers_429_with_retry_after(server: Server) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: server.generate("device:20"), range(6)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len([answer for answer in answers if answer.status_code == 200]) >= 2
+    assert len(refused) >= 1
+    assert refused[0].json()["error"]["code"] == "queue_full"
+    assert int(refused[0].headers["retry-after"]) >= 1
+
+
+def test_a_client_that_leaves_frees_the_stage(server: Server) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        server.http.post(
+            "/v1/images/generations",
+            json={"prompt": "a", "diffusion_edge": {"plan": "cloud:1,device:90"}},
+            timeout=httpx.Timeout(60.0, read=1.0),
+        )
+    (image,) = server.generate("device:2").json()["diffusion_edge"]["images"]
+    assert image["spans"][0]["queue_s"] < 90 * STEP_S / 4
+
+
+def test_all_processes_together_stay_within_4_gb(server: Server) -> None:
+    shares = []
+    for process in server.remember():
+        try:
+            shares.append(process.memory_full_info().pss)
+        except psutil.Error:
+            continue
+    assert len(shares) > 8
+    assert sum(shares) < 4e9
+
+
+def test_a_stage_that_dies_is_told_and_comes_back(server: Server) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(server.generate, "cloud:1,edge:90")
+        victim = server.replica("edge")
+        edge_is_busy(server)
+        victim.kill()
+        killed = time.monotonic()
+        answer = held.result(timeout=30)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "stage_lost"
+    assert time.monotonic() - killed < 5
+    assert server.generate("cloud:2").status_code == 200
+    while (again := server.generate("edge:2")).status_code != 200:
+        assert again.status_code == 503, again.text
+        assert time.monotonic() - killed < 60
+    server.remember()
+
+
+def edge_is_busy(server: Server) -> None:
+    """Returns when the stage `edge` has something in its queue, as a plan's prediction shows."""
+    body = {"prompt": "a", "diffusion_edge": {"plan": "edge:1"}}
+    idle_s = 1.0
+    for _ in range(200):
+        plan = server.http.post("/v1/plan", json=body).json()
+        if plan["predicted_s"] > idle_s:
+            return
+    raise AssertionError("the stage never became busy")
+
+
+def test_two_servers_side_by_side_and_an_orderly_end(server: Server, config: Path) -> None:
+    """A second server; SIGTERM with a request running; a second start on the same port."""
+    port = free_port()
+    second = Server(config, port)
+    try:
+        second.await_ready()
+        assert server.generate("cloud:1").status_code == 200
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(second.generate, "edge:30")
+            edge_is_busy(second)
+            second.process.send_signal(signal.SIGTERM)
+            refused = await_refusal(second)
+            assert refused.json()["error"]["code"] == "shutting_down"
+            assert running.result(timeout=60).status_code == 200
+        assert second.stop() == 0
+        assert second.left_behind() == []
+        assert server.generate("cloud:1").status_code == 200
+    finally:
+        second.end()
+
+
+def await_refusal(server: Server) -> httpx.Response:
+    for _ in range(200):
+        answer = server.http.get("/v1/models")
+        if answer.status_code == 503:
+            return answer
+    raise AssertionError("new requests were never refused")
+
+
+def test_a_port_in_use_is_told_before_anything_starts(server: Server, config: Path) -> None:
+    port = int(server.url.rpartition(":")[2])
+    began = time.monotonic()
+    late = Server(config, port)
+    _, errors = late.process.communicate(timeout=60)
+    late.http.close()
+    assert late.process.returncode == 1
+    assert f"port {port} on 127.0.0.1 cannot be used" in errors
+    assert time.monotonic() - began < 10
+    assert server.http.get("/health").status_code == 200
+
+
+def test_a_signal_during_the_start_leaves_nothing(config: Path) -> None:
+    server = Server(config, free_port())
+    try:
+        raylet_is_up(server)
+        assert server.stop(signal.SIGINT) == 0
+        assert server.output[0] == ""
+        assert server.left_behind() == []
+    finally:
+        server.end()
+
+
+def raylet_is_up(server: Server) -> None:
+    give_up = time.monotonic() + 60
+    pause = threading.Event()
+    while not any("raylet" in process.name() for process in server.remember()):
+        assert server.process.poll() is None
+        assert time.monotonic() < give_up
+        pause.wait(0.05)
