@@ -44,9 +44,7 @@ class PixArtFamily:
             "denoiser": PixArtTransformer2DModel.from_pretrained(
                 folder / "transformer", dtype=torch.float32, **local
             ),
-            "vae": AutoencoderTiny.from_pretrained(
-                folder / "vae", dtype=torch.float32, **local
-            ),
+            "vae": AutoencoderTiny.from_pretrained(folder / "vae", dtype=torch.float32, **local),
         }
         for model in models.values():
             model.eval().requires_grad_(False)
