@@ -14,6 +14,7 @@ from diffusion_edge.errors import EdgeError, PlacementError
 from diffusion_edge.serve.app import build
 
 START_TIMEOUT_S = 300.0
+POLL_S = 0.5  # a status costs the controller some ten milliseconds
 # The last answers are still on their way from Serve's proxy when the ingress has none left.
 PROXY_GRACE_S = 0.3
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
@@ -44,7 +45,7 @@ def deploy(config: ServeConfig) -> None:
             _raise_if_hopeless(overview, waited_s, config.settings.placement_timeout_s)
         if waited_s > START_TIMEOUT_S:
             raise EdgeError(f"the stages were not up within {START_TIMEOUT_S:g} s")
-        time.sleep(0.1)
+        time.sleep(POLL_S)
 
 
 def _raise_if_hopeless(

@@ -119,13 +119,15 @@ def own_variables() -> dict[str, str]:
     """What the processes of our own Ray inherit.
 
     A token of its own keeps other users of the machine out, without a file in the home folder.
-    PYTHONPATH lets workers import this package from any working directory.
+    PYTHONPATH lets workers import this package from any working directory. Ray would run workers
+    at the lowest priorities; a server's should be those of whoever starts it.
     """
     path = os.environ.get("PYTHONPATH", "")
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), path))),
     }
 
