@@ -9,12 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray import serve
 
 from diffusion_edge.config import Settings
-from diffusion_edge.errors import ConfigError
+from diffusion_edge.errors import ConfigError, EdgeError
 from diffusion_edge.serve.processes import adopt_orphans, descendants, end_descendants
 from diffusion_edge.serve.signals import ignore_signals
 
@@ -36,15 +37,13 @@ def own_ray(settings: Settings) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="de-", dir=parent if len(parent) < _LONGEST_PARENT else "/tmp")
     stages = settings.stages.values()
     try:
-        ray.init(
+        _connect(
             address="local",
             num_cpus=max(os.cpu_count() or 1, math.ceil(sum(s.num_cpus for s in stages))),
             resources={s.resource: 1.0 for s in stages if s.resource},
             labels={s.label: "true" for s in stages if s.label},
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
@@ -59,7 +58,7 @@ def own_ray(settings: Settings) -> Iterator[None]:
 @contextmanager
 def joined_ray(address: str, app_name: str) -> Iterator[None]:
     """A Ray that runs already. At the end our application goes, and Serve if we started it."""
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    _connect(address=address)
     try:
         before = serve.status()
         if app_name in before.applications:
@@ -78,3 +77,12 @@ def joined_ray(address: str, app_name: str) -> Iterator[None]:
                 serve.shutdown()
     finally:
         ray.shutdown()
+
+
+def _connect(**options: Any) -> None:
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = "could not be started" if options["address"] == "local" else "could not be joined"
+        raise EdgeError(f"Ray ({options['address']}) {what}: {reason}") from error

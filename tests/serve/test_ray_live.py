@@ -162,7 +162,7 @@ def test_a_stage_that_dies_is_told_and_comes_back(server: Server) -> None:
     assert answer.json()["error"]["code"] == "stage_lost"
     assert time.monotonic() - killed < 5
     assert server.generate("cloud:2").status_code == 200
-    while (again := server.generate("edge:2")).status_code != 200:
+    while (again := server.generate("cloud:1,edge:2")).status_code != 200:
         assert again.status_code == 503, again.text
         assert time.monotonic() - killed < 60
     server.remember()
@@ -238,3 +238,15 @@ def raylet_is_up(server: Server) -> None:
         assert server.process.poll() is None
         assert time.monotonic() < give_up
         pause.wait(0.05)
+
+
+def test_a_second_signal_does_not_wait_for_requests(server: Server) -> None:
+    """The last test of this server."""
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(server.generate, "device:1,edge:120")
+        edge_is_busy(server)
+        server.process.send_signal(signal.SIGINT)
+        await_refusal(server)
+        assert server.stop(signal.SIGINT) == 0
+        assert held.exception(timeout=30) or held.result().status_code != 200
+    assert server.left_behind() == []
