@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,10 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 def save(module: Any, folder: Path) -> None:
     """Half precision on disk (relative rounding 5e-4), loaded as float32; at most 12 MB a file."""
     copy.deepcopy(module).half().save_pretrained(folder, max_shard_size="12MB")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)  # where the weights were resumed from, on this machine
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def save_family(modules: Mapping[str, nn.Module], tokenizer: PreTrainedTokenizerFast) -> None:
