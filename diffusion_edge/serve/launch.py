@@ -20,7 +20,7 @@ from rich.console import Console
 from diffusion_edge.config import REPOSITORY, HttpOptions, ServeConfig, family_folder, load_config
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
-from diffusion_edge.serve.signals import Stop, ignore_signals, raise_on_signals, signals_raise
+from diffusion_edge.serve.signals import ignore_signals, raise_on_signals, signals_raise
 
 
 def serve(config_path: str | Path, port: int | None = None, address: str | None = None) -> int:
@@ -35,7 +35,7 @@ def serve(config_path: str | Path, port: int | None = None, address: str | None 
         _check_port_free(config.http_options)
     variables = {} if address else own_variables()
     # A stop is no failure. Ray turns a SIGTERM that it catches into SystemExit.
-    with signals_raise(), environment(variables), suppress(Stop, SystemExit):
+    with signals_raise(), environment(variables), suppress(KeyboardInterrupt, SystemExit):
         _serve(config, address)
     return 0
 
@@ -59,10 +59,10 @@ def _serve(config: ServeConfig, address: str | None) -> None:
             sys.stdout.write(f"ready: {url}\n")
             sys.stdout.flush()
             threading.Event().wait()
-        except Stop:
+        except KeyboardInterrupt:
             status.update("finishing running requests; a second signal stops at once")
             status.start()
-            with suppress(Stop):
+            with suppress(KeyboardInterrupt):
                 drain(name, settings.drain_timeout_s)
         finally:
             ignore_signals()

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM as an exception in the main thread, or held off while things are put away."""
+"""SIGINT and SIGTERM as KeyboardInterrupt in the main thread, or held off while things end.
+
+No exception of our own: Ray's calls swallow any other that a handler raises.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stop(BaseException):
-    """A signal asked for the end. Not an Exception, so that nothing on the way swallows it."""
 
 
 def raise_on_signals() -> None:
@@ -27,7 +26,7 @@ def ignore_signals() -> None:
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Inside, a signal raises Stop; afterwards the handlers are what they were."""
+    """Inside, a signal raises KeyboardInterrupt; afterwards the handlers are what they were."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     raise_on_signals()
     try:
@@ -38,4 +37,4 @@ def signals_raise() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stop
+    raise KeyboardInterrupt

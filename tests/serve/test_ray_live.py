@@ -243,7 +243,7 @@ def raylet_is_up(server: Server) -> None:
 def test_a_second_signal_does_not_wait_for_requests(server: Server) -> None:
     """The last test of this server."""
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(server.generate, "device:1,edge:120")
+        held = pool.submit(server.generate, "device:1,edge:99")
         edge_is_busy(server)
         server.process.send_signal(signal.SIGINT)
         await_refusal(server)
