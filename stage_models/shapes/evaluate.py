@@ -221,7 +221,7 @@ def write_card(card: FamilyCard, count: int, seed: int) -> None:
     drawn = gallery.some_scenes(count, seed, (1, 2))
     pairs = zip(drawn, gallery.reconstructed(card, drawn), strict=True)
     limit = summary([verify(scene.caption, picture) for scene, picture in pairs])
-    text = _markdown(rows, limit, count, seed)
+    text = _markdown(card, rows, limit, count, seed)
     path = card.root / "README.md"
     path.write_text(between(path.read_text(), text))
     grid = draw_grid(card, gallery.captions(8, 5, (1, 2)), tuple(map(Plan.parse, GRID_PLANS)), seed)
@@ -233,16 +233,17 @@ def _summaries(reports: Mapping[str, Sequence[Report]]) -> dict[str, dict[str, S
 
 
 def _markdown(
+    card: FamilyCard,
     rows: Mapping[str, Mapping[str, Mapping[str, Score]]],
     limit: Mapping[str, Score],
     count: int,
     seed: int,
 ) -> str:
     lines = [
-        "`python -m stage_models.shapes.evaluate --card`: "
-        f"{count} held-out captions, half of one and half of two things, seeds from {seed} on; "
-        f"rows of other captions {count // 2}. Per cent, with 95 % intervals. The last row is the "
-        "autoencoder's: the true scenes, encoded and decoded.",
+        f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed}`: held-out "
+        f"captions, half of one and half of two things, {count // 2} of them where the row is of "
+        f"others; guidance {card.defaults.guidance:g}, {card.defaults.solver}. Per cent, with 95 % "
+        "intervals. The last row is the autoencoder's: the true scenes, encoded and decoded.",
         "",
         "| plan | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
@@ -276,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--things", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2))
     parser.add_argument("--seen", action="store_true", help="pairs that training scenes had")
+    parser.add_argument("--guidance", type=float, help="default: the family's")
     parser.add_argument("--family", type=Path, default=ROOT, help="folder of the family")
     parser.add_argument("--json", action="store_true", help="one JSON line in place of the table")
     parser.add_argument("--grid", type=Path, help="write a grid of 8 examples to this PNG")
@@ -287,6 +289,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     gallery.quiet()
     try:
         card = load_card(args.family)
+        if args.guidance is not None:
+            defaults = card.defaults.model_copy(update={"guidance": args.guidance})
+            card = card.model_copy(update={"defaults": defaults})
         said = gallery.captions(args.captions, args.seed, args.things, not args.seen)
         if args.card:
             write_card(card, args.captions, args.seed)
@@ -294,9 +299,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             draw_grid(card, said[:8], plans, args.seed).save(args.grid)
         else:
             rows = _summaries(judge(card, said, plans, args.seed))
-            facts = {"captions": len(said), "things": list(args.things), "seed": args.seed}
             if args.json:
-                print(as_json(rows, facts | {"held_out": not args.seen}))
+                facts = {"captions": len(said), "things": list(args.things), "seed": args.seed}
+                facts |= {"held_out": not args.seen, "guidance": card.defaults.guidance}
+                print(as_json(rows, facts))
             else:
                 kind = "seen" if args.seen else "held-out"
                 show(rows, f"{len(said)} {kind} captions, seed {args.seed}: per cent (95 %)")

@@ -107,8 +107,9 @@ def test_the_command_prints_a_table_or_one_json_line(
     table = capsys.readouterr().out
     assert "device:2" in table
     assert "4 held-out captions" in table
-    evaluate.main([*asked, "--plan", "edge:1,device:1", "--json"])
+    evaluate.main([*asked, "--plan", "edge:1,device:1", "--guidance", "2", "--json"])
     data = json.loads(capsys.readouterr().out)
+    assert data["guidance"] == 2
     assert set(data["plans"]) == {"device:2", "edge:1,device:1"}
     assert data["captions"] == data["plans"]["device:2"]["accuracy"]["n"] == 4
 
