@@ -241,9 +241,10 @@ def _markdown(
 ) -> str:
     lines = [
         f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed}`: "
-        f"held-out captions, half of one and half of two things, {count // 2} of them where the row is of "
-        f"others; guidance {card.defaults.guidance:g}, {card.defaults.solver}. Per cent, with 95 % "
-        "intervals. The last row is the autoencoder's: the true scenes, encoded and decoded.",
+        f"held-out captions, half of one and half of two things, {count // 2} of them where the "
+        f"row is of others; guidance {card.defaults.guidance:g}, {card.defaults.solver}. Per "
+        "cent, with 95 % intervals. The last row is the autoencoder's: the true scenes, encoded "
+        "and decoded.",
         "",
         "| plan | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
