@@ -222,11 +222,14 @@ class Worker:
         for _ in range(span.steps):
             if packet.deadline_unix_s and clock.unix() > packet.deadline_unix_s:
                 raise self._too_late(job)
+            before = clock.now()
             (trajectory,) = await self._part(
                 pace,
                 self._seconds.step(job.rows),
                 partial(core.step, family, [trajectory]),
             )
+            if self._measured and not self._stated:
+                self._measured = self._measured.after_step(job.rows, clock.now() - before)
             job.steps_left -= 1
             self._steps_run += 1
         stepped = clock.now()

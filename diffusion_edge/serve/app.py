@@ -45,6 +45,8 @@ def _stage(name: str, settings: Settings) -> Application:
         health_check_period_s=2.0,
         health_check_timeout_s=10.0,
         ray_actor_options=actor_options(settings.stages[name]),
+        # The board asks for the status several times a second.
+        logging_config={"enable_access_log": False},
         max_constructor_retry_count=3,
     )
     return deployment.bind(name, settings)

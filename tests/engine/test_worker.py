@@ -347,6 +347,17 @@ async def test_warm_up_measures_rows_and_memory() -> None:
     assert not status.emulated
 
 
+async def test_step_seconds_follow_what_steps_really_take() -> None:
+    clock = FakeClock()
+    async with a_worker(clock=clock, on_predict=lambda: clock.advance(2.0)) as worker:
+        assert worker.status().step_s[1] == 0
+        await all_of(worker, a_packet("edge:1"))
+        assert worker.status().step_s[1] == pytest.approx(0.2)
+        await all_of(worker, a_packet("edge:60"))
+        assert worker.status().step_s[1] == pytest.approx(2.0, rel=0.01)
+        assert worker.status().step_s[2] == 0
+
+
 async def test_a_stage_that_is_not_warm_says_so() -> None:
     worker = Worker(FakeFamily("edge"), stage="edge", tier="edge")
     with pytest.raises(RuntimeError, match="not warmed up"):
