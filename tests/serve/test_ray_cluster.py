@@ -17,31 +17,35 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 SURROUNDINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
     "PYTHONPATH": str(REPOSITORY),
 }
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[dict[str, Any]]:
-    """A head without a tier and one node per stage of lan.yaml, by stage; "" is the cluster."""
+    """One node per stage of lan.yaml, by stage; the last is the head; "" is the cluster."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SURROUNDINGS.items():
             patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 
         stages = load_config(REPOSITORY / "serve_configs" / "lan.yaml").settings.stages
-        small = {"object_store_memory": 80 * 2**20, "include_log_monitor": False}
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
-        try:
-            yield {"": cluster} | {
-                name: cluster.add_node(
-                    num_cpus=1,
-                    resources={stage.resource: 1},
-                    labels={stage.label: "true"},
-                    **small,
-                )
-                for name, stage in stages.items()
+        arguments = {
+            name: {
+                "num_cpus": 1,
+                "resources": {stage.resource: 1},
+                "labels": {stage.label: "true"},
+                "object_store_memory": 80 * 2**20,
+                "include_log_monitor": False,
             }
+            for name, stage in stages.items()
+        }
+        head, head_arguments = arguments.popitem()
+        cluster = Cluster(initialize_head=True, head_node_args=head_arguments)
+        try:
+            added = {name: cluster.add_node(**given) for name, given in arguments.items()}
+            yield {"": cluster, head: cluster.head_node} | added
         finally:
             cluster.shutdown()
 
