@@ -5,14 +5,16 @@ check -> Ray -> place -> warm -> ready ... signal -> drain -> stop
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -31,11 +33,15 @@ def serve(config_path: str | Path, port: int | None = None, address: str | None 
     """
     config = _on_port(load_config(config_path), port)
     check_models(config)
-    if address is None:
-        _check_port_free(config.http_options)
     variables = {} if address else own_variables()
+    port_of = nullcontext() if address else claimed_port(config.http_options)
     # A stop is no failure. Ray turns a SIGTERM that it catches into SystemExit.
-    with signals_raise(), environment(variables), suppress(KeyboardInterrupt, SystemExit):
+    with (
+        port_of,
+        signals_raise(),
+        environment(variables),
+        suppress(KeyboardInterrupt, SystemExit),
+    ):
         _serve(config, address)
     return 0
 
@@ -94,17 +100,34 @@ def check_models(config: ServeConfig) -> None:
             )
 
 
-def _check_port_free(http: HttpOptions) -> None:
+@contextmanager
+def claimed_port(http: HttpOptions) -> Iterator[None]:
+    """Makes sure that a port is free and that no other start of ours is about to take it.
+
+    Serve's proxies share a port without complaint, and one that still starts does not listen
+    yet; hence the lock.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((http.host, http.port))
         except OSError as error:
-            raise ConfigError(
-                f"port {http.port} on {http.host} cannot be used ({error.strerror}); "
-                "choose another one with --port",
-                key="http_options.port",
-            ) from None
+            raise _port_taken(http, error.strerror or str(error)) from None
+    path = Path(tempfile.gettempdir()) / f"diffusion-edge-{os.getuid()}-{http.port}.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise _port_taken(http, "another server is starting on it") from None
+        yield
+
+
+def _port_taken(http: HttpOptions, reason: str) -> ConfigError:
+    return ConfigError(
+        f"port {http.port} on {http.host} cannot be used ({reason}); "
+        "choose another one with --port",
+        key="http_options.port",
+    )
 
 
 def _url(http: HttpOptions) -> str:

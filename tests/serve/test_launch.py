@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_edge.config import REPOSITORY, load_config
+from diffusion_edge.config import REPOSITORY, HttpOptions, load_config
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.serve.launch import check_models, environment, own_variables, serve
-from tests.serve.live import config_file
+from diffusion_edge.serve.launch import (
+    check_models,
+    claimed_port,
+    environment,
+    own_variables,
+    serve,
+)
+from tests.serve.live import config_file, free_port
 
 
 @pytest.fixture
@@ -28,6 +34,15 @@ def test_a_port_in_use(config: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1 cannot be used"):
             serve(config, port)
+
+
+def test_a_port_that_another_start_is_about_to_take(config: Path) -> None:
+    port = free_port()
+    http = HttpOptions(port=port)
+    with claimed_port(http), pytest.raises(ConfigError, match="another server is starting on it"):
+        serve(config, port)
+    with claimed_port(http):
+        pass
 
 
 def test_a_port_that_is_none(config: Path) -> None:
