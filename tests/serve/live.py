@@ -62,12 +62,10 @@ class Server:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             assert selector.select(timeout_s), "no word within the time allowed"
         line = self.process.stdout.readline()
-        assert line == f"ready: {self.url}\n", line + self._errors()
+        assert line, f"it ended: {self.process.communicate(timeout=60)[1]}"
+        assert line == f"ready: {self.url}\n"
         self.remember()
         return self
-
-    def _errors(self) -> str:
-        return self.process.communicate(timeout=60)[1] if self.process.poll() is not None else ""
 
     def remember(self) -> list[psutil.Process]:
         """All processes of this server that live now; they are what must be gone in the end."""

@@ -35,6 +35,7 @@ def config(tiny_family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("live"),
         tiny_family,
         ("step_s: 0.12", f"step_s: {STEP_S}"),
+        ("step_s: 0.08", "step_s: 0.04"),  # so that an idle cloud is the fastest stage
         ("capacity: 32", "capacity: 2"),
     )
 
@@ -102,6 +103,36 @@ def test_the_router_chooses_when_no_plan_is_given(server: Server) -> None:
     response = server.http.post("/v1/images/generations", json={"prompt": "a red circle"})
     assert response.status_code == 200, response.text
     assert response.json()["diffusion_edge"]["policy"] == "elastic"
+
+
+def test_real_load_on_the_cloud_moves_the_hand_off(server: Server) -> None:
+    """A deadline that nothing meets: the fastest plan wins, and that depends on the queues."""
+    ours = {"deadline_ms": 1, "quality_floor": 0}
+    body = {"prompt": "a red circle", "num_inference_steps": 20, "diffusion_edge": ours}
+
+    def chosen() -> dict[str, int]:
+        """Steps by stage."""
+        answer = server.http.post("/v1/plan", json=body).json()
+        assert "fastest" in answer["reason"]
+        return {span["stage"]: span["stop"] - span["start"] for span in answer["spans"]}
+
+    def cloud_queue_s() -> float:
+        stages = server.http.get("/ready").json().get("stages", {})
+        return float(stages["cloud"]["queue_s"]) if "cloud" in stages else 0.0
+
+    while cloud_queue_s() > 0:  # what the test before left on the board
+        pass
+    assert chosen() == {"cloud": 20}
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(server.generate, "cloud:100")
+        while cloud_queue_s() < 1.5:
+            assert not load.done(), "the load ended before the board saw it"
+        under_load = chosen()
+        assert load.result().status_code == 200
+    assert under_load.get("cloud", 0) < 20
+    while cloud_queue_s() > 0:
+        pass
+    assert chosen() == {"cloud": 20}
 
 
 def test_errors_are_typed_all_the_way(server: Server) -> None:
