@@ -222,10 +222,14 @@ def encode_many(vae: AutoencoderTiny, pictures: Tensor, device: str, dtype: torc
 
 
 def corruption(count: int) -> Tensor:
-    """Training timesteps: half uniform, half crowded around the middle noise levels."""
-    uniform = torch.rand(count)
-    middle = torch.sigmoid(torch.randn(count))
-    chosen = torch.where(torch.rand(count) < 0.5, uniform, middle)
+    """Training timesteps: mostly where a scene takes shape, a tenth spread over all.
+
+    On this schedule signal and noise are equal at t = 260 and only 1 % of the signal's power is
+    left at 670: what lies above teaches no more than the background.
+    """
+    spread = torch.rand(count)
+    crowded = torch.sigmoid(torch.randn(count) - 0.8)
+    chosen = torch.where(torch.rand(count) < 0.1, spread, crowded)
     return (chosen * TRAIN_STEPS).long().clamp(max=TRAIN_STEPS - 1)
 
 
