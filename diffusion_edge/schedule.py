@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diffusion_edge.errors import UnsupportedSolver
+from diffusion_edge.errors import InvalidRequest, UnsupportedSolver
 
 Prediction = Literal["epsilon", "v_prediction"]
 Scaling = Literal["preserving", "exploding"]
@@ -48,7 +48,8 @@ def resolve(noise: Mapping[str, Any], solver: str, steps: int) -> Schedule:
     """The schedule of `steps` steps of `solver` under a family's noise config.
 
     `noise` is a diffusers scheduler config. Raises UnsupportedSolver for a solver that is not
-    known, and for configs whose steps are not linear in the state.
+    known, and for configs whose steps are not linear in the state; InvalidRequest for the few
+    step counts that the stock scheduler rounds to another one, with a timestep of -1.
     """
     if solver not in _RESOLVERS:
         raise UnsupportedSolver(
@@ -66,7 +67,14 @@ def resolve(noise: Mapping[str, Any], solver: str, steps: int) -> Schedule:
             f"prediction type {prediction!r} is not supported; epsilon and v_prediction are",
             param="solver",
         )
-    return _RESOLVERS[solver](noise, steps, prediction)
+    schedule = _RESOLVERS[solver](noise, steps, prediction)
+    if schedule.steps != steps:
+        raise InvalidRequest(
+            f"{steps} steps of {solver} come out as {schedule.steps} on this model's noise "
+            "levels, a rounding of the stock scheduler; ask for another number of steps",
+            param="num_inference_steps",
+        )
+    return schedule
 
 
 _NOISE_KEYS = (
