@@ -119,7 +119,10 @@ def claimed_port(http: HttpOptions) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise _port_taken(http, "another server is starting on it") from None
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _port_taken(http: HttpOptions, reason: str) -> ConfigError:
