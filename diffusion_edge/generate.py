@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffusion_edge.engine.run import begin, decode, finish, step
+from diffusion_edge.engine.run import begin, decode, finish, step, warnings_of
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import new_packet, read, write
@@ -52,12 +52,5 @@ def generate(
         seconds = time.perf_counter() - started
         times.append(SpanTime(span.stage, span.start, span.stop, seconds, len(crossing)))
         if picture is not None:
-            return Generated(picture, tuple(times), unknown_words(trajectory.positive.unknown))
+            return Generated(picture, tuple(times), warnings_of(trajectory))
         packet = read(crossing, family.latent_space)
-
-
-def unknown_words(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The warning for words that the text encoder does not know, if there are any."""
-    if not words:
-        return ()
-    return (f"not understood and ignored: {', '.join(words)}",)

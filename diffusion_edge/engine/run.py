@@ -165,6 +165,13 @@ def decode(family: Family, trajectory: Trajectory) -> Picture:
     return family.decode(trajectory.latent)[0]
 
 
+def warnings_of(trajectory: Trajectory) -> tuple[str, ...]:
+    """A sentence for every word of the prompts that the family does not know."""
+    negative = trajectory.negative.unknown if trajectory.negative else ()
+    words = dict.fromkeys((*trajectory.positive.unknown, *negative))
+    return tuple(f"the word {word!r} is not known to this family" for word in words)
+
+
 def run_steps(family: Family, trajectory: Trajectory, steps: int) -> Trajectory:
     """`steps` steps of one trajectory."""
     for _ in range(steps):

@@ -253,7 +253,7 @@ class Worker:
             emulated_s=pace.slept_s,
             overruns=pace.overruns,
         )
-        return Outcome(record, picture, onward, _warnings(trajectory))
+        return Outcome(record, picture, onward, core.warnings_of(trajectory))
 
     async def _part(self, pace: Pace, stated_s: float, work: Callable[[], Result]) -> Result:
         if self._stated is None:
@@ -310,12 +310,6 @@ class Worker:
 
     def _in_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _warnings(trajectory: core.Trajectory) -> tuple[str, ...]:
-    negative = trajectory.negative.unknown if trajectory.negative else ()
-    words = dict.fromkeys((*trajectory.positive.unknown, *negative))
-    return tuple(f"the word {word!r} is not known to this family" for word in words)
 
 
 async def _stopped(task: asyncio.Task[Outcome]) -> None:
