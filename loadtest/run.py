@@ -98,7 +98,7 @@ def summarise(sent: Sequence[Sent], seconds: float, elapsed_s: float) -> Summary
     emulated = any(s.emulated for s in answered)
     return Summary(
         offered_per_s=len(sent) / seconds,
-        achieved_per_s=len(answered) / elapsed_s,
+        achieved_per_s=len(answered) / max(seconds, elapsed_s),
         sent=len(sent),
         ok=len(answered),
         p50_s=quantile(latencies, 0.50),
