@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusion_edge.errors import EdgeError, InvalidPlan, InvalidRequest
 from diffusion_edge.types import ImageRequest, Plan
+
+if TYPE_CHECKING:
+    from diffusion_edge.serve.schema import OutputFormat
 
 app = typer.Typer(
     help="Images from a diffusion model whose steps run on device, edge and cloud.",
@@ -99,7 +102,12 @@ def _generate(
 ) -> None:
     from diffusion_edge.families.card import load_card
 
-    formats = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+    formats: dict[str, OutputFormat] = {
+        ".png": "png",
+        ".jpg": "jpeg",
+        ".jpeg": "jpeg",
+        ".webp": "webp",
+    }
     if out.suffix.lower() not in formats:
         raise InvalidRequest(f"{out}: the file's ending should be one of {', '.join(formats)}")
     if not out.parent.is_dir():
@@ -126,7 +134,7 @@ def _generate(
 
     from diffusion_edge.serve.png import Made, encode
 
-    out.write_bytes(encode(made.picture, formats[out.suffix.lower()], Made(request, plan)))  # type: ignore[arg-type]
+    out.write_bytes(encode(made.picture, formats[out.suffix.lower()], Made(request, plan)))
     for warning in made.warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
     if as_json:

@@ -288,7 +288,7 @@ def train_denoisers(
             loss = F.mse_loss(predicted.float(), target)
             losses[tier] = losses.get(tier, 1.0) * 0.98 + 0.02 * loss.item()
             total = total + loss
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         shadow.step(spent)
         if step % 50 == 0:
             note(progress, f"step {step} " + " ".join(f"{k} {v:.4f}" for k, v in losses.items()))
