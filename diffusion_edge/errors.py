@@ -16,11 +16,15 @@ EdgeError
 ├── DeadlineExceeded        504
 ├── PacketError                  bytes that are not an acceptable packet; nothing was decoded
 │   ├── UnknownVersion
-│   ├── DamagedPacket            wrong magic, checksum or length, or unreadable content
+│   ├── TruncatedPacket          fewer bytes than the head says
 │   ├── OversizedPacket
-│   ├── InvalidTensor            wrong shape or dtype, NaN or Inf
+│   ├── WrongChecksum
+│   ├── DamagedPacket            no packet at all, or content that cannot be read
+│   ├── InvalidTensor            wrong shape or dtype
+│   ├── NotFinite                NaN or Inf
 │   ├── WrongLatentSpace         made by a family with another latent space
-│   └── WrongPosition            outside the schedule, or not where the plan goes on
+│   ├── WrongPosition            outside the schedule
+│   └── WrongPlan                does not start at the position, or not end with the schedule
 ├── ConfigError                  a config file; `file` and `key` say where
 └── PlacementError               no node can hold a stage
 
@@ -125,16 +129,28 @@ class UnknownVersion(PacketError):
     code = "packet_version"
 
 
-class DamagedPacket(PacketError):
-    code = "packet_damaged"
+class TruncatedPacket(PacketError):
+    code = "packet_truncated"
 
 
 class OversizedPacket(PacketError):
     code = "packet_oversized"
 
 
+class WrongChecksum(PacketError):
+    code = "packet_checksum"
+
+
+class DamagedPacket(PacketError):
+    code = "packet_damaged"
+
+
 class InvalidTensor(PacketError):
     code = "packet_tensor"
+
+
+class NotFinite(PacketError):
+    code = "packet_not_finite"
 
 
 class WrongLatentSpace(PacketError):
@@ -143,6 +159,10 @@ class WrongLatentSpace(PacketError):
 
 class WrongPosition(PacketError):
     code = "packet_position"
+
+
+class WrongPlan(PacketError):
+    code = "packet_plan"
 
 
 class ConfigError(EdgeError):

@@ -2,19 +2,20 @@
 
     b"DEPK" | version u16 | body length u32 | BLAKE2b-128 of the body | body
 
-The body is safetensors: the latent and the solver's history as tensors, all else as JSON in its
-metadata. Nothing of it is ever unpickled. A packet without a latent is a request on its way to
-its first stage, which resolves the schedule and draws the noise.
+The body is safetensors: the latent and the solver's history as tensors, carried by the packet's
+codec, all else as JSON in its metadata. Nothing of it is ever unpickled. A packet without a latent
+is a request on its way to its first stage, which resolves the schedule and draws the noise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,20 +24,27 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from diffusion_edge.codec import decode, encode, part_names
 from diffusion_edge.errors import (
     DamagedPacket,
     InvalidPlan,
     InvalidTensor,
     OversizedPacket,
+    TruncatedPacket,
     UnknownVersion,
+    UnsupportedSolver,
+    WrongChecksum,
     WrongLatentSpace,
+    WrongPlan,
     WrongPosition,
 )
 from diffusion_edge.schedule import Prediction, Scaling, Schedule
-from diffusion_edge.types import MAX_STEPS, Codec, ImageRequest, Plan, Span
+from diffusion_edge.solver import build_table
+from diffusion_edge.types import EXACT, MAX_STEPS, Codec, ImageRequest, Plan, Span
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 64 * 1024 * 1024
+MAX_HEADER = 1024 * 1024
 _MAGIC = b"DEPK"
 _HEAD = struct.Struct("<4sHI16s")
 _HISTORY_LIMIT = 3
@@ -48,7 +56,8 @@ class Packet:
 
     position: the step that comes next. plan: the spans that are left; it starts at `position`.
     latent: float32 (1, ...), or None before the first step, together with `schedule`.
-    history: the solver's tensors, each of the latent's shape. deadline_unix_s: 0 for none.
+    history: the solver's tensors, each of the latent's shape. codec: how the tensors are carried;
+    here they are always float32. deadline_unix_s: 0 for none.
     """
 
     request_id: str
@@ -70,6 +79,7 @@ class Packet:
     schedule: Schedule | None = None
     latent: Tensor | None = None
     history: tuple[Tensor, ...] = ()
+    codec: Codec = EXACT
 
 
 def new_packet(
@@ -98,27 +108,52 @@ def new_packet(
     )
 
 
-def predicted_bytes(latent_elements: int, history: int, request: ImageRequest) -> int:
-    """Bytes of a packet at a hand-off in the exact codec, to within a few hundred."""
+def predicted_bytes(
+    shape: Sequence[int], history: int, request: ImageRequest, codec: Codec = EXACT
+) -> int:
+    """Bytes of a packet at a hand-off, to within a few hundred.
+
+    shape: the latent's, channels first and without the batch. A schedule whose levels are not
+    simply those on either side of each step has 20 or 40 bytes a step more.
+    """
     prompts = len(request.prompt.encode()) + len(request.negative_prompt.encode())
-    return 4 * latent_elements * (1 + history) + prompts + 45 * request.steps + 900
+    each = {"exact": 4, "bf16": 2, "int8": 1}[codec] * math.prod(shape)
+    scales = 4 * shape[0] + 80 if codec == "int8" else 0
+    return (each + scales) * (1 + history) + prompts + 25 * request.steps + 880
 
 
 # ---------------------------------------------------------------------------- writing
 
 
 def write(packet: Packet) -> bytes:
-    """The packet's bytes, tensors exact."""
-    tensors: dict[str, Tensor] = {}
-    if packet.latent is not None:
-        tensors["latent"] = packet.latent.detach().cpu().contiguous()
-    for number, tensor in enumerate(packet.history):
-        tensors[f"history{number}"] = tensor.detach().cpu().contiguous()
-    header = _Header.of(packet).model_dump_json(exclude_none=True)
-    body = save_tensors(tensors, metadata={"packet": header})
-    if len(body) > MAX_BYTES:
-        raise OversizedPacket(f"the packet has {len(body)} bytes; the limit is {MAX_BYTES}")
+    """The packet's bytes. Raises the PacketError that `read` would raise of them."""
+    _check(packet)
+    parts: dict[str, Tensor] = {}
+    for name, tensor in _tensors(packet).items():
+        parts |= encode(name, tensor.detach(), packet.codec)
+    parts = {name: part.cpu().contiguous() for name, part in parts.items()}
+    try:
+        header = _Header.of(packet).model_dump_json(exclude_none=True)
+    except ValidationError as error:
+        raise _told(error) from None
+    body = save_tensors(parts, metadata={"packet": header})
+    if len(body) > MAX_BYTES or _header_bytes(body) > MAX_HEADER:
+        raise OversizedPacket(
+            f"the packet has {len(body)} bytes, {_header_bytes(body)} of them in its header; the "
+            f"limits are {MAX_BYTES} and {MAX_HEADER}"
+        )
     return _HEAD.pack(_MAGIC, VERSION, len(body), _digest(body)) + body
+
+
+def _tensors(packet: Packet) -> dict[str, Tensor]:
+    tensors = {f"history{number}": tensor for number, tensor in enumerate(packet.history)}
+    return tensors if packet.latent is None else {"latent": packet.latent} | tensors
+
+
+def _header_bytes(body: bytes) -> int:
+    """The length of the safetensors header, as the body's first bytes say it."""
+    length: int = struct.unpack_from("<Q", body)[0]
+    return length
 
 
 def _digest(body: bytes) -> bytes:
@@ -130,11 +165,12 @@ def _digest(body: bytes) -> bytes:
 
 def read(data: bytes, latent_space: str) -> Packet:
     """The packet in `data`, fit for a family with this latent space, or a PacketError."""
-    packet = _checked(_header(_body(data)))
+    packet = _unpacked(_body(data))
+    _check(packet)
     if packet.latent_space != latent_space:
         raise WrongLatentSpace(
-            f"the packet's latent space is {packet.latent_space[:12]}, this stage works in "
-            f"{latent_space[:12]}; a hand-off needs stages that share one VAE"
+            f"the packet's latent space is {packet.latent_space[:12]!r}, this stage works in "
+            f"{latent_space[:12]!r}; a hand-off needs stages that share one VAE"
         )
     return packet
 
@@ -142,123 +178,191 @@ def read(data: bytes, latent_space: str) -> Packet:
 def _body(data: bytes) -> bytes:
     if len(data) > MAX_BYTES + _HEAD.size:
         raise OversizedPacket(f"the packet has {len(data)} bytes; the limit is {MAX_BYTES}")
-    if len(data) < _HEAD.size or data[:4] != _MAGIC:
+    if data[:4] != _MAGIC[: len(data)]:
         raise DamagedPacket("the bytes are not a packet: the head is missing")
+    if len(data) < _HEAD.size:
+        raise TruncatedPacket(f"the packet ends after {len(data)} bytes, within its head")
     _, version, length, digest = _HEAD.unpack_from(data)
     if version != VERSION:
         raise UnknownVersion(f"packet version {version} is not understood; this is {VERSION}")
     body = data[_HEAD.size :]
-    if len(body) != length:
-        raise DamagedPacket(f"the packet should have {length} bytes of body and has {len(body)}")
+    if len(body) < length:
+        raise TruncatedPacket(f"the packet should have {length} bytes of body and has {len(body)}")
+    if len(body) > length:
+        raise DamagedPacket(f"the packet has {len(body) - length} bytes more than its head says")
     if _digest(body) != digest:
-        raise DamagedPacket("the packet's checksum does not match its content")
+        raise WrongChecksum("the packet's checksum does not match its content")
     return body
 
 
-def _header(body: bytes) -> Packet:
+def _unpacked(body: bytes) -> Packet:
     try:
-        (length,) = struct.unpack_from("<Q", body)
-        metadata = json.loads(body[8 : 8 + length]).get("__metadata__", {})
-        header = _Header.model_validate_json(metadata["packet"])
-        tensors = load_tensors(body)
-        return header.packet(tensors)
+        header = _Header.model_validate_json(_metadata(body))
+        return header.packet(load_tensors(body))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedPacket(f"the packet's field {where!r} is wrong: {first['msg']}") from None
+        raise _told(error) from None
     except InvalidPlan as error:
-        raise DamagedPacket(f"the packet's plan is wrong: {error.message}") from None
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        raise WrongPlan(f"the packet's plan is wrong: {error.message}") from None
+    except (
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,  # of safetensors, as the next two are
+        RuntimeError,  # also a RecursionError of deeply nested JSON
+        SafetensorError,
+    ):
         raise DamagedPacket("the packet's body cannot be read") from None
 
 
-def _checked(packet: Packet) -> Packet:
-    """What holds between the fields of any packet that `write` made."""
-    for tensor in (packet.latent, *packet.history):
-        if tensor is None:
-            continue
-        if tensor.dtype != torch.float32 or tensor.ndim < 2 or tensor.shape[0] != 1:
-            raise InvalidTensor(
-                f"a packet's tensors are float32 of batch 1, not {tensor.dtype} of shape "
-                f"{tuple(tensor.shape)}"
-            )
+def _metadata(body: bytes) -> str:
+    """The packet's JSON out of the safetensors header, in which it is a text."""
+    length = _header_bytes(body)
+    if length > min(MAX_HEADER, len(body) - 8):
+        raise DamagedPacket(f"the header says that it has {length} bytes; that is too many")
+    header = _STRICT_JSON.decode(str(body[8 : 8 + length], "utf-8"))
+    text: str = header["__metadata__"]["packet"]
+    _STRICT_JSON.decode(text)
+    return text
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice, and readers differ in which one counts")
+    return found
+
+
+_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def _told(error: ValidationError) -> DamagedPacket:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:100] or "header"
+    return DamagedPacket(f"the packet's field {where!r} is wrong: {first['msg']}")
+
+
+def _check(packet: Packet) -> None:
+    """What holds of any packet, before it is written and after it is read."""
+    tensors = _tensors(packet)
+    for tensor in tensors.values():
         if packet.latent is None or tensor.shape != packet.latent.shape:
             raise InvalidTensor("the history's shape is not the latent's")
-        if not torch.isfinite(tensor).all():
-            raise InvalidTensor("a tensor of the packet has NaN or infinite values")
-    if len(packet.history) > _HISTORY_LIMIT:
-        raise InvalidTensor(f"a packet has at most {_HISTORY_LIMIT} history tensors")
+    if sum(4 * tensor.numel() for tensor in tensors.values()) > MAX_BYTES:
+        raise OversizedPacket(f"the packet's tensors have more than {MAX_BYTES} bytes as float32")
     started = packet.latent is not None
     if started != (packet.schedule is not None) or (not started and packet.position != 0):
         raise WrongPosition("a started trajectory has a latent and a schedule, a new one neither")
-    if packet.schedule is not None and packet.schedule.steps != packet.steps:
+    if packet.schedule is not None:
+        _check_schedule(packet, packet.schedule)
+    if not 0 <= packet.position < packet.steps:
         raise WrongPosition(
-            f"the schedule has {packet.schedule.steps} steps, the packet says {packet.steps}"
-        )
-    if not 0 <= packet.position < packet.steps or packet.plan.stop != packet.steps:
-        raise WrongPosition(
-            f"position {packet.position} and plan {packet.plan} do not fit {packet.steps} steps"
+            f"position {packet.position} is outside the schedule of {packet.steps} steps"
         )
     if packet.plan.start != packet.position:
-        raise WrongPosition(
+        raise WrongPlan(
             f"the plan goes on at step {packet.plan.start}, the trajectory stands at "
             f"{packet.position}"
         )
-    return packet
+    if packet.plan.stop != packet.steps:
+        raise WrongPlan(f"the plan ends at step {packet.plan.stop} of {packet.steps}")
+
+
+def _check_schedule(packet: Packet, schedule: Schedule) -> None:
+    """The solver must be able to step on the schedule, and to go on with this history."""
+    if schedule.steps != packet.steps:
+        raise WrongPosition(
+            f"the schedule has {schedule.steps} steps, the packet says {packet.steps}"
+        )
+    try:
+        table = build_table(packet.solver, schedule)
+    except UnsupportedSolver as error:
+        raise DamagedPacket(f"the packet's solver is wrong: {error.message}") from None
+    except (ArithmeticError, ValueError):
+        raise DamagedPacket(f"{packet.solver} cannot step on the packet's schedule") from None
+    if not torch.isfinite(table.weights).all():
+        raise DamagedPacket(f"{packet.solver} cannot step on the packet's schedule")
+    if len(packet.history) != table.history:
+        raise InvalidTensor(
+            f"{packet.solver} keeps {table.history} history tensors, the packet has "
+            f"{len(packet.history)}"
+        )
 
 
 # ---------------------------------------------------------------------------- JSON form
 
 
+Text = Annotated[str, Field(max_length=20_000)]
+Name = Annotated[str, Field(max_length=200)]
+Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Pixels = Annotated[int, Field(gt=0, le=2**14)]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Span(_Strict):
-    stage: str = Field(max_length=200)
-    start: int
-    stop: int
+    stage: Name
+    start: Step
+    stop: Step
     guidance: float | None = None
 
 
 class _Schedule(_Strict):
+    """`origins` and `targets` are left out where they are the sigmas on either side of a step."""
+
     sigmas: tuple[float, ...] = Field(max_length=MAX_STEPS + 1)
-    targets: tuple[float, ...] | None = None
+    origins: tuple[float, ...] | None = Field(None, max_length=MAX_STEPS)
+    targets: tuple[float, ...] | None = Field(None, max_length=MAX_STEPS)
     timesteps: tuple[float, ...] = Field(min_length=1, max_length=MAX_STEPS)
     prediction: Prediction
     scaling: Scaling
     initial_scale: float
 
+    @classmethod
+    def of(cls, schedule: Schedule) -> _Schedule:
+        fields = {name: getattr(schedule, name) for name in cls.model_fields}
+        if schedule.origins == schedule.sigmas[:-1]:
+            del fields["origins"]
+        if schedule.targets == schedule.sigmas[1:]:
+            del fields["targets"]
+        return cls(**fields)
+
     def schedule(self) -> Schedule:
+        origins = self.sigmas[:-1] if self.origins is None else self.origins
         targets = self.sigmas[1:] if self.targets is None else self.targets
-        if not len(targets) == len(self.timesteps) == len(self.sigmas) - 1:
-            raise ValueError("the schedule's lengths differ")
-        if min(self.sigmas[:-1]) <= 0 or min(targets) < 0:
-            raise ValueError("a sigma is not positive")
-        return Schedule(
-            self.sigmas, targets, self.timesteps, self.prediction, self.scaling, self.initial_scale
-        )
+        steps = len(self.timesteps)
+        if not len(origins) == len(targets) == len(self.sigmas) - 1 == steps:
+            raise DamagedPacket("the lists of the packet's schedule differ in length")
+        if min(*self.sigmas[:-1], *origins) <= 0 or min(*targets, self.sigmas[-1]) < 0:
+            raise DamagedPacket("the packet's schedule has a sigma that is not positive")
+        given = {"origins": origins, "targets": targets}
+        return Schedule(**{name: getattr(self, name) for name in type(self).model_fields} | given)
 
 
 class _Header(_Strict):
-    request_id: str = Field(max_length=200)
-    image: int
-    attempt: int
+    request_id: Name
+    image: Count
+    attempt: Count
     deadline_unix_s: float
-    trace: dict[str, str] | None = None
-    prompt: str
-    negative_prompt: str
+    trace: dict[Name, Name] | None = Field(None, max_length=16)
+    prompt: Text
+    negative_prompt: Text
     guidance: float
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
-    solver: str = Field(max_length=200)
+    width: Pixels
+    height: Pixels
+    solver: Name
     steps: int = Field(ge=1, le=MAX_STEPS)
     seed: int = Field(ge=0, lt=2**64)
-    position: int
+    position: int = Field(gt=-(2**31), lt=2**31)
     spans: tuple[_Span, ...] = Field(min_length=1, max_length=MAX_STEPS)
-    codecs: tuple[Codec, ...]
-    reason: str
-    latent_space: str
+    codecs: tuple[Codec, ...] = Field(max_length=MAX_STEPS)
+    reason: Text
+    latent_space: Name
+    codec: Codec
     history: int = Field(ge=0, le=_HISTORY_LIMIT)
     schedule: _Schedule | None = None
 
@@ -267,21 +371,10 @@ class _Header(_Strict):
         fields: dict[str, Any] = {
             name: getattr(packet, name) for name in cls.model_fields if hasattr(packet, name)
         }
-        schedule = packet.schedule
-        if schedule is not None:
-            same = schedule.targets == schedule.sigmas[1:]
-            fields["schedule"] = {
-                "sigmas": schedule.sigmas,
-                "targets": None if same else schedule.targets,
-                "timesteps": schedule.timesteps,
-                "prediction": schedule.prediction,
-                "scaling": schedule.scaling,
-                "initial_scale": schedule.initial_scale,
-            }
-        spans = [
-            {"stage": s.stage, "start": s.start, "stop": s.stop, "guidance": s.guidance}
+        spans = tuple(
+            _Span(stage=s.stage, start=s.start, stop=s.stop, guidance=s.guidance)
             for s in packet.plan.spans
-        ]
+        )
         return cls.model_validate(
             fields
             | {
@@ -289,15 +382,17 @@ class _Header(_Strict):
                 "codecs": packet.plan.codecs,
                 "reason": packet.plan.reason,
                 "history": len(packet.history),
+                "schedule": _Schedule.of(packet.schedule) if packet.schedule else None,
             }
         )
 
-    def packet(self, tensors: dict[str, Tensor]) -> Packet:
-        names = [f"history{n}" for n in range(self.history)]
-        if set(tensors) - {"latent"} != set(names):
-            raise ValueError("the tensors are not those that the header names")
-        spans = tuple(Span(s.stage, s.start, s.stop, s.guidance) for s in self.spans)
-        plan = Plan(spans, self.codecs, self.reason)
+    def packet(self, parts: dict[str, Tensor]) -> Packet:
+        """With the tensors that `parts` carry: a latent, if there is one, and the history."""
+        past = [f"history{number}" for number in range(self.history)]
+        names = ["latent", *past] if "latent" in parts else past
+        if set(parts) != {part for name in names for part in part_names(name, self.codec)}:
+            raise InvalidTensor(f"the packet's tensors are not those that its {self.codec} needs")
+        tensors = {name: decode(name, parts, self.codec) for name in names}
         shared = {
             name: getattr(self, name)
             for name in type(self).model_fields
@@ -305,8 +400,12 @@ class _Header(_Strict):
         }
         return Packet(
             **shared,
-            plan=plan,
+            plan=Plan(
+                tuple(Span(s.stage, s.start, s.stop, s.guidance) for s in self.spans),
+                self.codecs,
+                self.reason,
+            ),
             schedule=self.schedule.schedule() if self.schedule else None,
             latent=tensors.get("latent"),
-            history=tuple(tensors[name] for name in names),
+            history=tuple(tensors[name] for name in past),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -10,7 +10,8 @@ from diffusion_edge.errors import InvalidPlan
 
 Tier = Literal["device", "edge", "cloud"]
 TIERS: tuple[Tier, ...] = ("device", "edge", "cloud")
-Codec = Literal["exact"]
+Codec = Literal["exact", "bf16", "int8"]
+AskedCodec = Literal["exact", "bf16", "int8", "auto"]
 EXACT: Codec = "exact"
 MAX_STEPS = 1000
 
@@ -108,13 +109,21 @@ class Plan:
             return None
         return Plan(self.spans[1:], self.codecs[1:], self.reason)
 
+    def with_codecs(self, by_step: Sequence[Codec]) -> Plan:
+        """The same spans; each hop takes the codec that `by_step` has for its hand-off step."""
+        codecs = tuple(by_step[span.start] for span in self.spans[1:])
+        return Plan(self.spans, codecs, self.reason)
+
 
 # ---------------------------------------------------------------------------- one request
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What is asked for, with every default settled. `steps` counts what the solver resolves."""
+    """What is asked for, with every default settled. `steps` counts what the solver resolves.
+
+    `codec` is that of every hop; `auto` lets the family's measured losses decide.
+    """
 
     prompt: str
     family: str
@@ -130,7 +139,7 @@ class ImageRequest:
     quality_floor: float = 0.95
     policy: str = "elastic"
     plan: Plan | None = None
-    codec: Codec = "exact"
+    codec: AskedCodec = EXACT
     request_id: str = ""
 
 
@@ -253,14 +262,16 @@ class StageStatus:
 class View:
     """All that a policy may know: live stages by name, links by (from, to), prices by tier.
 
-    `packet_bytes` is the size of this request's packet at a hand-off. A pair that `links` lacks
-    cannot hand off.
+    `codecs[k]` is how this request's packet would be carried if it were handed off before step k,
+    and `packet_bytes[k]` its size then, for k from 0 to the number of steps. A pair that `links`
+    lacks cannot hand off.
     """
 
     stages: Mapping[str, StageStatus]
     links: Mapping[tuple[str, str], Link]
     price_per_s: Mapping[Tier, float]
-    packet_bytes: int
+    packet_bytes: tuple[int, ...]
+    codecs: tuple[Codec, ...]
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,9 @@ class Worker:
             async for event in events:
                 if hop is None:
                     seconds = clock.now() - left
-                    hop = HopRecord(self.stage, target, len(data), seconds, "exact", slept_s)
+                    hop = HopRecord(
+                        self.stage, target, len(data), seconds, done.onward.codec, slept_s
+                    )
                 if isinstance(event, Done):
                     event = replace(
                         event,

@@ -336,6 +336,18 @@ async def test_a_link_is_acted_out_by_the_sender() -> None:
     assert hop.seconds == pytest.approx(hop.emulated_s)
 
 
+async def test_a_hop_is_carried_by_the_plans_codec() -> None:
+    async with a_worker("edge") as edge, a_worker("cloud") as cloud:
+        sites = LocalTransport({"edge": edge, "cloud": cloud})
+        packet = a_packet("edge:1,cloud:1,edge:1", width=64, height=64)
+        carried = replace(packet, plan=replace(packet.plan, codecs=("int8", "bf16")))
+        hops = done(await all_of(edge, carried, sites)).hops
+        exact = done(await all_of(edge, packet, sites)).hops
+    assert [hop.codec for hop in hops] == ["int8", "bf16"]
+    assert [hop.codec for hop in exact] == ["exact", "exact"]
+    assert hops[0].nbytes < hops[1].nbytes < exact[1].nbytes
+
+
 async def test_warm_up_measures_rows_and_memory() -> None:
     async with a_worker() as worker:
         status = worker.status()
