@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffusion_edge.errors import ConfigError, InvalidPlan
-from diffusion_edge.types import TIERS, Link, Plan, Tier
+from diffusion_edge.types import EXACT, TIERS, AskedCodec, Link, Plan, Tier
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -76,10 +76,15 @@ class LinkConfig(_Strict):
 
 
 class Defaults(_Strict):
-    """What a request gets that does not say otherwise."""
+    """What a request gets that does not say otherwise.
+
+    codec_loss: the relative L2 error of the final latent that codec `auto` may cost a hop.
+    """
 
     deadline_s: Positive = 30.0
     quality_floor: Annotated[float, Field(ge=0, le=1)] = 0.95
+    codec: AskedCodec = EXACT
+    codec_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class Settings(_Strict):

@@ -90,18 +90,20 @@ def predict(
     """Each hop needs its link in the view, except from a stage to itself, which costs nothing."""
     last = len(stages) - 1
     shape = np.zeros(len(steps[0]))
+    handoff = np.zeros_like(steps[0])  # the step before which stage k gets the latent
     free = {name: shape + view.stages[name].queue_s for name in set(stages)}
     latent = [shape] * images  # when each image's latent is ready to leave
     cost = shape
     for k, name in enumerate(stages):
         status = view.stages[name]
-        travel_s = hop_s(stages[k - 1], name, view) if k else 0.0
+        travel_s = hop_s(stages[k - 1], name, handoff, view) if k else shape
         fixed_s = status.encode_s + (status.decode_s if k == last else 0.0)
         work_s = fixed_s + steps[k] * status.seconds_per_step(guided[k])
         for image in range(images):
             begin = np.maximum(latent[image] + travel_s, free[name])
             free[name] = latent[image] = begin + work_s
         cost = cost + images * work_s * view.price_per_s[status.tier]
+        handoff = handoff + steps[k]
     return Forecast(latent[-1], cost)
 
 
@@ -118,10 +120,12 @@ def predict_plan(plan: Plan, request: ImageRequest, view: View) -> tuple[float, 
     return float(forecast.finish_s[0]), float(forecast.cost[0])
 
 
-def hop_s(source: str, target: str, view: View) -> float:
+def hop_s(source: str, target: str, handoff: Counts, view: View) -> Floats:
+    """Seconds that the packet travels, by the step that it is handed off before."""
     if source == target:
-        return 0.0
-    return view.links[source, target].transfer_s(view.packet_bytes)
+        return np.zeros(len(handoff))
+    link = view.links[source, target]
+    return np.array([link.transfer_s(nbytes) for nbytes in view.packet_bytes])[handoff]
 
 
 def models(stages: Sequence[str], view: View) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     second = int(others[0]) if len(others) else None
 
     def plan_at(index: int, reason: str = "") -> Plan:
-        return options[int(order[index])].plan(int(within[index]), reason)
+        plan = options[int(order[index])].plan(int(within[index]), reason)
+        return plan.with_codecs(view.codecs)
 
     reason = _reason(request, quality, int(allowed.sum()), bool(in_time.any()))
     return Choice(

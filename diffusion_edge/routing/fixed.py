@@ -41,7 +41,10 @@ def on_one_tier(tier: Tier, request: ImageRequest, view: View, quality: QualityT
 def judged(
     plan: Plan, source: str, request: ImageRequest, view: View, quality: QualityTable
 ) -> Choice:
-    """The plan with its prediction; the reason begins with `source`. Raises NoPlan."""
+    """The plan in the view's codecs, with its prediction. The reason begins with `source`.
+
+    Raises NoPlan.
+    """
     _check_possible(plan, view)
     predicted_s, cost = predict_plan(plan, request, view)
     order = models([span.stage for span in plan.spans], view)
@@ -53,7 +56,8 @@ def judged(
         reason += "; its quality is not measured"
     elif value < request.quality_floor:
         reason += f"; below the quality floor {request.quality_floor:g}"
-    return Choice(Plan(plan.spans, plan.codecs, reason), predicted_s, cost, value, reason)
+    settled = Plan(plan.spans, plan.codecs, reason).with_codecs(view.codecs)
+    return Choice(settled, predicted_s, cost, value, reason)
 
 
 def _check_possible(plan: Plan, view: View) -> None:

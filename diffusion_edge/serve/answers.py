@@ -58,12 +58,16 @@ def images(
 
 
 def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> Json:
-    """What would be done now, and what that was decided from."""
+    """What would be done now, and what that was decided from.
+
+    `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to the number of steps.
+    """
     return {
         "object": "plan",
         **_decision(asked, choice, service),
         "prices_per_s": dict(view.price_per_s),
-        "packet_bytes": view.packet_bytes,
+        "packet_bytes": list(view.packet_bytes),
+        "packet_codecs": list(view.codecs),
         "stages": stages(view.stages),
         "links": [
             {"source": source, "target": target, **asdict(link)}
@@ -129,6 +133,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "solver": asked.solver,
         "guidance_scale": asked.guidance,
         "codec": asked.codec,
+        "codecs": list(choice.plan.codecs),
     }
 
 

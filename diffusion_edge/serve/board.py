@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from diffusion_edge.serve.carriage import Carriage
 from diffusion_edge.types import ImageRequest, Link, StageStatus, Tier, View
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ class _Seen:
 class Board:
     """Polls every stage; one that has not answered for `FRESH_S` is not in the view.
 
-    ask: by stage, a call that returns its status. packet_bytes: the size of a
-    request's packet at a hand-off. Call `start` in the loop that shall poll.
+    ask: by stage, a call that returns its status. carriage: how a request's packet is carried.
+    Call `start` in the loop that shall poll.
     """
 
     def __init__(
@@ -34,13 +35,13 @@ class Board:
         ask: Mapping[str, Callable[[], Awaitable[StageStatus]]],
         links: Mapping[tuple[str, str], Link],
         price_per_s: Mapping[Tier, float],
-        packet_bytes: Callable[[ImageRequest], int],
+        carriage: Callable[[ImageRequest], Carriage],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._links = dict(links)
         self._price_per_s = dict(price_per_s)
-        self._packet_bytes = packet_bytes
+        self._carriage = carriage
         self._now = now
         self._seen: dict[str, _Seen] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,7 +50,8 @@ class Board:
         """What is known now, for this request."""
         stages = self.statuses()
         links = {pair: link for pair, link in self._links.items() if stages.keys() >= set(pair)}
-        return View(stages, links, self._price_per_s, self._packet_bytes(request))
+        carried = self._carriage(request)
+        return View(stages, links, self._price_per_s, carried.packet_bytes, carried.codecs)
 
     def statuses(self) -> dict[str, StageStatus]:
         """The live stages, in the order of the config."""

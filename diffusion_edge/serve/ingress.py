@@ -11,11 +11,13 @@ from ray import serve
 
 from diffusion_edge.config import Settings, family_folder
 from diffusion_edge.families.card import FamilyCard, load_card
+from diffusion_edge.routing.codecs import codec_table
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.serve.board import Board
+from diffusion_edge.serve.carriage import carriage
 from diffusion_edge.serve.gate import App, Gate
 from diffusion_edge.sites.ray import RayTransport
-from diffusion_edge.types import ImageRequest, StageStatus
+from diffusion_edge.types import StageStatus
 
 
 @serve.ingress()
@@ -35,7 +37,7 @@ class Ingress:
             {name: partial(_status, handle) for name, handle in handles.items()},
             settings.link_map(),
             settings.prices_per_s,
-            partial(_packet_bytes, card),
+            partial(carriage, card, codec_table(folder), settings.defaults.codec_loss),
         )
         service = Service(
             card=card,
@@ -64,11 +66,3 @@ def _quality(folder: Path, card: FamilyCard) -> QualityTable:
 async def _status(handle: Any) -> StageStatus:
     status: StageStatus = await handle.status.remote()
     return status
-
-
-def _packet_bytes(card: FamilyCard, request: ImageRequest) -> int:
-    from diffusion_edge.packet import predicted_bytes
-    from diffusion_edge.solver import history_length
-
-    elements = card.latent_elements(request.width, request.height)
-    return predicted_bytes(elements, history_length(request.solver), request)

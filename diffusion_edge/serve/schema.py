@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_edge.errors import InvalidRequest, UnsupportedParameter
+from diffusion_edge.types import AskedCodec
 
 MAX_PROMPT = 2000  # characters
 MAX_IMAGES = 10
@@ -53,7 +54,10 @@ class EdgeOptions(_Strict):
         max_length=200,
         description="stage:steps in order, as in cloud:8,edge:6,device:6",
     )
-    codec: Literal["exact"] | None = None
+    codec: AskedCodec | None = Field(
+        default=None,
+        description="How latents are carried between stages; auto goes by measured losses.",
+    )
 
 
 class ImagesBody(_Strict):

@@ -35,7 +35,8 @@ def replayed(plan: Plan, images: int, seen: View) -> tuple[float, float]:
             target = plan.spans[k + 1].stage
             same = target == span.stage
             link = None if same else seen.links[span.stage, target]
-            travel_s = link.delay_s + seen.packet_bytes / link.bytes_per_s if link else 0.0
+            nbytes = seen.packet_bytes[span.stop]
+            travel_s = link.delay_s + nbytes / link.bytes_per_s if link else 0.0
             heapq.heappush(events, (done + travel_s, next(arrivals), image, k + 1))
     return finish_s, cost
 
@@ -60,7 +61,9 @@ def views(draw: st.DrawFn) -> View:
         for pair in itertools.permutations(NAMES, 2)
     }
     prices = {"device": 0.0, "edge": draw(seconds), "cloud": draw(seconds)}
-    return View({n: status(n) for n in NAMES}, links, prices, draw(st.integers(100, 10**6)))
+    first, more = draw(st.integers(100, 10**6)), draw(st.integers(0, 10**5))
+    sizes = tuple(first + more * step for step in range(91))
+    return View({n: status(n) for n in NAMES}, links, prices, sizes, ("exact",) * 91)
 
 
 @settings(deadline=None, max_examples=50)

@@ -98,6 +98,36 @@ async def test_the_config_may_fix_the_plan() -> None:
     assert (await post(GOOD | {"num_inference_steps": 9}, made)).status_code == 400
 
 
+@pytest.mark.parametrize("codec", ["exact", "bf16", "int8"])
+async def test_the_codec_is_that_of_every_hop(codec: str) -> None:
+    asked = GOOD | {"diffusion_edge": {"plan": "cloud:8,edge:6,cloud:6", "codec": codec}}
+    body = (await post(asked)).json()
+    with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
+        written = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]
+    ours = body["diffusion_edge"]
+    assert ours["codec"] == codec
+    assert ours["codecs"] == written["codecs"] == [codec, codec]
+    planned = (await post(asked, path="/v1/plan")).json()
+    assert planned["codecs"] == [codec, codec]
+    assert planned["packet_codecs"] == [codec] * 21
+    assert planned["packet_bytes"] == [{"exact": 2048, "bf16": 1024, "int8": 512}[codec]] * 21
+
+
+async def test_the_config_has_a_codec_for_those_who_name_none() -> None:
+    made = service(defaults={"codec": "bf16"})
+    plan = {"plan": "cloud:8,edge:12"}
+    ours = (await post(GOOD | {"diffusion_edge": plan}, made)).json()["diffusion_edge"]
+    assert (ours["codec"], ours["codecs"]) == ("bf16", ["bf16"])
+    asked = GOOD | {"diffusion_edge": plan | {"codec": "exact"}}
+    assert (await post(asked, made)).json()["diffusion_edge"]["codecs"] == ["exact"]
+
+
+async def test_auto_without_measured_losses_is_exact() -> None:
+    asked = GOOD | {"diffusion_edge": {"plan": "cloud:8,edge:12", "codec": "auto"}}
+    ours = (await post(asked)).json()["diffusion_edge"]
+    assert (ours["codec"], ours["codecs"]) == ("auto", ["exact"])
+
+
 async def test_every_field_at_its_neutral_value() -> None:
     neutral = {
         "model": "shapes",
@@ -232,7 +262,8 @@ def ours(**options: Any) -> dict[str, Any]:
         (ours(plan="cloud:8") | {"num_inference_steps": 9}, "diffusion_edge.plan", "invalid_plan"),
         (ours(deadline_ms=0), "diffusion_edge.deadline_ms", "invalid_value"),
         (ours(quality_floor=1.1), "diffusion_edge.quality_floor", "invalid_value"),
-        (ours(codec="int8"), "diffusion_edge.codec", "invalid_value"),
+        (ours(codec="fp4"), "diffusion_edge.codec", "invalid_value"),
+        (b'{"prompt": "a \\ud800 circle"}', None, "invalid_value"),
         (GOOD | {"diffusion_edge": 3}, "diffusion_edge", "invalid_value"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from diffusion_edge.serve import board as module
 from diffusion_edge.serve.board import Board
+from diffusion_edge.serve.carriage import Carriage
 from diffusion_edge.types import ImageRequest, Link, StageStatus
 from tests.fakes import FakeClock
 
@@ -19,7 +20,10 @@ def status(stage: str, queue_s: float = 0.0) -> StageStatus:
 
 
 def a_board(ask: dict[str, Callable[[], Awaitable[StageStatus]]], clock: FakeClock) -> Board:
-    return Board(ask, LINKS, {"edge": 1.0}, lambda request: request.width, now=clock.now)
+    def carried(request: ImageRequest) -> Carriage:
+        return Carriage(("exact", "bf16"), (request.width, 8))
+
+    return Board(ask, LINKS, {"edge": 1.0}, carried, now=clock.now)
 
 
 async def answers(stage: str) -> StageStatus:
@@ -36,7 +40,7 @@ async def test_a_stage_leaves_the_view_when_its_word_is_old() -> None:
     view = board.view(REQUEST)
     assert list(view.stages) == ["edge", "cloud"]
     assert view.links == LINKS
-    assert view.packet_bytes == 16
+    assert (view.packet_bytes, view.codecs) == ((16, 8), ("exact", "bf16"))
     clock.advance(0.6)
     assert list(board.view(REQUEST).stages) == ["cloud"]
     assert board.view(REQUEST).links == {}

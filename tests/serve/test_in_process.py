@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from diffusion_edge.config import Settings
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
-from diffusion_edge.packet import predicted_bytes
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.serve.api import create_app
 from diffusion_edge.serve.board import Board
+from diffusion_edge.serve.carriage import Carriage, carriage
 from diffusion_edge.serve.service import Service
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import StageStatus
+from diffusion_edge.types import ImageRequest, StageStatus
 
 from .fakes import settings
 
@@ -40,7 +40,7 @@ async def api(tiny_family: Path) -> AsyncIterator[httpx.AsyncClient]:
     }
     for worker in workers.values():
         await worker.warm_up(16, "ddim")
-    board = seen(workers, config, card.latent_elements(16, 16))
+    board = seen(workers, config, partial(carriage, card, None, 0.01))
     for name in workers:
         await board.ask_once(name)
     service = Service(
@@ -57,7 +57,9 @@ async def api(tiny_family: Path) -> AsyncIterator[httpx.AsyncClient]:
         worker.close()
 
 
-def seen(workers: dict[str, Worker], config: Settings, elements: int) -> Board:
+def seen(
+    workers: dict[str, Worker], config: Settings, carried: Callable[[ImageRequest], Carriage]
+) -> Board:
     """A board whose clock stands still, so that what was asked once stays fresh."""
 
     async def ask(worker: Worker) -> StageStatus:
@@ -67,7 +69,7 @@ def seen(workers: dict[str, Worker], config: Settings, elements: int) -> Board:
         {name: partial(ask, worker) for name, worker in workers.items()},
         config.link_map(),
         config.prices_per_s,
-        partial(predicted_bytes, elements, 1),
+        carried,
         now=lambda: 0.0,
     )
 
@@ -103,6 +105,21 @@ async def test_three_models_share_the_work(api: httpx.AsyncClient) -> None:
     again, _ = await pictures(api, diffusion_edge={"plan": "cloud:4,edge:3,device:3"})
     assert mixed == again
     assert mixed != (await pictures(api, diffusion_edge={"plan": "cloud:10"}))[0]
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+async def test_a_codec_makes_hops_smaller_and_says_so(api: httpx.AsyncClient, codec: str) -> None:
+    plan = {"plan": "cloud:4,edge:3,cloud:3"}
+    exact, before = await pictures(api, diffusion_edge=plan)
+    lossy, after = await pictures(api, diffusion_edge=plan | {"codec": codec})
+    assert lossy != exact
+    values = [(a - b) ** 2 for a, b in zip(lossy[0], exact[0], strict=True)]
+    assert sum(values) / len(values) < 16  # a picture of the same thing still
+    for smaller, larger in zip(
+        after["images"][0]["hops"], before["images"][0]["hops"], strict=True
+    ):
+        assert (smaller["codec"], larger["codec"]) == (codec, "exact")
+        assert smaller["nbytes"] < larger["nbytes"]
 
 
 async def test_images_of_one_request_are_those_of_the_next_seeds(api: httpx.AsyncClient) -> None:

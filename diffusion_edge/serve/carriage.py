@@ -1,0 +1,31 @@
+"""How a request's packet would be carried at each hand-off step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing.codecs import CodecTable, codecs_by_step
+from diffusion_edge.types import Codec, ImageRequest
+
+
+@dataclass(frozen=True)
+class Carriage:
+    """Codec and bytes of a packet that is handed off before step k, from 0 to all steps."""
+
+    codecs: tuple[Codec, ...]
+    packet_bytes: tuple[int, ...]
+
+
+def carriage(
+    card: FamilyCard, table: CodecTable | None, codec_loss: float, request: ImageRequest
+) -> Carriage:
+    """By the request's codec; `auto` takes what the table knows to lose at most `codec_loss`."""
+    from diffusion_edge.packet import predicted_bytes  # torch, which tests of the API do without
+    from diffusion_edge.solver import history_length
+
+    codecs = codecs_by_step(request, table, codec_loss)
+    shape = card.latent_shape(request.width, request.height)
+    history = history_length(request.solver)
+    sizes = {c: predicted_bytes(shape, history, request, c) for c in set(codecs)}
+    return Carriage(codecs, tuple(sizes[codec] for codec in codecs))
