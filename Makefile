@@ -1,5 +1,6 @@
 # make serve   three tiers on this machine behind one endpoint
 # make test    the whole suite            make check   ruff, mypy --strict, import-linter
+# make theorem the table of docs/theorem.md, measured anew
 # Each makes the environment in $(VENV) if need be. PORT=9000 make serve moves the endpoint.
 
 PYTHON ?= python3
@@ -9,13 +10,16 @@ CONFIG ?= serve_configs/local.yaml
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test check format clean
+.PHONY: serve test theorem check format clean
 
 serve: $(VENV)/.core
 	@exec $(BIN)/diffusion-edge serve $(CONFIG) --port $(PORT)
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+theorem: $(VENV)/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.theorem
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,5 +42,5 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP) -e ".[test,check]"
+	$(PIP) -e ".[test,check,docs]"
 	@touch $@

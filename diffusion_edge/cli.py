@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from diffusion_edge.errors import EdgeError, InvalidPlan, InvalidRequest
-from diffusion_edge.types import ImageRequest, Plan
+from diffusion_edge.profile.codecs_command import codecs
+from diffusion_edge.profile.command import plots, profile
+from diffusion_edge.schedule import SOLVERS, resolved_steps
+from diffusion_edge.types import EXACT, AskedCodec, ImageRequest, Plan
 
 if TYPE_CHECKING:
     from diffusion_edge.serve.schema import OutputFormat
@@ -26,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 FAMILY = Path("stage_models/shapes")
+CODECS = ", ".join(get_args(AskedCodec))
+SOLVER_NAMES = ", ".join(SOLVERS)
 
 
 @contextmanager
@@ -74,16 +78,17 @@ def generate(
     out: Annotated[Path, typer.Option(help="A .png, .jpg or .webp file.")] = Path("image.png"),
     negative_prompt: str = "",
     guidance_scale: Annotated[float | None, typer.Option(min=0, max=50)] = None,
-    solver: Annotated[str | None, typer.Option(help="ddim, euler or dpmpp-2m.")] = None,
+    solver: Annotated[str | None, typer.Option(help=f"One of {SOLVER_NAMES}.")] = None,
     size: Annotated[int | None, typer.Option(help="Edge length in pixels.")] = None,
+    codec: Annotated[str, typer.Option(help=f"Of every hop: {CODECS}.")] = EXACT,
     family: Annotated[Path, typer.Option(help="The family's folder.")] = FAMILY,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON line.")] = False,
 ) -> None:
     """Make one image in this process, without Ray."""
     with errors_for_people():
         _generate(
-            prompt, plan, steps, seed, out, negative_prompt, guidance_scale, solver, size, family,
-            as_json,
+            prompt, plan, steps, seed, out, negative_prompt, guidance_scale, solver, size, codec,
+            family, as_json,
         )  # fmt: skip
 
 
@@ -97,10 +102,13 @@ def _generate(
     guidance: float | None,
     solver: str | None,
     size: int | None,
+    codec: str,
     folder: Path,
     as_json: bool,
 ) -> None:
+    from diffusion_edge.config import Defaults
     from diffusion_edge.families.card import load_card
+    from diffusion_edge.routing.codecs import codec_table, codecs_by_step
 
     formats: dict[str, OutputFormat] = {
         ".png": "png",
@@ -113,7 +121,8 @@ def _generate(
     if not out.parent.is_dir():
         raise InvalidRequest(f"{out}: there is no folder {out.parent}")
     card = load_card(folder)
-    plan = _plan_of(card, plan_text, steps)
+    solver = solver or card.defaults.solver
+    plan = _plan_of(card, plan_text, steps, solver)
     edge = size or card.defaults.size
     if edge not in card.sizes:
         raise InvalidRequest(f"size {edge} is not one of {', '.join(map(str, card.sizes))}")
@@ -123,13 +132,16 @@ def _generate(
         family=card.name,
         steps=plan.steps,
         seed=secrets.randbelow(2**32) if seed is None else seed,
-        solver=solver or card.defaults.solver,
+        solver=solver,
         guidance=card.defaults.guidance if guidance is None else guidance,
         width=edge,
         height=edge,
         policy="fixed",
         plan=plan,
+        codec=_codec(codec),
     )
+    by_step = codecs_by_step(request, codec_table(folder), Defaults().codec_loss)
+    plan = plan.with_codecs(by_step)
     made = _with_progress(card, request, plan)
 
     from diffusion_edge.serve.png import Made, encode
@@ -139,25 +151,43 @@ def _generate(
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
     if as_json:
         spans = [vars(span) for span in made.spans]
-        report = {"out": str(out), "plan": str(plan), "seed": request.seed, "spans": spans}
+        report = {
+            "out": str(out),
+            "plan": str(plan),
+            "codecs": plan.codecs,
+            "seed": request.seed,
+            "spans": spans,
+        }
         typer.echo(json.dumps(report | {"warnings": list(made.warnings)}))
     else:
         typer.echo(f"{out}: plan {plan}, seed {request.seed}")
 
 
-def _plan_of(card: Any, text: str | None, steps: int | None) -> Plan:
+def _codec(name: str) -> AskedCodec:
+    for known in get_args(AskedCodec):
+        if name == known:
+            found: AskedCodec = known
+            return found
+    raise InvalidRequest(f"codec {name!r} is not one of {CODECS}")
+
+
+def _plan_of(card: Any, text: str | None, asked: int | None, solver: str) -> Plan:
     """The plan asked for, or the largest model alone."""
     if text is None:
         names = list(card.stages)
         alone = "cloud" if "cloud" in names else names[-1]
-        return Plan.of(((alone, steps or card.defaults.steps),), "the default")
+        steps = resolved_steps(solver, asked or card.defaults.steps)
+        return Plan.of(((alone, steps),), "the default")
     plan = Plan.parse(text)
     for span in plan.spans:
         if span.stage not in card.stages:
             known = ", ".join(card.stages)
             raise InvalidPlan(f"plan {plan}: there is no stage {span.stage!r}; there are {known}")
-    if steps not in (None, plan.steps):
-        raise InvalidPlan(f"plan {plan} has {plan.steps} steps, but --steps is {steps}")
+    if asked is not None and plan.steps != resolved_steps(solver, asked):
+        raise InvalidPlan(
+            f"plan {plan} has {plan.steps} steps, but --steps {asked} of {solver} comes to "
+            f"{resolved_steps(solver, asked)}"
+        )
     return plan
 
 
@@ -165,27 +195,16 @@ def _with_progress(card: Any, request: ImageRequest, plan: Plan) -> Any:
     from rich.console import Console
     from rich.progress import Progress
 
+    from diffusion_edge.families.quiet import quiet_libraries
+
     console = Console(file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("loading models", total=plan.steps)
-        _quiet_libraries()
+        quiet_libraries()
         from diffusion_edge.generate import generate as run
 
         progress.update(task, description="denoising")
         return run(card, request, plan, lambda: progress.advance(task))
-
-
-def _quiet_libraries() -> None:
-    """The libraries' own progress bars and notices would drown ours."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
 
 
 @app.command()
@@ -196,12 +215,18 @@ def plan(
     quality_floor: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     policy: Annotated[str | None, typer.Option(help="Such as elastic or cloud-only.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=150)] = None,
+    codec: Annotated[str | None, typer.Option(help=f"Of every hop: {CODECS}.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as it is.")] = False,
 ) -> None:
     """Ask a running server which plan it would choose now, and why."""
     import httpx
 
-    options = {"deadline_ms": deadline_ms, "quality_floor": quality_floor, "policy": policy}
+    options = {
+        "deadline_ms": deadline_ms,
+        "quality_floor": quality_floor,
+        "policy": policy,
+        "codec": codec,
+    }
     body: dict[str, object] = {"prompt": prompt, "diffusion_edge": options}
     if steps is not None:
         body["num_inference_steps"] = steps
@@ -221,6 +246,10 @@ def plan(
     from rich.console import Console
 
     Console().print_json(data=answer)
+
+
+for command in (profile, plots, codecs):
+    app.command()(errors_for_people()(command))
 
 
 if __name__ == "__main__":

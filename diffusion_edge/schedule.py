@@ -13,26 +13,30 @@ from typing import Any, Literal
 
 from diffusion_edge.errors import InvalidRequest, UnsupportedSolver
 
-Prediction = Literal["epsilon", "v_prediction"]
-Scaling = Literal["preserving", "exploding"]
+Prediction = Literal["epsilon", "v_prediction", "flow_prediction"]
+Scaling = Literal["preserving", "exploding", "flow"]
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The resolved noise levels of one trajectory of N steps.
 
-    sigmas: N+1 ratios of noise to signal; `sigmas[i]` is the level that step i takes its input
-        to have, the last one is where the trajectory ends.
-    targets: N levels where each step lands. They are `sigmas[1:]`, except that DDIM steps by a
-        whole number of training timesteps, which may miss the next level by rounding.
+    sigmas: N+1 levels; `sigmas[i]` is the one that step i takes its input to have, the last one
+        is where the trajectory ends.
+    origins: N levels that steps depart from. They are `sigmas[:-1]`, except that PNDM's second
+        evaluation takes the first step anew.
+    targets: N levels where each step lands. They are `sigmas[1:]`, except that DDIM and PNDM step
+        by a whole number of training timesteps, which may miss the next level by rounding.
     timesteps: N values for the denoiser.
     prediction: what the denoiser's output means.
-    scaling: how the latent x is held. `preserving`: x = (x0 + sigma noise) / sqrt(1 + sigma^2);
-        `exploding`: x = x0 + sigma noise.
+    scaling: how the latent x is held, and with it what a sigma is. `preserving`: x = (x0 + sigma
+        noise) / sqrt(1 + sigma^2); `exploding`: x = x0 + sigma noise; `flow`: x = (1 - sigma) x0
+        + sigma noise.
     initial_scale: what unit noise is multiplied by to start.
     """
 
     sigmas: tuple[float, ...]
+    origins: tuple[float, ...]
     targets: tuple[float, ...]
     timesteps: tuple[float, ...]
     prediction: Prediction
@@ -44,30 +48,35 @@ class Schedule:
         return len(self.timesteps)
 
 
+def resolved_steps(solver: str, asked: int) -> int:
+    """Evaluations that `asked` steps of a solver come to: PNDM takes its first step twice."""
+    return asked + 1 if solver == "pndm" and asked > 1 else asked
+
+
 def resolve(noise: Mapping[str, Any], solver: str, steps: int) -> Schedule:
-    """The schedule of `steps` steps of `solver` under a family's noise config.
+    """The schedule of `steps` resolved steps of `solver` under a family's noise config.
 
     `noise` is a diffusers scheduler config. Raises UnsupportedSolver for a solver that is not
-    known, and for configs whose steps are not linear in the state; InvalidRequest for the few
-    step counts that the stock scheduler rounds to another one, with a timestep of -1.
+    known or does not fit the config, and for configs whose steps are not linear in the state;
+    InvalidRequest for the few step counts that the stock scheduler rounds to another one.
     """
     if solver not in _RESOLVERS:
         raise UnsupportedSolver(
             f"solver {solver!r} is not known; known: {', '.join(_RESOLVERS)}", param="solver"
         )
-    for option in ("thresholding", "clip_sample", "rescale_betas_zero_snr"):
+    if solver not in fitting(noise):
+        raise UnsupportedSolver(
+            f"solver {solver!r} does not fit a model of {_prediction(noise)}; "
+            f"those that do: {', '.join(fitting(noise))}",
+            param="solver",
+        )
+    for option in ("thresholding", "clip_sample", "rescale_betas_zero_snr", "stochastic_sampling"):
         if noise.get(option):
             raise UnsupportedSolver(
                 f"the noise config sets {option}, which a linear solver step cannot do",
                 param="solver",
             )
-    prediction = noise.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise UnsupportedSolver(
-            f"prediction type {prediction!r} is not supported; epsilon and v_prediction are",
-            param="solver",
-        )
-    schedule = _RESOLVERS[solver](noise, steps, prediction)
+    schedule = _RESOLVERS[solver](noise, steps)
     if schedule.steps != steps:
         raise InvalidRequest(
             f"{steps} steps of {solver} come out as {schedule.steps} on this model's noise "
@@ -75,6 +84,26 @@ def resolve(noise: Mapping[str, Any], solver: str, steps: int) -> Schedule:
             param="num_inference_steps",
         )
     return schedule
+
+
+def fitting(noise: Mapping[str, Any]) -> tuple[str, ...]:
+    """The solvers for a family's noise config: those of flow matching, or all others."""
+    flow = _prediction(noise) == "flow_prediction"
+    return tuple(solver for solver in _RESOLVERS if solver.startswith("flow-") == flow)
+
+
+def _prediction(noise: Mapping[str, Any]) -> Prediction:
+    if str(noise.get("_class_name", "")).startswith("FlowMatch") or noise.get("use_flow_sigmas"):
+        return "flow_prediction"
+    prediction = noise.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction", "flow_prediction"):
+        raise UnsupportedSolver(
+            f"prediction type {prediction!r} is not supported; epsilon, v_prediction and "
+            "flow_prediction are",
+            param="solver",
+        )
+    known: Prediction = prediction
+    return known
 
 
 _NOISE_KEYS = (
@@ -94,7 +123,15 @@ def scheduler_config(noise: Mapping[str, Any], **fixed: Any) -> dict[str, Any]:
     return {key: noise[key] for key in _NOISE_KEYS if noise.get(key) is not None} | fixed
 
 
-def _ddim(noise: Mapping[str, Any], steps: int, prediction: Prediction) -> Schedule:
+# ---------------------------------------------------------------------------- by training timestep
+
+
+def _sigma_of(alpha_product: float) -> float:
+    """Noise to signal, from the share of the signal's power that is left."""
+    return math.sqrt((1 - alpha_product) / alpha_product)
+
+
+def _ddim(noise: Mapping[str, Any], steps: int) -> Schedule:
     from diffusers import DDIMScheduler
 
     one_at_end = noise.get("set_alpha_to_one", True)
@@ -103,56 +140,147 @@ def _ddim(noise: Mapping[str, Any], steps: int, prediction: Prediction) -> Sched
     )
     scheduler.set_timesteps(steps)
     timesteps = [int(t) for t in scheduler.timesteps]
-    stride = scheduler.config.num_train_timesteps // steps
+    return _by_timestep(scheduler, noise, timesteps, timesteps, steps)
+
+
+def _pndm(noise: Mapping[str, Any], steps: int) -> Schedule:
+    from diffusers import PNDMScheduler
+
+    one_at_end = noise.get("set_alpha_to_one", False)
+    scheduler = PNDMScheduler.from_config(
+        scheduler_config(noise, skip_prk_steps=True, set_alpha_to_one=one_at_end)
+    )
+    asked = max(1, steps - 1)
+    scheduler.set_timesteps(asked)
+    timesteps = [int(t) for t in scheduler.timesteps]
+    departures = list(timesteps)
+    if len(timesteps) > 1:
+        # The second evaluation is at the level that the first step reached, and repeats that step.
+        departures[1] += int(scheduler.config.num_train_timesteps) // asked
+    return _by_timestep(scheduler, noise, timesteps, departures, asked)
+
+
+def _by_timestep(
+    scheduler: Any,
+    noise: Mapping[str, Any],
+    timesteps: list[int],
+    departures: list[int],
+    asked: int,
+) -> Schedule:
+    """Steps of a whole stride of training timesteps down from `departures`."""
+    stride = int(scheduler.config.num_train_timesteps) // asked
     alphas = scheduler.alphas_cumprod.double()
-
-    def sigma(alpha: float) -> float:
-        return math.sqrt((1 - alpha) / alpha)
-
-    def after(t: int) -> float:
-        last = float(scheduler.final_alpha_cumprod)
-        return sigma(float(alphas[t - stride]) if t >= stride else last)
-
-    targets = tuple(after(t) for t in timesteps)
+    final = _sigma_of(float(scheduler.final_alpha_cumprod))
+    levels = [_sigma_of(float(alphas[t])) for t in timesteps]
+    targets = [_sigma_of(float(alphas[t - stride])) if t >= stride else final for t in departures]
     return Schedule(
-        sigmas=(*(sigma(float(alphas[t])) for t in timesteps), targets[-1]),
-        targets=targets,
+        sigmas=(*levels, targets[-1]),
+        origins=tuple(_sigma_of(float(alphas[t])) for t in departures),
+        targets=tuple(targets),
         timesteps=tuple(float(t) for t in timesteps),
-        prediction=prediction,
+        prediction=_prediction(noise),
         scaling="preserving",
         initial_scale=1.0,
     )
 
 
-def _euler(noise: Mapping[str, Any], steps: int, prediction: Prediction) -> Schedule:
+# ---------------------------------------------------------------------------- by sigma
+
+
+def _euler(noise: Mapping[str, Any], steps: int) -> Schedule:
     from diffusers import EulerDiscreteScheduler
 
-    scheduler = EulerDiscreteScheduler.from_config(scheduler_config(noise))
-    scheduler.set_timesteps(steps)
-    return _from_sigmas(scheduler, prediction, "exploding", float(scheduler.init_noise_sigma))
+    return _by_sigma(EulerDiscreteScheduler.from_config(scheduler_config(noise)), noise, steps)
 
 
-def _dpmpp_2m(noise: Mapping[str, Any], steps: int, prediction: Prediction) -> Schedule:
+def _euler_ancestral(noise: Mapping[str, Any], steps: int) -> Schedule:
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    scheduler = EulerAncestralDiscreteScheduler.from_config(scheduler_config(noise))
+    return _by_sigma(scheduler, noise, steps)
+
+
+def _lms(noise: Mapping[str, Any], steps: int) -> Schedule:
+    from diffusers import LMSDiscreteScheduler
+
+    return _by_sigma(LMSDiscreteScheduler.from_config(scheduler_config(noise)), noise, steps)
+
+
+def _dpmpp_2m(noise: Mapping[str, Any], steps: int, **options: Any) -> Schedule:
     from diffusers import DPMSolverMultistepScheduler
 
-    scheduler = DPMSolverMultistepScheduler.from_config(
-        scheduler_config(noise, algorithm_type="dpmsolver++", final_sigmas_type="zero")
-    )
+    options = {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"} | options
+    scheduler = DPMSolverMultistepScheduler.from_config(scheduler_config(noise, **options))
+    return _by_sigma(scheduler, noise, steps)
+
+
+def _dpmpp_2m_karras(noise: Mapping[str, Any], steps: int) -> Schedule:
+    return _dpmpp_2m(noise, steps, use_karras_sigmas=True)
+
+
+def _unipc(noise: Mapping[str, Any], steps: int, **options: Any) -> Schedule:
+    from diffusers import UniPCMultistepScheduler
+
+    options = {"final_sigmas_type": "zero"} | options
+    scheduler = UniPCMultistepScheduler.from_config(scheduler_config(noise, **options))
+    return _by_sigma(scheduler, noise, steps)
+
+
+def _flow_euler(noise: Mapping[str, Any], steps: int) -> Schedule:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    keys = ("num_train_timesteps", "shift", "shift_terminal")
+    known = {key: noise[key] for key in keys if noise.get(key) is not None}
+    if "flow_shift" in noise:
+        known.setdefault("shift", noise["flow_shift"])
+    return _by_sigma(FlowMatchEulerDiscreteScheduler.from_config(known), noise, steps)
+
+
+def _flow_options(noise: Mapping[str, Any]) -> dict[str, Any]:
+    shift = noise.get("flow_shift", noise.get("shift", 1.0))
+    return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+
+
+def _flow_dpmpp_2m(noise: Mapping[str, Any], steps: int) -> Schedule:
+    return _dpmpp_2m(noise, steps, **_flow_options(noise))
+
+
+def _flow_unipc(noise: Mapping[str, Any], steps: int) -> Schedule:
+    return _unipc(noise, steps, **_flow_options(noise))
+
+
+def _by_sigma(scheduler: Any, noise: Mapping[str, Any], steps: int) -> Schedule:
+    """From a scheduler that keeps sigmas; the class says how it holds the latent."""
     scheduler.set_timesteps(steps)
-    return _from_sigmas(scheduler, prediction, "preserving", 1.0)
-
-
-def _from_sigmas(
-    scheduler: Any, prediction: Prediction, scaling: Scaling, initial_scale: float
-) -> Schedule:
     sigmas = tuple(float(s) for s in scheduler.sigmas)
-    timesteps = tuple(float(t) for t in scheduler.timesteps)
-    return Schedule(sigmas, sigmas[1:], timesteps, prediction, scaling, initial_scale)
+    name, prediction = type(scheduler).__name__, _prediction(noise)
+    if prediction == "flow_prediction":
+        scaling: Scaling = "flow"
+    else:
+        scaling = "exploding" if name.startswith(("Euler", "LMS")) else "preserving"
+    return Schedule(
+        sigmas=sigmas,
+        origins=sigmas[:-1],
+        targets=sigmas[1:],
+        timesteps=tuple(float(t) for t in scheduler.timesteps),
+        prediction=prediction,
+        scaling=scaling,
+        initial_scale=float(getattr(scheduler, "init_noise_sigma", 1.0)),
+    )
 
 
-_RESOLVERS: Mapping[str, Callable[[Mapping[str, Any], int, Prediction], Schedule]] = {
+_RESOLVERS: Mapping[str, Callable[[Mapping[str, Any], int], Schedule]] = {
     "ddim": _ddim,
     "euler": _euler,
+    "euler-ancestral": _euler_ancestral,
     "dpmpp-2m": _dpmpp_2m,
+    "dpmpp-2m-karras": _dpmpp_2m_karras,
+    "dpmpp-2m-sde": _dpmpp_2m,
+    "unipc": _unipc,
+    "lms": _lms,
+    "pndm": _pndm,
+    "flow-euler": _flow_euler,
+    "flow-dpmpp-2m": _flow_dpmpp_2m,
+    "flow-unipc": _flow_unipc,
 }
 SOLVERS = tuple(_RESOLVERS)

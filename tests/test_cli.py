@@ -63,6 +63,18 @@ def test_a_split_on_one_model_is_the_same_image(tiny_family: Path, tmp_path: Pat
     assert pixels(whole) != pixels(mixed)
 
 
+@pytest.mark.parametrize(("codec", "carried"), [("int8", "int8"), ("auto", "exact")])
+def test_the_codec_is_that_of_every_hop(
+    tiny_family: Path, tmp_path: Path, codec: str, carried: str
+) -> None:
+    plan = ("--plan", "cloud:4,edge:3,cloud:3", "--json")
+    result = generate(tiny_family, tmp_path / "a.png", *plan, "--codec", codec)
+    assert json.loads(result.stdout.splitlines()[-1])["codecs"] == [carried, carried]
+    with Image.open(tmp_path / "a.png") as image:
+        chunk = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]
+    assert chunk["codecs"] == [carried, carried]
+
+
 def test_unknown_words_are_a_warning(tiny_family: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.png"
     result = run("generate", "a red zebra", "--family", tiny_family, "--out", out, "--steps", "1")
@@ -74,8 +86,9 @@ WRONG = {
     "a plan that is none": (("--plan", "cloud"), "stage:steps"),
     "an unknown stage": (("--plan", "moon:4"), "device, edge, cloud"),
     "steps that differ": (("--plan", "cloud:4", "--steps", "5"), "4 steps"),
-    "an unknown solver": (("--solver", "heun"), "ddim, euler, dpmpp-2m"),
+    "an unknown solver": (("--solver", "heun"), "ddim, euler, euler-ancestral, dpmpp-2m"),
     "an unknown size": (("--size", "17"), "16, 32"),
+    "an unknown codec": (("--codec", "fp4"), "exact, bf16, int8, auto"),
     "a folder that is no family": (("--family", "/nonexistent"), "family card"),
     "an ending of no image": (("--out", "image.txt"), ".png"),
 }

@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from diffusers import (
+    AutoencoderTiny,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PixArtTransformer2DModel,
+    SchedulerMixin,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -24,13 +30,13 @@ sizes: [16, 32]
 latent_channels: 4
 factor: 4
 max_tokens: 12
-defaults: {size: 16, steps: 10, guidance: 4.0, solver: dpmpp-2m}
+defaults: {size: 16, steps: 10, guidance: 4.0, solver: %s}
 vocabulary: [a, red, blue, circle, square, "on", white, black, background]
 """
 
 
 def make_family(root: Path, prediction: str = "v_prediction", seed: int = 0) -> Path:
-    """Writes the family's folder to `root` and returns it."""
+    """Writes the family's folder to `root` and returns it; prediction `flow` is flow matching."""
     torch.manual_seed(seed)
     parts = {
         "tokenizer": _tokenizer(),
@@ -42,32 +48,39 @@ def make_family(root: Path, prediction: str = "v_prediction", seed: int = 0) -> 
             num_decoder_blocks=(1, 1, 1),
             latent_channels=4,
         ),
-        "scheduler": DPMSolverMultistepScheduler(
-            beta_start=1e-4,
-            beta_end=0.02,
-            beta_schedule="linear",
-            prediction_type=prediction,
-            timestep_spacing="trailing",
-        ),
+        "scheduler": _scheduler(prediction),
     }
     for stage, layers in STAGES.items():
         for name, part in parts.items():
             part.save_pretrained(root / stage / name)
         _denoiser(layers).save_pretrained(root / stage / "transformer")
-        (root / stage / "model_index.json").write_text(json.dumps(_INDEX))
-    (root / "family.yaml").write_text(CARD)
+        scheduler = {"scheduler": ["diffusers", type(parts["scheduler"]).__name__]}
+        (root / stage / "model_index.json").write_text(json.dumps(_INDEX | scheduler))
+    solver = "flow-euler" if prediction == "flow" else "dpmpp-2m"
+    (root / "family.yaml").write_text(CARD % solver)
     return root
 
 
 _INDEX = {
     "_class_name": "PixArtSigmaPipeline",
     "_diffusers_version": "0.42.1",
-    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
     "transformer": ["diffusers", "PixArtTransformer2DModel"],
     "vae": ["diffusers", "AutoencoderTiny"],
 }
+
+
+def _scheduler(prediction: str) -> SchedulerMixin:
+    if prediction == "flow":
+        return FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return DPMSolverMultistepScheduler(
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type=prediction,
+        timestep_spacing="trailing",
+    )
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -116,4 +129,6 @@ def _denoiser(layers: int) -> PixArtTransformer2DModel:
         for name, parameter in model.named_parameters():
             if "adaln" in name or "caption_projection" in name or "attn2" in name:
                 parameter.mul_(2.0)
+        model.proj_out.weight.mul_(4.0)
+        model.proj_out.bias.mul_(4.0)
     return model.eval()

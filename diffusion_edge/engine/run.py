@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +28,7 @@ from diffusion_edge.types import Picture, Span
 class Trajectory:
     """One image on its way: latent (1, ...), the solver's history, and the step that comes next.
 
-    `negative` is None where guidance is off.
+    `seed` is what a stochastic solver's noise comes from. `negative` is None where guidance is off.
     """
 
     latent: Tensor
@@ -35,6 +36,7 @@ class Trajectory:
     position: int
     schedule: Schedule
     table: Table
+    seed: int
     guidance: float
     positive: Conditioning
     negative: Conditioning | None
@@ -48,6 +50,17 @@ def initial_noise(shape: Sequence[int], seed: int) -> Tensor:
     """Unit noise (1, *shape), the numbers that a stock pipeline's CPU generator gives."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn((1, *shape), generator=generator, dtype=torch.float32)
+
+
+def step_noise(shape: Sequence[int], seed: int, step: int) -> Tensor:
+    """Unit noise that a stochastic solver adds at `step`, of any shape.
+
+    A counter-based generator keyed by (seed, step), so that it depends neither on other samples
+    nor on which steps ran here, and rejection sampling in scalar code, so that it is the same on
+    every CPU.
+    """
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
 
 
 @torch.inference_mode()
@@ -78,6 +91,7 @@ def begin(family: Family, packet: Packet) -> Trajectory:
         position=packet.position,
         schedule=schedule,
         table=table,
+        seed=packet.seed,
         guidance=guidance,
         positive=family.encode_text([packet.prompt]),
         negative=family.encode_text([packet.negative_prompt]) if guidance > 1 else None,
@@ -107,7 +121,11 @@ def step(family: Family, trajectories: Sequence[Trajectory]) -> list[Trajectory]
     else:
         output = family.predict(scaled, timesteps, positive)
     latents, *histories = apply(
-        _rows(trajectories), latent, output, _histories(trajectories, latent)
+        _rows(trajectories),
+        latent,
+        output,
+        _noises(trajectories),
+        _histories(trajectories, latent),
     )
     return [
         replace(
@@ -120,8 +138,22 @@ def step(family: Family, trajectories: Sequence[Trajectory]) -> list[Trajectory]
     ]
 
 
+def _noises(trajectories: Sequence[Trajectory]) -> Tensor | None:
+    """Noise (B, ...) of the steps, zeros where a solver adds none; None where none does."""
+    if not any(t.table.stochastic for t in trajectories):
+        return None
+    return torch.cat(
+        [
+            step_noise(t.latent.shape, t.seed, t.position)
+            if t.table.stochastic
+            else torch.zeros_like(t.latent)
+            for t in trajectories
+        ]
+    )
+
+
 def _rows(trajectories: Sequence[Trajectory]) -> Tensor:
-    """The steps' matrices (B, 1 + H, 2 + H), short histories padded with zeros."""
+    """The steps' matrices (B, 1 + H, 3 + H), short histories padded with zeros."""
     longest = max(t.table.history for t in trajectories)
     missing = [longest - t.table.history for t in trajectories]
     return torch.stack(
@@ -156,6 +188,7 @@ def finish(packet: Packet, trajectory: Trajectory) -> Packet:
         schedule=trajectory.schedule,
         position=trajectory.position,
         plan=rest,
+        codec=packet.plan.codecs[0],
     )
 
 

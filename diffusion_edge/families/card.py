@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_edge.errors import ConfigError
+from diffusion_edge.schedule import fitting
 from diffusion_edge.types import Tier
 
 
@@ -40,8 +41,10 @@ class Defaults(_Strict):
 class FamilyCard(_Strict):
     """What is known of a family without loading it.
 
+    stages: from the smallest denoiser to the largest.
     sizes: edge lengths in pixels that images may have. factor: pixels per latent cell.
     vocabulary: the words that the text encoder knows; empty if it takes any text.
+    metric: what judges pictures when quality is measured; see `profile.metric`.
     """
 
     name: str
@@ -55,7 +58,13 @@ class FamilyCard(_Strict):
     max_tokens: int
     defaults: Defaults
     vocabulary: tuple[str, ...] = ()
+    metric: str = "distance"
     root: Path = Path()
+
+    @property
+    def reference(self) -> str:
+        """The stage that quality is relative to: `cloud`, or else the largest."""
+        return "cloud" if "cloud" in self.stages else list(self.stages)[-1]
 
     def folder(self, stage: str) -> Path:
         """The diffusers folder of a stage's model. Raises ConfigError for an unknown one."""
@@ -68,8 +77,8 @@ class FamilyCard(_Strict):
             )
         return self.root / self.stages[stage].folder
 
-    def latent_elements(self, width: int, height: int) -> int:
-        return self.latent_channels * (width // self.factor) * (height // self.factor)
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return self.latent_channels, height // self.factor, width // self.factor
 
     def latent_space(self) -> str:
         """Fingerprint of the space the latents live in: the VAE's weights and its factors."""
@@ -81,6 +90,10 @@ class FamilyCard(_Strict):
         path = self.folder(next(iter(self.stages))) / "scheduler" / "scheduler_config.json"
         config: dict[str, Any] = json.loads(path.read_text())
         return config
+
+    def solvers(self) -> tuple[str, ...]:
+        """Those that fit the family's noise config."""
+        return fitting(self.noise())
 
 
 def latent_space(vae: Path) -> str:

@@ -1,29 +1,37 @@
-"""What is known about the quality of a family's plans: measured rows, and what lies between them.
+"""What is known about the quality of a family's plans: `quality.json`, written by
+`diffusion-edge profile`.
 
-A row says how well a plan does that gives each of its stages a share of the steps. Between rows
-the accuracy is piecewise linear:
+Quality is relative: a plan's mean score over that of the reference stage alone in as many steps,
+1.0 at best. The table has measured rows, and a small model that fills the gaps between them.
 
-- one stage: its own row;
-- two stages in one order: between the measured shares of that order, the one-stage rows being
-  the ends;
-- three stages in one order: over the triangle of shares. Its corners are the one-stage rows, its
-  sides the three shorter orders, its inside the rows of the order itself; all of these points are
-  triangulated (Delaunay), and inside a triangle the accuracy is barycentric.
+    quality = 1 - (sum over spans of L(stop) - L(start) + sum over hand-offs of H) ^ power
 
-An order of two that was never measured is unknown, and so is an order of three with an unknown
-side, and anything longer: a hand-off can be worse than both of its ends, so nothing is guessed.
-What is unknown counts as quality 0, which only a floor of 0 admits. A family without a table
-knows one plan, the reference stage alone.
+L is the loss curve of the span's stage: over the share of the steps from noise to picture, what
+its steps cost so far against the reference's, whose own curve is 0. H is what a change of stage
+costs by itself, by the share at which it happens, 0 at both ends. Curves of L never fall, that of
+a stage that is worse alone is everywhere at least as steep, and H is at least 0. So quality never
+falls when a span goes to a better stage or a hand-off is saved, and never exceeds the
+reference's. The power says how losses add up: above 1, one stage mends what another one spoils;
+below 1, what is lost early cannot be lost again. Curves are piecewise linear, in even pieces, one
+for each measured number of steps; between those they are linear in the logarithm of the number.
+Shares are what counts, so a plan of PNDM with its additional step, or of any other solver, is
+priced like one of the solver that was measured.
+
+An order of stages that was never measured is unknown, and so is an order of three of which also
+some two are unknown, and anything longer: a hand-off can be worse than both of its ends, so
+nothing is guessed. What is unknown counts as quality 0, which only a floor of 0 admits. A family
+without a table knows one plan, the reference stage alone.
 
 The stages of a table are the family's stage models; a deployment may call its stages otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,58 +41,130 @@ from diffusion_edge.errors import ConfigError
 from diffusion_edge.types import Plan
 
 Floats = NDArray[np.float64]
-STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[float, float]
 
 
-class QualityRow(BaseModel):
-    """`accuracy` of the plan that gives `shares[k]` of its steps to `stages[k]`, over n images."""
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model_config = STRICT
+
+class QualityRow(_Strict):
+    """One measured plan: `steps[k]` steps on `stages[k]`, over n pictures.
+
+    score: the metric's mean; relative: it over the reference's. Both with 95 % intervals.
+    """
 
     stages: Annotated[tuple[str, ...], Field(min_length=1)]
-    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...]
-    accuracy: Annotated[float, Field(ge=0, le=1)]
+    steps: tuple[Annotated[int, Field(ge=1)], ...]
+    score: Share
+    interval: Interval
+    relative: Annotated[float, Field(ge=0)]
+    relative_interval: Interval
     n: Annotated[int, Field(ge=1)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(self.stages) != len(self.shares):
-            raise ValueError(f"{len(self.stages)} stages but {len(self.shares)} shares")
-        if abs(sum(self.shares) - 1) > 1e-6:
-            raise ValueError(f"the shares {list(self.shares)} do not sum to 1")
+        if len(self.stages) != len(self.steps):
+            raise ValueError(f"{len(self.stages)} stages but steps for {len(self.steps)}")
         if merged(self.stages) != self.stages:
             raise ValueError(f"{list(self.stages)} names one stage twice in a row")
         return self
 
+    @property
+    def plan(self) -> Plan:
+        return Plan.of(tuple(zip(self.stages, self.steps, strict=True)))
 
-class QualityTable(BaseModel):
-    """`quality.json` of a family, measured by one command. `reference` is what 1.0 means."""
 
-    model_config = STRICT
+class OrderRow(_Strict):
+    """Which of two stages is better first, over the plans of two spans that were measured.
+
+    difference: mean quality with `small` first less that with `large` first, where both plans
+    have as many steps on `large`; paired 95 % interval.
+    """
+
+    small: str
+    large: str
+    steps: int
+    difference: float
+    interval: Interval
+
+
+class Curve(_Strict):
+    """Losses in trajectories of `steps` steps, at even shares of them from 0 to 1."""
+
+    steps: Annotated[int, Field(ge=1)]
+    loss: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2)]
+
+
+class StageCurve(Curve):
+    """L of a stage. H has none."""
+
+    stage: str
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.loss[0] != 0 or any(b < a for a, b in pairwise(self.loss)):
+            raise ValueError(f"the loss of {self.stage!r} should start at 0 and never fall")
+        return self
+
+
+class LeftOut(_Strict):
+    """How far the model is off, absolutely, on each of `rows` rows when it is fitted without it."""
+
+    rows: int
+    mean: float
+    largest: float
+
+
+class Model(_Strict):
+    """What fills the gaps; see above. `left_out` None where nothing could be left out."""
+
+    power: Annotated[float, Field(gt=0)]
+    curves: tuple[StageCurve, ...]
+    hops: tuple[Curve, ...] = ()
+    left_out: LeftOut | None = None
+
+
+class QualityTable(_Strict):
+    """`quality.json` of a family. `reference` is the stage whose quality alone is 1.0.
+
+    weights: fingerprint of the weights that were measured. prompts: where they came from.
+    """
 
     family: str
     metric: str
-    steps: int
+    reference: str = "cloud"
     solver: str
     guidance: float
+    size: int
     seed: int
-    captions: int | str
+    prompts: str
+    captions: int
+    weights: str
     versions: dict[str, str]
     measured: str
+    model: Model
+    orders: tuple[OrderRow, ...] = ()
     rows: tuple[QualityRow, ...]
-    reference: str = "cloud"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        keys = [(row.stages, row.shares) for row in self.rows]
+        keys = [(row.stages, row.steps) for row in self.rows]
         if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"stages {list(twice[0])} with shares {list(twice[1])} occur twice")
-        for name in sorted({stage for row in self.rows for stage in row.stages}):
-            if name not in self._alone:
-                raise ValueError(f"stage {name!r} has no row of its own (shares [1.0])")
-        if self.rows and self._alone.get(self.reference, 0.0) <= 0:
-            raise ValueError(f"no row with accuracy above 0 for the reference {self.reference!r}")
+            twice = next(
+                row.plan for row, key in zip(self.rows, keys, strict=True) if keys.count(key) > 1
+            )
+            raise ValueError(f"plan {twice} occurs twice")
+        alone = {(row.stages[0], sum(row.steps)) for row in self.rows if len(row.stages) == 1}
+        curves = {(curve.stage, curve.steps) for curve in self.model.curves}
+        for row in self.rows:
+            total = sum(row.steps)
+            for stage in (self.reference, *row.stages):
+                if (stage, total) not in alone:
+                    raise ValueError(f"stage {stage!r} has no row of its own of {total} steps")
+                if stage != self.reference and (stage, total) not in curves:
+                    raise ValueError(f"stage {stage!r} has no loss curve of {total} steps")
         return self
 
     @classmethod
@@ -106,105 +186,91 @@ class QualityTable(BaseModel):
         return cls(
             family=family,
             metric="not measured",
-            steps=0,
+            reference=reference,
             solver="",
             guidance=1.0,
+            size=0,
             seed=0,
+            prompts="",
             captions=0,
+            weights="",
             versions={},
             measured="",
+            model=Model(power=1.0, curves=()),
             rows=(),
-            reference=reference,
         )
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Every stage that the table knows, the reference first."""
-        return (self.reference, *sorted(set(self._alone) - {self.reference}))
+        return (self.reference, *sorted({curve.stage for curve in self.model.curves}))
 
     def knows(self, stages: Sequence[str]) -> bool:
         """Whether the quality of plans over these stages in this order can be told."""
         order = merged(stages)
-        if len(order) == 1:
-            return order[0] in self._alone or order[0] == self.reference
-        if len(order) == 2:
-            return any(row.stages == order for row in self.rows)
-        return len(order) == 3 and all(self.knows(side) for side in _sides(order))
+        if order == (self.reference,) or order in self._orders:
+            return True
+        if len(order) != 3:
+            return False
+        first, middle, last = order  # the orders of two that its edges are
+        return all(self.knows(side) for side in ((first, middle), (middle, last), (first, last)))
 
     def relative(self, plan: Plan) -> float:
-        """Predicted accuracy over that of the reference alone; 0.0 where it is unknown."""
+        """Predicted quality; 0.0 where it is unknown."""
         stages = tuple(span.stage for span in plan.spans)
         return float(self.relative_all(stages, [span.steps for span in plan.spans])[0])
 
     def relative_all(self, stages: Sequence[str], steps: Sequence[ArrayLike]) -> Floats:
-        """`relative` of many plans over the same stages: `steps[k]` holds those on stage k."""
-        counts = [np.atleast_1d(np.asarray(count, np.float64)) for count in steps]
-        order = merged(stages)
-        if not self.knows(order):
-            return np.zeros_like(counts[0])
-        if not self.rows:
-            return np.ones_like(counts[0])
-        shares = _shares_by_run(stages, counts)
-        return self._accuracy(order, shares) / self._alone[self.reference]
+        """`relative` of many plans over the same stages, all of as many steps.
 
-    def _accuracy(self, order: tuple[str, ...], shares: list[Floats]) -> Floats:
-        if len(order) == 1:
-            return np.full_like(shares[0], self._alone[order[0]])
-        if len(order) == 2:
-            points, values = self._line(order)
-            return np.interp(shares[0], points, values)
-        found: Floats = self._surface(order)(np.stack([shares[0], shares[1]], axis=-1))
-        return np.nan_to_num(found, nan=0.0)
+        `steps[k]` is an integer array with the steps on the k-th stage, one entry for each plan.
+        """
+        counts = [np.atleast_1d(np.asarray(count, np.int64)) for count in steps]
+        if not self.knows(stages):
+            return np.zeros(len(counts[0]))
+        stage_loss, hop_loss = self._at(sum(int(count[0]) for count in counts))
+        lost: Floats = np.zeros(len(counts[0]))
+        start = np.zeros_like(counts[0])
+        for k, (stage, count) in enumerate(zip(stages, counts, strict=True)):
+            if k and stages[k - 1] != stage:
+                lost += hop_loss[start]
+            if stage != self.reference:
+                lost += stage_loss[stage][start + count] - stage_loss[stage][start]
+            start = start + count
+        quality: Floats = np.maximum(0.0, 1.0 - np.maximum(lost, 0.0) ** self.model.power)
+        return quality
 
-    def _line(self, order: tuple[str, ...]) -> tuple[Floats, Floats]:
-        """Share of the first stage, and the accuracy there, both ends included."""
-        known = {row.shares[0]: row.accuracy for row in self.rows if row.stages == order}
-        known |= {0.0: self._alone[order[1]], 1.0: self._alone[order[0]]}
-        points = sorted(known)
-        return np.array(points), np.array([known[point] for point in points])
-
-    def _surface(self, order: tuple[str, ...]) -> Any:
-        if order not in self._surfaces:
-            self._surfaces[order] = self._triangulate(order)
-        return self._surfaces[order]
-
-    def _triangulate(self, order: tuple[str, ...]) -> Any:
-        from scipy.interpolate import LinearNDInterpolator  # slow to import, and not always needed
-
-        known = {row.shares[:2]: row.accuracy for row in self.rows if row.stages == order}
-        for first, second in _sides(order):
-            for share, accuracy in zip(*self._line((first, second)), strict=True):
-                at = dict.fromkeys(order, 0.0) | {first: float(share), second: 1.0 - float(share)}
-                known[at[order[0]], at[order[1]]] = float(accuracy)
-        return LinearNDInterpolator(np.array(list(known)), np.array(list(known.values())))
+    def _at(self, steps: int) -> tuple[Mapping[str, Floats], Floats]:
+        """L of every stage, and H, before each step of a trajectory and at its end."""
+        if steps not in self._known:
+            curves: dict[str, list[StageCurve]] = {}
+            for curve in self.model.curves:
+                curves.setdefault(curve.stage, []).append(curve)
+            stage_loss = {stage: _at_steps(each, steps) for stage, each in curves.items()}
+            self._known[steps] = stage_loss, _at_steps(self.model.hops, steps)
+        return self._known[steps]
 
     @cached_property
-    def _alone(self) -> dict[str, float]:
-        return {row.stages[0]: row.accuracy for row in self.rows if len(row.stages) == 1}
-
-    @cached_property
-    def _surfaces(self) -> dict[tuple[str, ...], Any]:
+    def _known(self) -> dict[int, tuple[Mapping[str, Floats], Floats]]:
         return {}
+
+    @cached_property
+    def _orders(self) -> frozenset[tuple[str, ...]]:
+        return frozenset(row.stages for row in self.rows)
+
+
+def _at_steps(curves: Sequence[Curve], steps: int) -> Floats:
+    """Losses at 0 to `steps` steps of as many; beyond what was measured, the nearest curve's."""
+    known = sorted(curves, key=lambda curve: curve.steps)
+    logs = np.log([curve.steps for curve in known])
+    losses: Floats = np.zeros(steps + 1)
+    for curve, only in zip(known, np.eye(len(known)), strict=True):
+        shares = np.linspace(0, 1, len(curve.loss))
+        at_shares = np.interp(np.arange(steps + 1) / steps, shares, curve.loss)
+        losses += np.interp(np.log(steps), logs, only) * at_shares
+    return losses
 
 
 def merged(stages: Sequence[str]) -> tuple[str, ...]:
     """The order without repetitions in a row: cloud, cloud, edge is cloud, edge."""
     return tuple(s for i, s in enumerate(stages) if i == 0 or stages[i - 1] != s)
-
-
-def _sides(order: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """The shorter orders that an order of three becomes when one of its shares is 0."""
-    first, middle, last = order
-    return (first, middle), (middle, last), (first, last)
-
-
-def _shares_by_run(stages: Sequence[str], counts: list[Floats]) -> list[Floats]:
-    """Share of all steps for each run of equal stages."""
-    total = np.sum(counts, axis=0)
-    runs: list[Floats] = []
-    for i, count in enumerate(counts):
-        if i and stages[i - 1] == stages[i]:
-            runs[-1] = runs[-1] + count / total
-        else:
-            runs.append(count / total)
-    return runs

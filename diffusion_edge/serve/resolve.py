@@ -13,7 +13,7 @@ from diffusion_edge.errors import (
 )
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.policies import policy
-from diffusion_edge.schedule import SOLVERS
+from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.serve.schema import MAX_STEPS, EdgeOptions, ImagesBody
 from diffusion_edge.types import ImageRequest, Plan
 
@@ -35,15 +35,16 @@ def image_request(
     options = body.diffusion_edge or EdgeOptions()
     plan = _plan(options, settings)
     width, height = _size(body.size, card)
+    solver = _solver(body.solver, card)
     given_floor, given_ms = options.quality_floor, options.deadline_ms
     defaults = settings.defaults
     return ImageRequest(
         prompt=body.prompt,
         negative_prompt=body.negative_prompt or "",
         family=card.name,
-        steps=_steps(body.num_inference_steps, plan, card),
+        steps=_steps(body.num_inference_steps, solver, plan, card),
         seed=draw_seed() if body.seed is None else body.seed,
-        solver=_solver(body.solver, card),
+        solver=solver,
         guidance=card.defaults.guidance if body.guidance_scale is None else body.guidance_scale,
         width=width,
         height=height,
@@ -52,7 +53,7 @@ def image_request(
         quality_floor=defaults.quality_floor if given_floor is None else given_floor,
         policy=_policy(options, settings),
         plan=plan,
-        codec="exact",
+        codec=options.codec or defaults.codec,
         request_id=request_id,
     )
 
@@ -101,13 +102,15 @@ def _plan(options: EdgeOptions, settings: Settings) -> Plan | None:
     return plan
 
 
-def _steps(asked: int | None, plan: Plan | None, card: FamilyCard) -> int:
+def _steps(asked: int | None, solver: str, plan: Plan | None, card: FamilyCard) -> int:
+    """Resolved steps: what a plan counts, where some solvers make more than they are asked for."""
     if plan is None:
-        return card.defaults.steps if asked is None else asked
-    if asked not in (None, plan.steps):
+        return resolved_steps(solver, card.defaults.steps if asked is None else asked)
+    if asked is not None and plan.steps != resolved_steps(solver, asked):
         raise InvalidPlan(
-            f"plan {plan} has {plan.steps} steps, but num_inference_steps is {asked}; "
-            "leave num_inference_steps out or let the plan sum to it",
+            f"plan {plan} has {plan.steps} steps, but num_inference_steps {asked} of {solver} "
+            f"comes to {resolved_steps(solver, asked)}; leave num_inference_steps out or let the "
+            "plan sum to it",
             param=f"{OURS}.plan",
         )
     return plan.steps
@@ -115,9 +118,10 @@ def _steps(asked: int | None, plan: Plan | None, card: FamilyCard) -> int:
 
 def _solver(asked: str | None, card: FamilyCard) -> str:
     solver = card.defaults.solver if asked is None else asked
-    if solver not in SOLVERS:
+    if solver not in card.solvers():
         raise UnsupportedSolver(
-            f"solver {solver[:100]!r} is not known; known: {', '.join(SOLVERS)}", param="solver"
+            f"solver {solver[:100]!r} is not one of this model's: {', '.join(card.solvers())}",
+            param="solver",
         )
     return solver
 

@@ -4,150 +4,240 @@
     python -m stage_models.shapes.evaluate --plan cloud:20 --plan cloud:6,device:14 --json
     python -m stage_models.shapes.evaluate --grid grid.png --plan cloud:20 --plan device:20
     python -m stage_models.shapes.evaluate --card     # the figures and pictures of the model card
+    python -m stage_models.shapes.evaluate --relations    # how often scenes have each relation
 
 Captions have one and two things in equal numbers, unless `--things` says otherwise. Caption i is
-drawn with seed + i, the same for every plan. Intervals are Wilson's, with the number of pictures
-as the number of trials; a picture of two things that has one shape right counts as half.
+drawn with seed + i, the same for every plan. Intervals are Agresti and Coull's over pictures; a
+picture of two things that has one shape right counts as half in `shape`. Fréchet distances are to
+as many drawn scenes of other captions of the same kind; see `frechet.py`. An interrupted run goes
+on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard, load_card
+from diffusion_edge.families.quiet import quiet_libraries
+from diffusion_edge.profile import batch, intervals
+from diffusion_edge.profile.ledger import results
+from diffusion_edge.profile.measure import fingerprint
+from diffusion_edge.profile.plots import between
+from diffusion_edge.profile.progress import pictures_bar
 from diffusion_edge.types import Plan
-from stage_models.shapes import gallery
-from stage_models.shapes.scenes import Caption
-from stage_models.shapes.verify import ATTRIBUTES, Report, verify
+from stage_models.shapes import frechet, gallery, scenes
+from stage_models.shapes.scenes import Caption, Scene
+from stage_models.shapes.verify import ATTRIBUTES, Report, count_right, verify
+
+Floats = NDArray[np.float64]
 
 ROOT = Path(__file__).parent
 BATCH = 32
+OTHERS = 10**6
+"""Added to the seed of captions for the drawn scenes that pictures are compared with."""
+
+
+# ---------------------------------------------------------------------------- what is judged
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Captions: how many, from which seed, of how many things in turn, held out of training?"""
+
+    count: int
+    seed: int
+    things: tuple[int, ...] = (1, 2)
+    held_out: bool = True
+
+    def scenes(self, shift: int = 0) -> list[Scene]:
+        return gallery.some_scenes(self.count, self.seed + shift, self.things, self.held_out)
+
+    def captions(self) -> list[Caption]:
+        return [scene.caption for scene in self.scenes()]
+
+
+@dataclass
+class Judged:
+    """Pictures of one plan: what is right of each, and its features (n, 64) for Fréchet."""
+
+    marks: list[dict[str, float]] = field(default_factory=list)
+    features: list[list[float]] = field(default_factory=list)
+
+    def add(self, captions: Sequence[Caption], images: Sequence[Image.Image]) -> None:
+        pairs = zip(captions, images, strict=True)
+        self.marks += [marks(verify(caption, image)) for caption, image in pairs]
+        self.features += frechet.features(images).round(5).tolist()
+
+
+def marks(report: Report) -> dict[str, float]:
+    """Accuracy, the share that is right of every attribute the caption has, and whether all is."""
+    return {
+        "accuracy": report.accuracy,
+        **report.shares(),
+        "all right": float(report.all_right),
+    }
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean in [0, 1] over n pictures, with its 95 % confidence interval."""
+
+    value: float
+    n: int
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Score:
+        return cls(float(np.mean(values)), len(values), intervals.of_mean(values))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores by name, each over the pictures that have it, and the Fréchet distance."""
+
+    scores: Mapping[str, Score]
+    frechet: float
+
+    @classmethod
+    def of(cls, judged: Judged, drawn: Floats) -> Summary:
+        values: dict[str, list[float]] = {}
+        for picture in judged.marks:
+            for name, value in picture.items():
+                values.setdefault(name, []).append(value)
+        scores = {name: Score.of(values[name]) for name in COLUMNS if name in values}
+        return cls(scores, frechet.distance(np.array(judged.features), drawn))
 
 
 # ---------------------------------------------------------------------------- measuring
 
 
-@dataclass(frozen=True)
-class Score:
-    """A share in [0, 1] over n pictures, with its 95 % confidence interval."""
-
-    value: float
-    n: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's score interval."""
-        z = 1.959964
-        spread = z * math.sqrt(self.value * (1 - self.value) / self.n + z**2 / (4 * self.n**2))
-        middle = self.value + z**2 / (2 * self.n)
-        scale = 1 + z**2 / self.n
-        return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+def judge(card: FamilyCard, kind: Kind, plans: Sequence[Plan]) -> dict[str, Summary]:
+    """The summary of every plan, then of the drawn scenes themselves and of what the autoencoder
+    makes of them: the most that a plan can reach, and the least distance."""
+    others = frechet.features([scenes.draw(scene) for scene in kind.scenes(OTHERS)])
+    found = {plan: Summary.of(judged, others) for plan, judged in _judge(card, kind, plans).items()}
+    for name, images in (
+        (AUTOENCODER, gallery.reconstructed(card, kind.scenes())),
+        (DRAWN, [scenes.draw(scene) for scene in kind.scenes()]),
+    ):
+        judged = Judged()
+        judged.add(kind.captions(), images)
+        found[name] = Summary.of(judged, others)
+    return found
 
 
-def summary(reports: Sequence[Report]) -> dict[str, Score]:
-    """Accuracy, every attribute over the pictures that have it, and the share with all right."""
-    scores = {"accuracy": Score(fmean(r.accuracy for r in reports), len(reports))}
-    for name in ATTRIBUTES:
-        shares = [r.shares()[name] for r in reports if name in r.shares()]
-        if shares:
-            scores[name] = Score(fmean(shares), len(shares))
-    return scores | {"all right": Score(fmean(r.all_right for r in reports), len(reports))}
+def _judge(card: FamilyCard, kind: Kind, plans: Sequence[Plan]) -> dict[str, Judged]:
+    captions = kind.captions()
+    settings = {
+        "weights": fingerprint(card),
+        "defaults": card.defaults.model_dump(),
+        "captions": [str(caption) for caption in captions],
+        "seed": kind.seed,
+        "plans": [str(plan) for plan in plans],
+    }
+    stages: dict[str, Family] = {}
+    found = {str(plan): Judged() for plan in plans}
+
+    def of_batch(start: int) -> dict[str, Any]:
+        if not stages:
+            stages.update(gallery.stages_of(card, plans))
+        part = captions[start : start + BATCH]
+        requests = [
+            batch.request(card, str(said), kind.seed + start + i) for i, said in enumerate(part)
+        ]
+        result = {}
+        for plan, pictures in batch.pictures(stages, requests, plans):
+            judged = Judged()
+            judged.add(part, [gallery.image(picture) for picture in pictures])
+            result[str(plan)] = asdict(judged)
+            advance(len(part))
+        return result
+
+    starts = range(0, len(captions), BATCH)
+    with pictures_bar(len(captions) * len(plans)) as advance:
+        for result, was_there in results(_kept(card, settings), settings, starts, of_batch):
+            for plan, judged in result.items():
+                found[plan].marks += judged["marks"]
+                found[plan].features += judged["features"]
+                if was_there:
+                    advance(len(judged["marks"]))
+    return found
 
 
-def judge(
-    card: FamilyCard, captions: Sequence[Caption], plans: Sequence[Plan], seed: int
-) -> dict[str, list[Report]]:
-    """The report of every caption's picture, by plan."""
-    stages = gallery.load_stages(card, plans)
-    reports: dict[str, list[Report]] = {str(plan): [] for plan in plans}
-    with Progress(console=Console(stderr=True), refresh_per_second=2) as progress:
-        task = progress.add_task("pictures", total=len(captions) * len(plans))
-        for part in parts(captions):
-            batches = _batches(card, stages, part, plans, seed)
-            for plan in plans:
-                pictures = batches[plan.steps].pictures(plan)
-                for (_, caption), picture in zip(part, pictures, strict=True):
-                    reports[str(plan)].append(verify(caption, picture))
-                progress.advance(task, len(part))
-    return reports
-
-
-def parts(captions: Sequence[Caption]) -> Iterator[list[tuple[int, Caption]]]:
-    """Numbered captions, BATCH at a time."""
-    numbered = list(enumerate(captions))
-    for start in range(0, len(numbered), BATCH):
-        yield numbered[start : start + BATCH]
-
-
-def batch_of(
-    card: FamilyCard,
-    stages: Mapping[str, Family],
-    part: Sequence[tuple[int, Caption]],
-    steps: int,
-    seed: int,
-) -> gallery.Batch:
-    """Caption i is drawn with seed + i."""
-    requests = [gallery.request(card, str(said), seed + i, steps) for i, said in part]
-    return gallery.Batch(stages, requests)
-
-
-def _batches(
-    card: FamilyCard,
-    stages: Mapping[str, Family],
-    part: Sequence[tuple[int, Caption]],
-    plans: Sequence[Plan],
-    seed: int,
-) -> dict[int, gallery.Batch]:
-    """A batch for every number of steps."""
-    return {steps: batch_of(card, stages, part, steps, seed) for steps in {p.steps for p in plans}}
+def _kept(card: FamilyCard, settings: Mapping[str, Any]) -> Path:
+    """What is done of these settings is kept here until the whole command is done."""
+    name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=6).hexdigest()
+    return card.root / f"evaluate-{name}.part.jsonl"
 
 
 # ---------------------------------------------------------------------------- tables
 
 
 COLUMNS = ("accuracy", *ATTRIBUTES, "all right")
+AUTOENCODER = "the drawn scenes, encoded and decoded"
+DRAWN = "the drawn scenes themselves"
 
 
-def cells(scores: Mapping[str, Score]) -> Iterator[str]:
-    """`83.1 (79-86)`: per cent, and the interval."""
+def cells(summary: Summary) -> Iterator[str]:
+    """`83.1 (79-86)`: per cent, and the interval; the Fréchet distance last."""
     for name in COLUMNS:
-        if name in scores:
-            low, high = scores[name].interval
-            yield f"{100 * scores[name].value:.1f} ({100 * low:.0f}-{100 * high:.0f})"
+        if name in summary.scores:
+            score = summary.scores[name]
+            low, high = score.interval
+            yield f"{100 * score.value:.1f} ({100 * low:.0f}-{100 * high:.0f})"
         else:
             yield "-"
+    yield f"{summary.frechet:.3g}"
 
 
-def show(rows: Mapping[str, Mapping[str, Score]], title: str) -> None:
-    table = Table("plan", *COLUMNS, title=title)
-    for name, scores in rows.items():
-        table.add_row(name, *cells(scores))
-    Console(width=150).print(table)
+def show(rows: Mapping[str, Summary], title: str) -> None:
+    table = Table("pictures", *COLUMNS, "Fréchet", title=title)
+    for name, summary in rows.items():
+        table.add_row(name, *cells(summary))
+    Console(width=170).print(table)
 
 
-def as_json(rows: Mapping[str, Mapping[str, Score]], facts: Mapping[str, object]) -> str:
-    plans = {
-        plan: {
-            name: {"value": s.value, "low": s.interval[0], "high": s.interval[1], "n": s.n}
-            for name, s in scores.items()
+def as_json(rows: Mapping[str, Summary], facts: Mapping[str, object]) -> str:
+    found = {
+        row: {
+            **{
+                name: {"value": s.value, "low": s.interval[0], "high": s.interval[1], "n": s.n}
+                for name, s in summary.scores.items()
+            },
+            "frechet": summary.frechet,
         }
-        for plan, scores in rows.items()
+        for row, summary in rows.items()
     }
-    return json.dumps({**facts, "plans": plans})
+    return json.dumps({**facts, "rows": found})
+
+
+def relations(count: int, seed: int) -> str:
+    """Shares of the relations in scenes of two and of three things, as training draws them."""
+    lines = []
+    for things in (2, 3):
+        drawn = gallery.some_scenes(count, seed, (things,), held_out=False)
+        said = Counter(relation for scene in drawn for relation in scene.caption.relations)
+        shares = ", ".join(
+            f"{name} {100 * said[name] / said.total():.0f} %" for name in scenes.RELATIONS
+        )
+        lines.append(f"{count} scenes of {things} things: {shares}")
+    return "; ".join(lines)
 
 
 # ---------------------------------------------------------------------------- pictures
@@ -157,10 +247,10 @@ def draw_grid(
     card: FamilyCard, captions: Sequence[Caption], plans: Sequence[Plan], seed: int
 ) -> Image.Image:
     """A row for each caption, a column for each plan, one seed for all."""
-    stages = gallery.load_stages(card, plans)
-    part = [(0, caption) for caption in captions]
-    batches = _batches(card, stages, part, plans, seed)
-    columns = [batches[plan.steps].pictures(plan) for plan in plans]
+    stages = gallery.stages_of(card, plans)
+    requests = [batch.request(card, str(caption), seed) for caption in captions]
+    made = {str(plan): pictures for plan, pictures in batch.pictures(stages, requests, plans)}
+    columns = [[gallery.image(picture) for picture in made[str(plan)]] for plan in plans]
     return tile([str(caption) for caption in captions], [str(plan) for plan in plans], columns)
 
 
@@ -194,76 +284,73 @@ def tile(
 
 
 MARKS = ("<!-- figures: written by evaluate --card -->", "<!-- end of figures -->")
+ALONE = ("cloud:20", "edge:20", "device:20")
 CARD_PLANS = (
-    "cloud:20",
-    "edge:20",
-    "device:20",
+    *ALONE,
     "cloud:6,device:14",
     "device:14,cloud:6",
     "cloud:6,edge:14",
     "edge:14,cloud:6",
     "cloud:10,edge:6,device:4",
 )
-GRID_PLANS = ("cloud:20", "edge:20", "device:20", "cloud:6,device:14", "device:14,cloud:6")
+GRID_PLANS = (*ALONE, "cloud:6,device:14", "device:14,cloud:6")
 
 
 def write_card(card: FamilyCard, count: int, seed: int) -> None:
     """Measures what the model card says, and writes it there; and the grid beside it."""
-    plans = tuple(map(Plan.parse, CARD_PLANS))
-    rows = {"": _summaries(judge(card, gallery.captions(count, seed, (1, 2)), plans, seed))}
-    reference = plans[:1]
-    for name, things, held_out in (
-        ("pairs seen in training", (1, 2), False),
-        ("three things, held out", (3,), True),
-    ):
-        said = gallery.captions(count // 2, seed, things, held_out)
-        rows[name] = _summaries(judge(card, said, reference, seed))
-    drawn = gallery.some_scenes(count, seed, (1, 2))
-    pairs = zip(drawn, gallery.reconstructed(card, drawn), strict=True)
-    limit = summary([verify(scene.caption, picture) for scene, picture in pairs])
-    text = _markdown(card, rows, limit, count, seed)
+    kinds = {
+        f"{count} held-out captions, half of one thing, half of two": (
+            Kind(count, seed),
+            CARD_PLANS,
+        ),
+        f"{count // 2} held-out captions of three things": (Kind(count // 2, seed, (3,)), ALONE),
+        f"{count // 2} captions of one and two things, all pairs seen in training": (
+            Kind(count // 2, seed, held_out=False),
+            ALONE,
+        ),
+    }
+    lines = [
+        f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed}`: "
+        f"guidance {card.defaults.guidance:g}, {card.defaults.solver}. Per cent, with 95 % "
+        "intervals (Agresti and Coull, over pictures). Fréchet distances are to as many drawn "
+        "scenes of other captions of the same kind, and compare within one table."
+    ]
+    for name, (kind, plans) in kinds.items():
+        lines += ["", f"**{name}**", ""]
+        lines += _markdown(judge(card, kind, tuple(map(Plan.parse, plans))))
+    lines += ["", *_about_the_judges(count)]
     path = card.root / "README.md"
-    path.write_text(between(path.read_text(), text))
-    grid = draw_grid(card, gallery.captions(8, 5, (1, 2)), tuple(map(Plan.parse, GRID_PLANS)), seed)
+    path.write_text(between(path.read_text(), MARKS, "\n".join(lines), path))
+    said = Kind(8, 5).captions()
+    grid = draw_grid(card, said, tuple(map(Plan.parse, GRID_PLANS)), seed)
     grid.save(card.root / "examples.png", optimize=True)
 
 
-def _summaries(reports: Mapping[str, Sequence[Report]]) -> dict[str, dict[str, Score]]:
-    return {plan: summary(each) for plan, each in reports.items()}
+def _about_the_judges(count: int) -> Iterator[str]:
+    """How far the verifier, the classifier and the scenes themselves can be trusted."""
+    drawn = 3 * count
+    sharp, soft = count_right(drawn, seed=1)
+    yield (
+        f"- The verifier judges {sharp} of {drawn} drawn scenes all right, and {soft} when they "
+        f"are softened (`python -m stage_models.shapes.verify --scenes {drawn}`)."
+    )
+    shares = frechet.told(frechet.right(frechet.classifier(), drawn, frechet.CHECK_SEED))
+    yield (
+        f"- The classifier is right on {drawn} fresh scenes about {shares} "
+        f"(`python -m stage_models.shapes.frechet check --scenes {drawn}`)."
+    )
+    yield (
+        f"- {relations(drawn, 1)} (`python -m stage_models.shapes.evaluate --relations "
+        f"--captions {drawn}`)."
+    )
 
 
-def _markdown(
-    card: FamilyCard,
-    rows: Mapping[str, Mapping[str, Mapping[str, Score]]],
-    limit: Mapping[str, Score],
-    count: int,
-    seed: int,
-) -> str:
-    lines = [
-        f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed}`: "
-        f"held-out captions, half of one and half of two things, {count // 2} of them where the "
-        f"row is of others; guidance {card.defaults.guidance:g}, {card.defaults.solver}. Per "
-        "cent, with 95 % intervals. The last row is the autoencoder's: the true scenes, encoded "
-        "and decoded.",
-        "",
-        "| plan | " + " | ".join(COLUMNS) + " |",
-        "|---|" + "---|" * len(COLUMNS),
-    ]
-    for name, plans in rows.items():
-        for plan, scores in plans.items():
-            head = f"`{plan}`" + (f", {name}" if name else "")
-            lines.append(f"| {head} | " + " | ".join(cells(scores)) + " |")
-    lines.append("| none, drawn scenes | " + " | ".join(cells(limit)) + " |")
-    return "\n".join(lines)
-
-
-def between(page: str, text: str) -> str:
-    """The page with `text` in place of what stands between the two marks."""
-    head, first, rest = page.partition(MARKS[0])
-    _, last, tail = rest.partition(MARKS[1])
-    if not first or not last:
-        raise ValueError(f"the model card lacks the marks {MARKS[0]!r} and {MARKS[1]!r}")
-    return f"{head}{first}\n{text}\n{last}{tail}"
+def _markdown(rows: Mapping[str, Summary]) -> Iterator[str]:
+    yield "| pictures | " + " | ".join(COLUMNS) + " | Fréchet |"
+    yield "|---|" + "---|" * (len(COLUMNS) + 1)
+    for name, summary in rows.items():
+        head = name if name in (AUTOENCODER, DRAWN) else f"`{name}`"
+        yield f"| {head} | " + " | ".join(cells(summary)) + " |"
 
 
 # ---------------------------------------------------------------------------- command line
@@ -283,30 +370,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line in place of the table")
     parser.add_argument("--grid", type=Path, help="write a grid of 8 examples to this PNG")
     parser.add_argument("--card", action="store_true", help="rewrite the model card's figures")
+    parser.add_argument("--relations", action="store_true", help="count the scenes' relations")
     args = parser.parse_args(argv)
-    if args.captions < 2:
-        parser.error("--captions must be at least 2")
+    if args.captions < 4:
+        parser.error("--captions must be at least 4")
+    if args.relations:
+        print(relations(args.captions, args.seed))
+        return
     plans = args.plan or [Plan.parse("cloud:20")]
-    gallery.quiet()
+    quiet_libraries()
     try:
         card = load_card(args.family)
         if args.guidance is not None:
             defaults = card.defaults.model_copy(update={"guidance": args.guidance})
             card = card.model_copy(update={"defaults": defaults})
-        said = gallery.captions(args.captions, args.seed, args.things, not args.seen)
+        kind = Kind(args.captions, args.seed, tuple(args.things), not args.seen)
         if args.card:
             write_card(card, args.captions, args.seed)
         elif args.grid:
-            draw_grid(card, said[:8], plans, args.seed).save(args.grid)
+            draw_grid(card, kind.captions()[:8], plans, args.seed).save(args.grid)
         else:
-            rows = _summaries(judge(card, said, plans, args.seed))
+            rows = judge(card, kind, plans)
             if args.json:
-                facts = {"captions": len(said), "things": list(args.things), "seed": args.seed}
-                facts |= {"held_out": not args.seen, "guidance": card.defaults.guidance}
+                facts = {"captions": kind.count, "things": list(kind.things), "seed": kind.seed}
+                facts |= {"held_out": kind.held_out, "guidance": card.defaults.guidance}
                 print(as_json(rows, facts))
             else:
-                kind = "seen" if args.seen else "held-out"
-                show(rows, f"{len(said)} {kind} captions, seed {args.seed}: per cent (95 %)")
+                said = "held-out" if kind.held_out else "seen"
+                show(rows, f"{kind.count} {said} captions, seed {kind.seed}: per cent (95 %)")
+        for kept in card.root.glob("evaluate-*.part.jsonl"):
+            kept.unlink()
     except EdgeError as error:
         parser.exit(2, f"{error}\n")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageDraw
 
 CANVAS = 64
-GRID = 8
+GRID = 16
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (226, 32, 40),
@@ -186,9 +186,9 @@ def _agrees(
         return max(abs(ax - bx), abs(ay - by)) >= reach
     match caption.relations[i]:
         case "left of":
-            return bx - ax >= reach and abs(ay - by) <= GRID
+            return bx - ax >= reach and ay == by
         case "above":
-            return by - ay >= reach and abs(ax - bx) <= GRID
+            return by - ay >= reach and ax == bx
         case _:
             holds = (sizes[i], sizes[j]) == ("small", "large")
             return holds and caption.things[j].shape in CONTAINERS and (ax, ay) == (bx, by)

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from stage_models.shapes import scenes
+from stage_models.shapes import layout, scenes
 from stage_models.shapes.models import (
     ROOT,
     SHARED,
@@ -44,9 +44,20 @@ from stage_models.shapes.models import (
     save,
     save_family,
 )
+from stage_models.shapes.scenes import Scene
 
 UNCONDITIONAL = 0.1
 """Share of captions dropped in training, for classifier-free guidance."""
+
+SIZES = {64: 3, 128: 1}
+"""Edge lengths of pictures, and how often an update takes them; of larger ones it takes fewer."""
+
+LAYOUT_WEIGHT = 0.1
+"""Of the auxiliary loss (see `layout`) beside the velocity's, at the start; it falls to 0.
+
+Trained alone for 300 updates, `edge` with it predicts the velocity better by 7 % at t = 600, where
+the layout is decided, as well at 300, and worse by 2 % at 150, where outlines are drawn.
+"""
 
 AVERAGE_EVERY = 5
 """Updates between two updates of the weights' running average."""
@@ -166,11 +177,13 @@ def picture(scene: scenes.Scene, size: int = scenes.CANVAS) -> Tensor:
     return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)
 
 
-def draw_many(rng: random.Random, count: int) -> tuple[list[str], Tensor]:
-    """Captions and pictures, uint8 (count, 3, H, W), of scenes with one, two and three objects."""
-    drawn = [scenes.sample(rng, rng.choices((1, 2, 3), (4, 4, 2))[0]) for _ in range(count)]
-    pixels = np.stack([np.asarray(scenes.draw(scene)) for scene in drawn])
-    return [str(scene.caption) for scene in drawn], torch.from_numpy(pixels).permute(0, 3, 1, 2)
+def draw_many(
+    rng: random.Random, count: int, size: int = scenes.CANVAS
+) -> tuple[list[Scene], Tensor]:
+    """Scenes with one, two and three objects, and their pictures, uint8 (count, 3, size, size)."""
+    drawn = [scenes.sample(rng, rng.choices((1, 2, 3), (3, 5, 2))[0]) for _ in range(count)]
+    pixels = np.stack([np.asarray(scenes.draw(scene, size)) for scene in drawn])
+    return drawn, torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 # ---------------------------------------------------------------------------- the autoencoder
@@ -221,6 +234,57 @@ def encode_many(vae: AutoencoderTiny, pictures: Tensor, device: str, dtype: torc
     )
 
 
+class Pool:
+    """Scenes of one size as latents on the training device, more with every call of `grow`."""
+
+    def __init__(
+        self, vae: AutoencoderTiny, device: str, dtype: torch.dtype, most: int, size: int
+    ) -> None:
+        self.vae, self.device, self.dtype, self.most = vae, device, dtype, most
+        self.size, self.share = size, scenes.CANVAS**2 / size**2
+        self.rng = random.Random(time.time_ns())
+        self.captions: list[str] = []
+        self.latents = self.labels = torch.empty(0, device=device)
+
+    def grow(self) -> None:
+        """4096 scenes at first, then 512 at a time; fewer of larger ones."""
+        count = int(self.share * (512 if self.captions else 4096))
+        drawn, pixels = draw_many(self.rng, count, self.size)
+        if len(self.captions) + len(drawn) > self.most:
+            return
+        self.captions += [str(scene.caption) for scene in drawn]
+        latents = encode_many(self.vae, pixels, self.device, self.dtype)
+        labels = torch.stack([layout.labels(scene, self.size) for scene in drawn]).to(self.device)
+        if len(self.latents):
+            latents = torch.cat([self.latents, latents])
+            labels = torch.cat([self.labels, labels])
+        self.latents, self.labels = latents, labels
+
+    def sample(self, count: int) -> tuple[list[str], Tensor, Tensor]:
+        """Captions, some dropped; latents (count, C, h, w); layout labels (count, 3, cells)."""
+        chosen = torch.randint(len(self.captions), (count,))
+        said = [
+            self.captions[i] if self.rng.random() > UNCONDITIONAL else "" for i in chosen.tolist()
+        ]
+        return said, self.latents[chosen], self.labels[chosen]
+
+
+class Middle:
+    """Keeps what the middle block of a denoiser put out last: `hidden`, (B, cells, width)."""
+
+    def __init__(self, denoiser: PixArtTransformer2DModel) -> None:
+        blocks = denoiser.transformer_blocks
+        blocks[(len(blocks) - 1) // 2].register_forward_hook(self._keep)
+        self.hidden = torch.empty(0)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.hidden = output
+
+
+TURNS = (("cloud", "edge"), ("cloud", "device"))
+"""The denoisers that an update trains: the small ones, that learn faster, take turns."""
+
+
 def corruption(count: int) -> Tensor:
     """Training timesteps: mostly where a scene takes shape, a tenth spread over all.
 
@@ -228,7 +292,7 @@ def corruption(count: int) -> Tensor:
     left at 670: what lies above teaches no more than the background.
     """
     spread = torch.rand(count)
-    crowded = torch.sigmoid(torch.randn(count) - 0.8)
+    crowded = torch.sigmoid(torch.randn(count) - 0.6)
     chosen = torch.where(torch.rand(count) < 0.1, spread, crowded)
     return (chosen * TRAIN_STEPS).long().clamp(max=TRAIN_STEPS - 1)
 
@@ -249,27 +313,25 @@ def train_denoisers(
     else:
         text = build_text_encoder(len(tokenizer))
         denoisers = {tier: build_denoiser(WIDTHS[tier]) for tier in TIERS}
-    modules = {"text": text, **denoisers}
+    heads = {tier: layout.Head(denoisers[tier].inner_dim) for tier in TIERS}
+    modules = {"text": text, **denoisers, **{f"head of {tier}": heads[tier] for tier in TIERS}}
     for module in modules.values():
         module.to(device)
     shadow = Shadow(modules, dtype, rate=1.5e-3)
+    middles = {tier: Middle(denoisers[tier]) for tier in TIERS}
     vae = AutoencoderTiny.from_pretrained(SHARED / "vae", dtype=torch.float32)
-    rng = random.Random(time.time_ns())
-    captions: list[str] = []
-    latents = torch.empty(0)
+    pools = {size: Pool(vae, device, dtype, pictures, size) for size in SIZES}
     alphas = build_scheduler().alphas_cumprod.to(device)
     losses: dict[str, float] = {}
     saved = time.monotonic()
     for step, (spent, progress) in enumerate(budget(minutes, "denoisers")):
-        if len(captions) < pictures and step % 200 == 0:
-            fresh, pixels = draw_many(rng, min(20_000, pictures - len(captions)))
-            captions += fresh
-            latents = torch.cat([latents.to(device), encode_many(vae, pixels, device, dtype)])
-        chosen = torch.randint(len(captions), (batch,))
-        said = [captions[i] if rng.random() > UNCONDITIONAL else "" for i in chosen.tolist()]
+        if step % 100 == 0:
+            for pool in pools.values():
+                pool.grow()
+        (pool,) = random.choices(list(pools.values()), list(SIZES.values()))
+        said, x0, wanted = pool.sample(int(batch * pool.share))
         tokens = tokenizer(said, padding=True, return_tensors="pt").to(device)
-        x0 = latents[chosen]
-        t = corruption(batch).to(device)
+        t = corruption(len(x0)).to(device)
         alpha = alphas[t][:, None, None, None]
         signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         noise = torch.randn_like(x0)
@@ -277,7 +339,7 @@ def train_denoisers(
         target = signal * noise - sigma * x0
         hidden = text(tokens.input_ids, tokens.attention_mask)[0]
         total = torch.zeros((), device=device)
-        for tier in TIERS:
+        for tier in TURNS[step % len(TURNS)]:
             predicted = denoisers[tier](
                 noisy,
                 encoder_hidden_states=hidden,
@@ -287,7 +349,8 @@ def train_denoisers(
             )[0]
             loss = F.mse_loss(predicted.float(), target)
             losses[tier] = losses.get(tier, 1.0) * 0.98 + 0.02 * loss.item()
-            total = total + loss
+            taught = heads[tier](middles[tier].hidden, wanted)
+            total = total + loss + LAYOUT_WEIGHT * (1 - spent) * taught
         total.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         shadow.step(spent)
         if step % 50 == 0:
@@ -307,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="start from the saved weights")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--pictures", type=int, default=120_000, help="scenes drawn in all")
+    parser.add_argument("--pictures", type=int, default=120_000, help="scenes drawn of a size")
     args = parser.parse_args(argv)
     torch.manual_seed(time.time_ns() % 2**31)
     common = (args.minutes, args.device, torch.bfloat16, args.resume)

@@ -384,6 +384,19 @@ def soften(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
+def count_right(count: int, seed: int) -> tuple[int, int]:
+    """How many of `count` drawn scenes of one to three things are judged all right; and if
+    softened."""
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
+    sharp = soft = 0
+    for i in range(count):
+        scene = scenes.sample(rng, 1 + i % 3, held_out=i % 2 == 0)
+        image = scenes.draw(scene)
+        sharp += verify(scene.caption, image).all_right
+        soft += verify(scene.caption, soften(image, noise)).all_right
+    return sharp, soft
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Count the drawn scenes of one to three things that are judged all right."
@@ -391,13 +404,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
-    rng, noise = random.Random(args.seed), np.random.default_rng(args.seed)
-    sharp = soft = 0
-    for i in range(args.scenes):
-        scene = scenes.sample(rng, 1 + i % 3, held_out=i % 2 == 0)
-        image = scenes.draw(scene)
-        sharp += verify(scene.caption, image).all_right
-        soft += verify(scene.caption, soften(image, noise)).all_right
+    sharp, soft = count_right(args.scenes, args.seed)
     print(f"of {args.scenes} drawn scenes {sharp} are judged all right, {soft} if softened")
 
 

@@ -30,6 +30,44 @@ def three(cloud_queue_s: float = 0.0, **kw: float) -> View:
     )
 
 
+# ---------------------------------------------------------------------------- codecs
+
+
+def by_step(seen: View) -> View:
+    """int8 and small up to step 10, exact and large after it."""
+    codecs = tuple("int8" if step <= 10 else "exact" for step in range(21))
+    sizes = tuple(1_000 if codec == "int8" else 1_000_000 for codec in codecs)
+    return replace(seen, codecs=codecs, packet_bytes=sizes)
+
+
+def test_plans_carry_the_codec_of_each_hand_off_step() -> None:
+    for text, codecs in (
+        ("cloud:6,edge:4,device:10", ("int8", "int8")),
+        ("cloud:6,edge:5,device:9", ("int8", "exact")),
+    ):
+        asked = request(plan=Plan.parse(text))
+        assert policy("fixed")(asked, by_step(three()), symmetric()).plan.codecs == codecs
+    choice = elastic(request(quality_floor=0.5, deadline_s=3.0), by_step(three()))
+    for chosen in (choice.plan, choice.runner_up):
+        assert chosen is not None
+        steps = [span.start for span in chosen.spans[1:]]
+        assert steps
+        assert chosen.codecs == tuple("int8" if step <= 10 else "exact" for step in steps)
+
+
+def test_a_hand_off_moves_to_where_the_packet_is_small() -> None:
+    """Premises: a packet takes 1 s in full and 1 ms as int8; time is short; the edge costs
+    nothing, is nearly as fast as the cloud, and can only come first."""
+    prices = {"device": 0.0, "edge": 0.0, "cloud": 4.0}
+    both = view(stage("edge", 0.06), stage("cloud", 0.05), bytes_per_s=1e6, prices=prices)
+    seen = replace(both, links={("edge", "cloud"): both.links["edge", "cloud"]})
+    asked = request(quality_floor=0.75, deadline_s=1.145)
+    small, large = ((size,) * 21 for size in (1_000, 1_000_000))
+    assert str(elastic(asked, replace(seen, packet_bytes=small)).plan) == "edge:14,cloud:6"
+    assert str(elastic(asked, by_step(seen)).plan) == "edge:10,cloud:10"
+    assert str(elastic(asked, replace(seen, packet_bytes=large)).plan) == "cloud:20"
+
+
 # ---------------------------------------------------------------------------- the rule
 
 
@@ -241,7 +279,7 @@ def test_one_tier_only(tier: str) -> None:
 def test_one_tier_only_takes_the_stage_that_is_free_first() -> None:
     big = replace(stage("cloud", 0.1, queue_s=5.0), stage="big")
     choice = policy("cloud-only")(
-        request(deadline_s=0.5), view(big, stage("cloud", 0.2)), table(row(1.0, cloud=1.0))
+        request(deadline_s=0.5), view(big, stage("cloud", 0.2)), table(row(1.0, cloud=20))
     )
     assert str(choice.plan) == "cloud:20"
     assert "predicted to miss the deadline of 0.5 s" in choice.reason

@@ -1,87 +1,155 @@
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.cost import cuts
+from diffusion_edge.routing.quality import Curve, Model, QualityTable, StageCurve
 from diffusion_edge.types import Plan
 
 from .views import row, symmetric, table
 
+ALONE = (row(0.8, cloud=20), row(0.6, edge=20), row(0.4, device=20))
+EDGE = StageCurve(stage="edge", steps=20, loss=(0.0, 0.1, 0.2))
+DEVICE = StageCurve(stage="device", steps=20, loss=(0.0, 0.1, 0.5))
+MODEL = Model(power=2.0, curves=(EDGE, DEVICE), hops=(Curve(steps=20, loss=(0.0, 0.2, 0.0)),))
 TABLE = table(
-    row(0.8, cloud=1.0),
-    row(0.6, edge=1.0),
-    row(0.4, device=1.0),
-    row(0.76, cloud=0.5, edge=0.5),
-    row(0.68, cloud=0.25, edge=0.75),
-    row(0.64, edge=0.5, cloud=0.5),
-    row(0.5, edge=0.5, device=0.5),
-    row(0.7, cloud=0.5, device=0.5),
-    row(0.72, cloud=0.4, edge=0.4, device=0.2),
+    *ALONE,
+    row(0.76, cloud=10, edge=10),
+    row(0.64, edge=10, cloud=10),
+    row(0.7, cloud=10, device=10),
+    row(0.5, edge=10, device=10),
+    model=MODEL,
 )
 
 
 @pytest.mark.parametrize(
-    ("plan", "accuracy"),
+    ("plan", "loss"),
     [
-        ("cloud:20", 0.8),
-        ("cloud:8,cloud:12", 0.8),
-        ("edge:20", 0.6),
-        ("cloud:10,edge:10", 0.76),
-        ("cloud:5,edge:15", 0.68),
-        ("edge:10,cloud:10", 0.64),
-        ("cloud:15,edge:5", 0.78),  # half way from the measured half to cloud alone
-        ("cloud:2,edge:18", 0.632),  # two fifths of the way from edge alone
-        ("cloud:8,edge:8,device:4", 0.72),
+        ("cloud:20", 0.0),
+        ("cloud:8,cloud:12", 0.0),
+        ("edge:20", 0.2),
+        ("cloud:10,edge:10", 0.1 + 0.2),
+        ("edge:10,cloud:10", 0.1 + 0.2),
+        ("cloud:15,edge:5", 0.05 + 0.1),
+        ("cloud:15,device:5", 0.2 + 0.1),
+        ("cloud:8,edge:8,device:4", 0.08 + 0.16 + 0.16 + 0.08),
+        ("cloud:10,edge:5,edge:5", 0.1 + 0.2),
+        ("cloud:5,edge:5", 0.1 + 0.2),  # half of 10 steps is as half of 20
     ],
 )
-def test_measured_rows_and_what_lies_between(plan: str, accuracy: float) -> None:
-    assert TABLE.relative(Plan.parse(plan)) == pytest.approx(accuracy / 0.8)
+def test_the_model_by_hand(plan: str, loss: float) -> None:
+    assert TABLE.relative(Plan.parse(plan)) == pytest.approx(1 - loss**2)
 
 
-@pytest.mark.parametrize("plan", ["device:10,edge:10", "device:5,cloud:5,edge:10", "edge:5,tpu:5"])
+def test_between_two_numbers_of_steps_curves_are_linear_in_the_logarithm() -> None:
+    few = StageCurve(stage="edge", steps=5, loss=(0.0, 0.8))
+    many = StageCurve(stage="edge", steps=20, loss=(0.0, 0.2))
+    rows = [row(0.5, **{stage: n}) for stage in ("cloud", "edge") for n in (5, 20)]
+    both = table(*rows, model=Model(power=1.0, curves=(many, few)))
+    found = [both.relative(Plan.parse(f"edge:{n}")) for n in (1, 5, 10, 20, 80)]
+    assert found == pytest.approx([0.2, 0.2, 0.5, 0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    "plan", ["device:10,edge:10", "device:5,cloud:5,edge:10", "edge:5,tpu:5", "tpu:5"]
+)
 def test_orders_that_were_not_measured_are_unknown(plan: str) -> None:
     parsed = Plan.parse(plan)
     assert not TABLE.knows([span.stage for span in parsed.spans])
     assert TABLE.relative(parsed) == 0.0
 
 
-def test_three_spans_approach_the_measured_sides() -> None:
-    near_side = TABLE.relative(Plan.parse("cloud:499,edge:500,device:1"))
-    assert near_side == pytest.approx(TABLE.relative(Plan.parse("cloud:499,edge:501")), abs=2e-3)
-    near_corner = TABLE.relative(Plan.parse("cloud:1,edge:1,device:998"))
-    assert near_corner == pytest.approx(0.4 / 0.8, abs=5e-3)
+def test_an_order_of_three_is_known_by_its_twos_or_by_itself() -> None:
+    assert TABLE.knows(["cloud", "edge", "device"])
+    assert TABLE.knows(["cloud", "edge", "cloud"])
+    assert not TABLE.knows(["device", "cloud", "edge"])
+    itself = table(*TABLE.rows, row(0.5, device=5, cloud=5, edge=10), model=MODEL)
+    assert itself.knows(["device", "cloud", "edge"])
+    assert not itself.knows(["cloud", "edge", "cloud", "edge"])
 
 
-@settings(deadline=None, max_examples=50)
-@given(
-    steps=st.tuples(*[st.integers(1, 40)] * 3),
-    order=st.permutations(["device", "edge", "cloud"]),
-)
-def test_three_spans_lie_between_the_accuracies_around_them(
-    steps: tuple[int, int, int], order: list[str]
-) -> None:
-    value = symmetric().relative(Plan.of(tuple(zip(order, steps, strict=True))))
-    linear = {"device": 0.4, "edge": 0.7, "cloud": 1.0}
-    expected = sum(linear[s] * n for s, n in zip(order, steps, strict=True)) / sum(steps)
-    assert value == pytest.approx(expected)  # a plane through the corners is met exactly
-
-
-def test_a_family_without_a_table_knows_only_its_cloud_model() -> None:
+def test_a_family_without_a_table_knows_only_its_reference() -> None:
     unknown = QualityTable.unknown("mine")
     assert unknown.relative(Plan.parse("cloud:20")) == 1.0
     assert unknown.relative(Plan.parse("cloud:10,cloud:10")) == 1.0
     assert unknown.relative(Plan.parse("edge:20")) == 0.0
     assert unknown.relative(Plan.parse("cloud:19,edge:1")) == 0.0
+    assert QualityTable.unknown("mine", "large").relative(Plan.parse("large:3")) == 1.0
 
 
-def written(folder: Path, **changes: object) -> Path:
-    content = json.loads(TABLE.model_dump_json(exclude={"reference"})) | changes
+# ---------------------------------------------------------------------------- properties
+
+losses = st.lists(st.floats(0, 0.3), min_size=4, max_size=4)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> QualityTable:
+    """Every order is known; device loses more than edge everywhere."""
+    slopes = np.array([draw(losses), draw(losses)]).cumsum(axis=0).cumsum(axis=1)
+    curves = tuple(
+        StageCurve(stage=stage, steps=20, loss=(0.0, *map(float, loss)))
+        for stage, loss in zip(("edge", "device"), slopes, strict=True)
+    )
+    hops = (Curve(steps=20, loss=(0.0, *draw(losses), 0.0)),)
+    model = Model(power=draw(st.floats(0.25, 4)), curves=curves, hops=hops)
+    return symmetric().model_copy(update={"model": model})
+
+
+parts = st.tuples(*[st.integers(1, 12)] * 3)
+names = st.tuples(*[st.sampled_from(["cloud", "edge", "device"])] * 3)
+BETTER = {"device": "edge", "edge": "cloud", "cloud": "cloud"}
+
+
+@settings(deadline=None, max_examples=200)
+@given(known=tables(), steps=parts, stages=names, span=st.integers(0, 2))
+def test_quality_is_in_bounds_and_a_better_stage_never_lowers_it(
+    known: QualityTable, steps: tuple[int, ...], stages: tuple[str, ...], span: int
+) -> None:
+    """Also where the better stage is a neighbour's, and a hand-off is saved."""
+    assume(all(a != b for a, b in pairwise(stages)))
+    at = tuple(zip(stages, steps, strict=True))
+    better = (*at[:span], (BETTER[stages[span]], steps[span]), *at[span + 1 :])
+    before, after = known.relative(Plan.of(at)), known.relative(Plan.of(better))
+    assert 0 <= before <= after + 1e-9 <= 1 + 1e-9
+    assert known.relative(Plan.of((("cloud", sum(steps)),))) == 1.0
+
+
+@settings(deadline=None, max_examples=50)
+@given(known=tables(), order=st.permutations(["device", "edge", "cloud"]))
+def test_many_plans_at_once_are_as_each_alone(known: QualityTable, order: list[str]) -> None:
+    counts = cuts(13, 3)
+    together = known.relative_all(order, counts)
+    alone = [
+        known.relative(Plan.of(tuple(zip(order, map(int, each), strict=True))))
+        for each in zip(*counts, strict=True)
+    ]
+    assert together == pytest.approx(alone)
+
+
+# ---------------------------------------------------------------------------- the file
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    content = json.loads(TABLE.model_dump_json()) | changes
     (folder / "quality.json").write_text(json.dumps(content))
     return folder / "quality.json"
+
+
+def a_row(**changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(row(0.8, cloud=20).model_dump_json())
+    return content | changes
+
+
+def a_model(**changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(MODEL.model_dump_json())
+    return content | changes
 
 
 def test_reads_its_file(tmp_path: Path) -> None:
@@ -92,22 +160,21 @@ def test_reads_its_file(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"metrik": "x"}, "metrik"),
-        ({"steps": "20"}, "steps"),
-        ({"rows": [{"stages": ["cloud"], "shares": [0.5], "accuracy": 1, "n": 1}]}, "sum to 1"),
-        ({"rows": [{"stages": ["cloud"], "shares": [1], "accuracy": 1.2, "n": 1}]}, "rows.0.accur"),
-        ({"rows": [{"stages": ["cloud"], "shares": [1], "accuracy": 0, "n": 1}]}, "reference"),
-        ({"rows": [{"stages": ["edge"], "shares": [1], "accuracy": 1, "n": 1}]}, "'cloud'"),
+        ({"seed": "20"}, "seed"),
+        ({"rows": [a_row(stages=["cloud", "edge"])]}, "2 stages but steps for 1"),
+        ({"rows": [a_row(score=1.2)]}, r"rows\.0\.score"),
+        ({"rows": [a_row()] * 2}, "plan cloud:20 occurs twice"),
+        ({"rows": [a_row(stages=["edge"])]}, "'cloud' has no row of its own of 20 steps"),
+        ({"rows": [a_row(stages=["a", "a"], steps=[5, 15])]}, "twice in a row"),
         (
-            {"rows": [{"stages": ["cloud"], "shares": [1], "accuracy": 1, "n": 1}] * 2},
-            "occur twice",
+            {"rows": [a_row(), a_row(stages=["cloud", "edge"], steps=[5, 15])]},
+            "'edge' has no row of its own of 20 steps",
         ),
+        ({"model": a_model(curves=[])}, "'edge' has no loss curve of 20 steps"),
+        ({"model": a_model(power=0.0)}, r"model\.power"),
         (
-            {"rows": [{"stages": ["a", "b"], "shares": [0.5, 0.5], "accuracy": 1, "n": 1}]},
-            "'a' has no row",
-        ),
-        (
-            {"rows": [{"stages": ["a", "a"], "shares": [0.5, 0.5], "accuracy": 1, "n": 1}]},
-            "twice in a row",
+            {"model": a_model(curves=[{"stage": "edge", "steps": 20, "loss": [0.0, 0.2, 0.1]}])},
+            "the loss of 'edge' should start at 0 and never fall",
         ),
     ],
 )

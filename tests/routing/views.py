@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diffusion_edge.routing.quality import QualityRow, QualityTable
-from diffusion_edge.types import ImageRequest, Link, StageStatus, Tier, View
+from diffusion_edge.routing.quality import Model, QualityRow, QualityTable, StageCurve
+from diffusion_edge.types import MAX_STEPS, ImageRequest, Link, StageStatus, Tier, View
 
 TIER: Mapping[str, Tier] = {"device": "device", "edge": "edge", "cloud": "cloud"}
 
@@ -36,7 +36,9 @@ def view(
     names = [s.stage for s in stages]
     links = {(a, b): Link(bytes_per_s, delay_s) for a in names for b in names if a != b}
     prices = prices or {"device": 0.0, "edge": 1.0, "cloud": 4.0}
-    return View({s.stage: s for s in stages}, links, prices, nbytes)
+    steps = range(MAX_STEPS + 1)
+    sizes = tuple(nbytes for _ in steps)
+    return View({s.stage: s for s in stages}, links, prices, sizes, tuple("exact" for _ in steps))
 
 
 def request(**kw: object) -> ImageRequest:
@@ -55,21 +57,33 @@ def request(**kw: object) -> ImageRequest:
     return ImageRequest(**(settled | kw))  # type: ignore[arg-type]
 
 
-def row(accuracy: float, **shares: float) -> QualityRow:
-    return QualityRow(stages=tuple(shares), shares=tuple(shares.values()), accuracy=accuracy, n=64)
+def row(score: float, **steps: int) -> QualityRow:
+    around = (score - 0.01, score + 0.01)
+    return QualityRow(
+        stages=tuple(steps),
+        steps=tuple(steps.values()),
+        score=score,
+        interval=around,
+        relative=score,
+        relative_interval=around,
+        n=64,
+    )
 
 
-def table(*rows: QualityRow) -> QualityTable:
+def table(*rows: QualityRow, model: Model | None = None) -> QualityTable:
     return QualityTable(
         family="shapes",
         metric="attribute accuracy",
-        steps=20,
         solver="ddim",
         guidance=3.0,
+        size=64,
         seed=0,
+        prompts="nowhere",
         captions=64,
+        weights="",
         versions={},
         measured="2026-01-01",
+        model=model or Model(power=1.0, curves=()),
         rows=rows,
     )
 
@@ -78,7 +92,13 @@ def symmetric(device: float = 0.4, edge: float = 0.7, cloud: float = 1.0) -> Qua
     """Quality that depends on the shares alone, not on the order of the stages."""
     alone = {"device": device, "edge": edge, "cloud": cloud}
     pairs = [(a, b) for a in alone for b in alone if a != b]
+    curves = tuple(
+        StageCurve(stage=name, steps=20, loss=(0.0, 1 - value / cloud))
+        for name, value in alone.items()
+        if name != "cloud"
+    )
     return table(
-        *(row(value, **{name: 1.0}) for name, value in alone.items()),
-        *(row((alone[a] + alone[b]) / 2, **{a: 0.5, b: 0.5}) for a, b in pairs),
+        *(row(value, **{name: 20}) for name, value in alone.items()),
+        *(row((alone[a] + alone[b]) / 2, **{a: 10, b: 10}) for a, b in pairs),
+        model=Model(power=1.0, curves=curves),
     )

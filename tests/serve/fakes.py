@@ -6,12 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.routing.quality import QualityRow, QualityTable
+from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.serve.service import Service
 from diffusion_edge.types import (
     Accepted,
@@ -25,6 +26,7 @@ from diffusion_edge.types import (
     StageStatus,
     View,
 )
+from tests.routing.views import symmetric
 
 CARD = FamilyCard.model_validate(
     {
@@ -38,6 +40,7 @@ CARD = FamilyCard.model_validate(
         "factor": 8,
         "max_tokens": 32,
         "defaults": {"size": 64, "steps": 20, "guidance": 4.0, "solver": "ddim"},
+        "root": Path(__file__).parents[2] / "stage_models" / "shapes",
     }
 )
 
@@ -55,21 +58,6 @@ def settings(**changes: Any) -> Settings:
         "links": [{"between": pair, "bytes_per_s": 1e7, "emulate": True} for pair in pairs],
     }
     return Settings.model_validate(data | changes)
-
-
-def quality() -> QualityTable:
-    alone = {"device": 0.4, "edge": 0.7, "cloud": 1.0}
-    rows = [
-        QualityRow(stages=(name,), shares=(1.0,), accuracy=accuracy, n=64)
-        for name, accuracy in alone.items()
-    ]
-    rows += [
-        QualityRow(stages=(a, b), shares=(0.5, 0.5), accuracy=(alone[a] + alone[b]) / 2, n=64)
-        for a in alone
-        for b in alone
-        if a != b
-    ]
-    return QualityTable.unknown("shapes").model_copy(update={"rows": tuple(rows)})
 
 
 @dataclass
@@ -100,7 +88,10 @@ class FakeBoard:
         }
 
     def view(self, request: ImageRequest) -> View:
-        return View(self.statuses(), self.settings.link_map(), self.settings.prices_per_s, 2048)
+        codecs = codecs_by_step(request, None, 0.01)
+        sizes = tuple({"exact": 2048, "bf16": 1024, "int8": 512}[codec] for codec in codecs)
+        links, prices = self.settings.link_map(), self.settings.prices_per_s
+        return View(self.statuses(), links, prices, sizes, codecs)
 
 
 def fake_packet(request: ImageRequest, plan: Plan, image: int, until: float) -> bytes:
@@ -170,7 +161,7 @@ def service(
     return Service(
         card=CARD,
         settings=config,
-        quality=quality(),
+        quality=symmetric(),
         board=board or FakeBoard(config),
         transport=transport or FakeTransport(),
         packet=fake_packet,

@@ -1,0 +1,154 @@
+"""Fits the model of `routing.quality` to measured rows, and tells how well it fills gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_edge.profile.intervals import Z
+from diffusion_edge.routing.quality import Curve, LeftOut, Model, QualityRow, StageCurve
+
+Floats = NDArray[np.float64]
+
+PIECES = 4
+"""Of a stage's loss curve."""
+HOP_PIECES = 5
+"""Of the curve of what a hand-off costs. See LOG.md for what else was tried."""
+POWERS = (0.25, 4.0)
+STARTS = (0.5, 1.5)
+"""The powers that may come out, and those from which the fit is tried."""
+OWN_ERROR = 0.01
+"""Standard error that the model has anyway: rows that are more certain count no more."""
+_TINY = 1e-6
+"""Keeps powers and logarithms of a plan that loses nothing finite."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Loss = (features @ weights) ^ power, row by row, where loss is 1 - quality.
+
+    For each number of steps a weight for every stage and piece of its curve, which is the slope
+    there, and one for every knot of the curve of hand-offs. Slopes are added up from the best
+    stage to the worst, so that weights of at least 0 keep the curves in order.
+    """
+
+    steps: tuple[int, ...]
+    stages: tuple[str, ...]
+    features: Floats
+    loss: Floats
+    certainty: Floats
+
+    @classmethod
+    def of(cls, rows: Sequence[QualityRow], reference: str) -> _Problem:
+        steps = tuple(sorted({sum(row.steps) for row in rows}))
+        alone: dict[str, list[float]] = {}
+        for row in rows:
+            if len(row.stages) == 1 and row.stages[0] != reference:
+                alone.setdefault(row.stages[0], []).append(row.relative)
+        stages = tuple(sorted(alone, key=lambda name: -float(np.mean(alone[name]))))
+        told = [row for row in rows if row.stages != (reference,)]
+        error = [(row.relative_interval[1] - row.relative) / Z for row in told]
+        return cls(
+            steps,
+            stages,
+            np.array([_features(row, steps, stages) for row in told]),
+            np.array([1 - row.relative for row in told]),
+            1 / np.hypot(error, OWN_ERROR),
+        )
+
+    def without(self, row: int) -> _Problem:
+        features, loss, certainty = (
+            np.delete(array, row, axis=0) for array in (self.features, self.loss, self.certainty)
+        )
+        return _Problem(self.steps, self.stages, features, loss, certainty)
+
+    def solve(self) -> Floats:
+        """The power and the weights that fit best."""
+        count = self.features.shape[1]
+        starts = [np.array([power] + [0.1 ** (1 / power)] * count) for power in STARTS]
+        return min(map(self.solve_from, starts), key=lambda found: found[0])[1]
+
+    def solve_from(self, start: Floats) -> tuple[float, Floats]:
+        """Half the sum of squares, and where it is least, near `start`."""
+        from scipy.optimize import least_squares  # slow to import
+
+        def residuals(at: Floats) -> Floats:
+            found: Floats = self.certainty * (_lost(self.features, at) - self.loss)
+            return found
+
+        def slopes(at: Floats) -> Floats:
+            sums = self.features @ at[1:] + _TINY
+            by_power = sums ** at[0] * np.log(sums)
+            by_weight = (at[0] * sums ** (at[0] - 1))[:, None] * self.features
+            found: Floats = self.certainty[:, None] * np.column_stack([by_power, by_weight])
+            return found
+
+        low, high = np.zeros(len(start)), np.full(len(start), np.inf)
+        low[0], high[0] = POWERS
+        found = least_squares(residuals, start, slopes, bounds=(low, high))
+        return float(found.cost), np.asarray(found.x)
+
+
+def _lost(features: Floats, at: Floats) -> Floats:
+    lost: Floats = (features @ at[1:] + _TINY) ** at[0]
+    return lost
+
+
+def _features(row: QualityRow, steps: Sequence[int], stages: Sequence[str]) -> Floats:
+    """How much of each piece the row's spans cover, and how near it hands off to each knot."""
+    covered = np.zeros((len(steps), len(stages), PIECES))
+    hops = np.zeros((len(steps), HOP_PIECES - 1))
+    total = sum(row.steps)
+    at = steps.index(total)
+    bounds, knots = np.linspace(0, 1, PIECES + 1), np.linspace(0, 1, HOP_PIECES + 1)[1:-1]
+    ends = [0.0, *(stop / total for stop in accumulate(row.steps))]
+    for stage, (start, stop) in zip(row.stages, pairwise(ends), strict=True):
+        if stage in stages:
+            inside = np.minimum(bounds[1:], stop) - np.maximum(bounds[:-1], start)
+            covered[at, : stages.index(stage) + 1] += np.maximum(inside, 0)
+        if stop < 1:
+            hops[at] += np.maximum(0, 1 - np.abs(stop - knots) * HOP_PIECES)
+    return np.concatenate([covered.ravel(), hops.ravel()])
+
+
+def fit(rows: Sequence[QualityRow], reference: str) -> Model:
+    """The model of all rows, with its error on rows of two and more spans that are left out."""
+    problem = _Problem.of(rows, reference)
+    if not len(problem.features):
+        return Model(power=1.0, curves=())
+    best = problem.solve()
+    spans = [len(row.stages) for row in rows if row.stages != (reference,)]
+    errors = []
+    for i, count in enumerate(spans):
+        if count > 1:
+            _, without = problem.without(i).solve_from(best)
+            errors.append(float(abs(_lost(problem.features[i], without) - problem.loss[i])))
+    left_out = None
+    if errors:
+        mean, largest = round(float(np.mean(errors)), 4), round(max(errors), 4)
+        left_out = LeftOut(rows=len(errors), mean=mean, largest=largest)
+    curves, hops = _curves(problem, best[1:])
+    return Model(power=round(float(best[0]), 6), curves=curves, hops=hops, left_out=left_out)
+
+
+def _curves(problem: _Problem, weights: Floats) -> tuple[tuple[StageCurve, ...], tuple[Curve, ...]]:
+    slopes = weights[: len(problem.steps) * len(problem.stages) * PIECES]
+    slopes = slopes.reshape(len(problem.steps), len(problem.stages), PIECES).cumsum(axis=1)
+    losses = np.concatenate([np.zeros_like(slopes[..., :1]), slopes.cumsum(-1) / PIECES], -1)
+    hops = np.pad(weights[slopes.size :].reshape(len(problem.steps), -1), ((0, 0), (1, 1)))
+    return (
+        tuple(
+            StageCurve(stage=stage, steps=steps, loss=_rounded(losses[i, k]))
+            for i, steps in enumerate(problem.steps)
+            for k, stage in enumerate(problem.stages)
+        ),
+        tuple(Curve(steps=steps, loss=_rounded(hops[i])) for i, steps in enumerate(problem.steps)),
+    )
+
+
+def _rounded(losses: Floats) -> tuple[float, ...]:
+    return tuple(round(float(loss), 6) for loss in losses)

@@ -1,0 +1,31 @@
+"""A progress bar of pictures; where there is no terminal to draw it on, a line now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 60.0
+
+
+@contextmanager
+def pictures_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Yields the function to call with the number of pictures that are done."""
+    columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, refresh_per_second=2) as progress:
+        bar = progress.add_task("", total=total)
+        said = time.monotonic()
+
+        def advance(pictures: int) -> None:
+            nonlocal said
+            progress.advance(bar, pictures)
+            if not console.is_terminal and time.monotonic() - said > LINE_EVERY_S:
+                said = time.monotonic()
+                console.print(f"{progress.tasks[0].completed:.0f} of {total} pictures")
+
+        yield advance

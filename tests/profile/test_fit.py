@@ -1,0 +1,143 @@
+"""The fit finds the curves that rows were made of, and says how well it fills gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_edge.profile.fit import fit
+from diffusion_edge.profile.grid import plans
+from diffusion_edge.routing.quality import Curve, Model, QualityRow, QualityTable, StageCurve
+from diffusion_edge.types import Plan
+
+STAGES = ("device", "edge", "cloud")
+TRUTH = Model(
+    power=1.5,
+    curves=(
+        StageCurve(stage="edge", steps=20, loss=(0.0, 0.02, 0.05, 0.12, 0.15)),
+        StageCurve(stage="device", steps=20, loss=(0.0, 0.03, 0.1, 0.3, 0.35)),
+        StageCurve(stage="edge", steps=10, loss=(0.0, 0.1, 0.1, 0.1, 0.2)),
+        StageCurve(stage="device", steps=10, loss=(0.0, 0.2, 0.3, 0.4, 0.5)),
+    ),
+    hops=(
+        Curve(steps=20, loss=(0.0, 0.0, 0.05, 0.02, 0.0, 0.0)),
+        Curve(steps=10, loss=(0.0, 0.1, 0.1, 0.0, 0.0, 0.0)),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of all plans of the grid, as a model says, with noise of some standard error."""
+
+    model: Model
+    error: float
+
+    def __call__(self, *steps: int) -> tuple[QualityRow, ...]:
+        rng = np.random.default_rng(0)
+        known = tabled(self.model, ())
+        found = []
+        for plan in (plan for count in steps for plan in plans(STAGES, count)):
+            alone = [span.stage for span in plan.spans] == ["cloud"]
+            value = known.relative(plan) + (0.0 if alone else self.error * rng.normal())
+            found.append(a_row(plan, value, 0.0 if alone else self.error))
+        return tuple(found)
+
+
+def a_row(plan: Plan, value: float, error: float) -> QualityRow:
+    around = (value - 1.96 * error, value + 1.96 * error)
+    return QualityRow(
+        stages=tuple(span.stage for span in plan.spans),
+        steps=tuple(span.steps for span in plan.spans),
+        score=0.5,
+        interval=(0.4, 0.6),
+        relative=max(0.0, value),
+        relative_interval=around,
+        n=100,
+    )
+
+
+def tabled(model: Model, rows: tuple[QualityRow, ...]) -> QualityTable:
+    """A table for which every order is known."""
+    every = rows or tuple(a_row(plan, 1.0, 0.1) for n in (10, 20) for plan in plans(STAGES, n))
+    unknown = QualityTable.unknown("mine")
+    return unknown.model_copy(update={"rows": every, "model": model})
+
+
+def test_it_finds_the_curves_that_rows_were_made_of() -> None:
+    rows = Rows(TRUTH, 0.0)(10, 20)
+    found = fit(rows, "cloud")
+    table = tabled(found, rows)
+    for row in rows:
+        assert table.relative(row.plan) == pytest.approx(row.relative, abs=0.003)
+    assert found.left_out
+    assert found.left_out.rows == len(rows) - 6
+    assert found.left_out.largest < 0.02
+    between, true = (known.relative(Plan.parse("edge:9,cloud:3,device:8"))
+                     for known in (table, tabled(TRUTH, ())))  # fmt: skip
+    assert between == pytest.approx(true, abs=0.01)
+
+
+def test_noise_shows_in_the_error_on_left_out_rows_but_hardly_in_the_model() -> None:
+    rows = Rows(TRUTH, 0.03)(20)
+    found = fit(rows, "cloud")
+    table, true = tabled(found, rows), tabled(TRUTH, ())
+    misses = [abs(table.relative(row.plan) - true.relative(row.plan)) for row in rows]
+    assert found.left_out
+    assert 0.018 < found.left_out.mean < 0.035  # the mean of |normal| is 0.8 of its deviation
+    assert np.mean(misses) < 0.01
+
+
+def test_certain_rows_count_more() -> None:
+    plan = Plan.parse("edge:10,cloud:10")
+    rows = [*Rows(TRUTH, 0.0)(20)]
+    at = next(i for i, row in enumerate(rows) if str(row.plan) == str(plan))
+    off = []
+    for error in (0.005, 0.3):
+        wrong = [*rows[:at], a_row(plan, rows[at].relative - 0.2, error), *rows[at + 1 :]]
+        table = tabled(fit(wrong, "cloud"), tuple(rows))
+        off.append(abs(table.relative(plan) - rows[at].relative))
+    assert off[0] > 4 * off[1]
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    qualities=st.lists(st.floats(0, 1.3), min_size=24, max_size=24),
+    alone=st.tuples(st.floats(0.1, 1.1), st.floats(0.1, 1.1)),
+)
+def test_whatever_was_measured_the_model_keeps_its_shape(
+    qualities: list[float], alone: tuple[float, float]
+) -> None:
+    """Curves rise, that of the stage that is worse alone is the steeper one; see the table's own
+    properties for what follows from it."""
+    some = [plan for plan in plans(STAGES, 10) if len(plan.spans) > 1][:24]
+    rows = [a_row(plan, value, 0.05) for plan, value in zip(some, qualities, strict=True)]
+    rows += [
+        a_row(Plan.of(((name, 10),)), value, 0.0 if name == "cloud" else 0.05)
+        for name, value in zip(STAGES, (*alone, 1.0), strict=True)
+    ]
+    found = fit(rows, "cloud")
+    curves = {curve.stage: np.diff(curve.loss) for curve in found.curves}
+    worse, better = ("device", "edge") if alone[0] < alone[1] else ("edge", "device")
+    assert (curves[better] >= -1e-6).all()
+    assert (curves[worse] >= curves[better] - 2e-6).all()
+    assert min(min(curve.loss) for curve in found.hops) >= 0
+    assert 0.25 <= found.power <= 4
+
+
+def test_a_reference_alone_needs_no_model() -> None:
+    found = fit([a_row(Plan.parse("cloud:10"), 1.0, 0.0)], "cloud")
+    assert found == Model(power=1.0, curves=())
+
+
+def test_nothing_is_left_out_of_stages_alone() -> None:
+    rows = [a_row(Plan.parse("cloud:10"), 1.0, 0.0), a_row(Plan.parse("edge:10"), 0.8, 0.01)]
+    found = fit(rows, "cloud")
+    assert found.left_out is None
+    assert tabled(found, tuple(rows)).relative(Plan.parse("edge:10")) == pytest.approx(
+        0.8, abs=0.01
+    )
