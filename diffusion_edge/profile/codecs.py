@@ -73,6 +73,11 @@ class Task:
         return self.handoffs or tuple(sorted(own))
 
     @property
+    def pictures(self) -> int:
+        places = sum(len(self.handoffs_of(solver)) for solver in self.solvers)
+        return places * len(LOSSY) * len(self.prompts)
+
+    @property
     def parts(self) -> list[tuple[str, int]]:
         """Solvers, and the first prompt of each of their batches."""
         return list(product(self.solvers, range(0, len(self.prompts), BATCH)))
@@ -107,28 +112,29 @@ Key = tuple[str, int, Codec]
 # ---------------------------------------------------------------------------- measuring
 
 
-def measure(task: Task, kept: Path, advance: Callable[[], None]) -> dict[Key, list[Loss]]:
+def measure(task: Task, kept: Path, advance: Callable[[int], None]) -> dict[Key, list[Loss]]:
     """The loss on every prompt. `kept` holds what an earlier run of the same task has measured.
 
-    `advance` is called after each of the task's parts.
+    `advance` is told how many pictures are done, as they are.
     """
     ledger, entries = open_ledger(kept, task.settings())
-    for _ in entries:
-        advance()
+    for entry in entries:
+        advance(sum(map(len, entry.values())))
     family: Family | None = None
     for solver, start in task.parts[len(entries) :]:
         family = family or load_family(task.card, task.card.reference)
-        found = {f"{at} {codec}": each for at, codec, each in _batch(task, family, solver, start)}
-        entry = {name: [vars(loss) for loss in each] for name, each in found.items()}
+        entry = {}
+        for at, codec, each in _batch(task, family, solver, start):
+            entry[f"{at} {codec}"] = [vars(loss) for loss in each]
+            advance(len(each))
         ledger.append(entry)
         entries.append(entry)
-        advance()
-    losses: dict[Key, list[Loss]] = {}
+    found: dict[Key, list[Loss]] = {}
     for (solver, _), entry in zip(task.parts, entries, strict=True):
         for at, codec in product(task.handoffs_of(solver), LOSSY):
-            found_here = [Loss(**loss) for loss in entry[f"{at} {codec}"]]
-            losses.setdefault((solver, at, codec), []).extend(found_here)
-    return losses
+            each = [Loss(**loss) for loss in entry[f"{at} {codec}"]]
+            found.setdefault((solver, at, codec), []).extend(each)
+    return found
 
 
 def _batch(

@@ -9,12 +9,11 @@ import typer
 
 from diffusion_edge.config import Defaults
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.profile.command import FamilyArgument, family_folder
-from diffusion_edge.profile.command import _prompts as prompts_of
+from diffusion_edge.profile.command import FamilyArgument, family_folder, prompts_of
 from diffusion_edge.routing.codecs import FILE
 
 if TYPE_CHECKING:
-    from diffusion_edge.profile.codecs import Key, Loss, Task
+    from diffusion_edge.profile.codecs import Task
 
 MANY = 128
 """Prompts where neither the number nor a file is given."""
@@ -45,9 +44,11 @@ def codecs(
 ) -> None:
     """Measure what each codec loses, for codec `auto`. An interrupted run goes on."""
     from diffusion_edge.families.card import load_card
-    from diffusion_edge.profile.codecs import MARKS, Task, as_text, page_lines, table
+    from diffusion_edge.families.quiet import quiet_libraries
+    from diffusion_edge.profile.codecs import MARKS, Task, as_text, measure, page_lines, table
     from diffusion_edge.profile.metric import load_metric
     from diffusion_edge.profile.plots import between
+    from diffusion_edge.profile.progress import pictures_bar
 
     card = load_card(family_folder(family))
     found = load_metric(metric or card.metric)
@@ -63,8 +64,10 @@ def codecs(
     text = page.read_text() if page.exists() else "# Codecs\n\n" + "\n".join(MARKS) + "\n"
     between(text, MARKS, "", page)  # before the work, not after it
     kept = written.with_suffix(".part.jsonl")
+    quiet_libraries()
     try:
-        losses = _measured(task, kept)
+        with pictures_bar(task.pictures) as advance:
+            losses = measure(task, kept, advance)
     except KeyboardInterrupt:
         typer.secho(f"what is done is in {kept}; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
@@ -89,18 +92,3 @@ def _command(task: Task) -> str:
     if task.source != task.metric.name:
         words.append(f"--prompts {task.source}")
     return " ".join(words)
-
-
-def _measured(task: Task, kept: Path) -> dict[Key, list[Loss]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    from diffusion_edge.families.quiet import quiet_libraries
-    from diffusion_edge.profile.codecs import measure
-
-    quiet_libraries()
-    columns = (TextColumn("batches"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
-        bar = progress.add_task("", total=len(task.parts))
-        return measure(task, kept, lambda: progress.advance(bar))

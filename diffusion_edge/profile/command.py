@@ -48,7 +48,7 @@ def profile(
 
     card = load_card(family_folder(family))
     found = load_metric(metric or card.metric)
-    lines, source = _prompts(found, prompts, captions, seed)
+    lines, source = prompts_of(found, prompts, captions, seed)
     asked = sorted({resolved_steps(card.defaults.solver, n) for n in steps or (10, 20)})
     task = Task(card, found, lines, source, tuple(asked), seed)
     written = out or card.root / "quality.json"
@@ -109,7 +109,7 @@ def family_folder(family: Path) -> Path:
     return named if beside else family
 
 
-def _prompts(
+def prompts_of(
     metric: Metric, file: Path | None, count: int | None, seed: int
 ) -> tuple[Sequence[str], str]:
     """The prompts and where they came from. Raises InvalidRequest if there are too few."""
