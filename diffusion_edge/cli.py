@@ -172,12 +172,10 @@ def _codec(name: str) -> AskedCodec:
 
 
 def _plan_of(card: Any, text: str | None, asked: int | None, solver: str) -> Plan:
-    """The plan asked for, or the largest model alone."""
+    """The plan asked for, or the reference stage alone."""
     if text is None:
-        names = list(card.stages)
-        alone = "cloud" if "cloud" in names else names[-1]
         steps = resolved_steps(solver, asked or card.defaults.steps)
-        return Plan.of(((alone, steps),), "the default")
+        return Plan.of(((card.reference, steps),), "the default")
     plan = Plan.parse(text)
     for span in plan.spans:
         if span.stage not in card.stages:

@@ -60,7 +60,9 @@ class Ingress:
 
 def _quality(folder: Path, card: FamilyCard) -> QualityTable:
     path = folder / "quality.json"
-    return QualityTable.read(path) if path.exists() else QualityTable.unknown(card.name)
+    if path.exists():
+        return QualityTable.read(path)
+    return QualityTable.unknown(card.name, card.reference)
 
 
 async def _status(handle: Any) -> StageStatus:
