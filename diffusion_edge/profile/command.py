@@ -41,7 +41,7 @@ def profile(
     """Measure the quality of a family's plans, for the router. An interrupted run goes on."""
     from diffusion_edge.families.card import load_card
     from diffusion_edge.families.quiet import quiet_libraries
-    from diffusion_edge.profile.measure import Task, as_text, measure, table
+    from diffusion_edge.profile.measure import Task, as_text, fingerprint, measure, table
     from diffusion_edge.profile.metric import load_metric
     from diffusion_edge.profile.progress import pictures_bar
     from diffusion_edge.schedule import resolved_steps
@@ -50,7 +50,7 @@ def profile(
     found = load_metric(metric or card.metric)
     lines, source = prompts_of(found, prompts, captions, seed)
     asked = sorted({resolved_steps(card.defaults.solver, n) for n in steps or (10, 20)})
-    task = Task(card, found, lines, source, tuple(asked), seed)
+    task = Task(card, fingerprint(card), found, lines, source, tuple(asked), seed)
     written = out or card.root / "quality.json"
     if not written.parent.is_dir():
         raise InvalidRequest(f"{written}: there is no folder {written.parent}")

@@ -35,9 +35,10 @@ Scores = Mapping[str, Sequence[float]]
 @dataclass(frozen=True)
 class Task:
     """What is measured. Prompt i is drawn with seed + i, by every plan. `steps` are resolved;
-    `source` says where the prompts came from."""
+    `weights` is the fingerprint at the start; `source` says where the prompts came from."""
 
     card: FamilyCard
+    weights: str
     metric: Metric
     prompts: Sequence[str]
     source: str
@@ -51,7 +52,7 @@ class Task:
     def settings(self) -> dict[str, Any]:
         """All that the scores depend on, but for the versions of libraries."""
         return {
-            "weights": fingerprint(self.card),
+            "weights": self.weights,
             "defaults": self.card.defaults.model_dump(),
             "metric": self.metric.name,
             "prompts": hashlib.blake2b("\n".join(self.prompts).encode()).hexdigest(),
@@ -141,7 +142,7 @@ def table(task: Task, scores: Scores) -> QualityTable:
         seed=task.seed,
         prompts=task.source,
         captions=len(task.prompts),
-        weights=fingerprint(card),
+        weights=task.weights,
         versions={
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "diffusers", "transformers")},
