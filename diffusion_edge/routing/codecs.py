@@ -19,18 +19,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from diffusion_edge.errors import ConfigError
+from diffusion_edge.routing.tables import Record, Table
 from diffusion_edge.types import EXACT, Codec, ImageRequest
 
 FILE = "codecs.json"
 SMALLEST_FIRST: tuple[Codec, ...] = ("int8", "bf16")
 Number = TypeVar("Number", int, float)
-STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class CodecRow(BaseModel):
+class CodecRow(Record):
     """What one codec does at one hand-off, over n images.
 
     share: of the steps that are done at the hand-off. error: relative L2 error of the final
@@ -38,8 +37,6 @@ class CodecRow(BaseModel):
     against the exact codec's, the mean; interval: its 95 % confidence interval. packet_bytes: the
     mean size of a packet, exact_bytes that of an exact one.
     """
-
-    model_config = STRICT
 
     solver: str
     steps: Annotated[int, Field(ge=2)]
@@ -68,14 +65,12 @@ class CodecRow(BaseModel):
         return self
 
 
-class CodecTable(BaseModel):
+class CodecTable(Table):
     """`codecs.json` of a family, measured by `diffusion-edge codecs`.
 
     model: on both sides of every hand-off. prompts: where they came from; prompt i is drawn with
     seed + i.
     """
-
-    model_config = STRICT
 
     family: str
     model: str
@@ -97,19 +92,6 @@ class CodecTable(BaseModel):
             twice = next(key for key in keys if keys.count(key) > 1)
             raise ValueError(f"solver, steps, hand-off and codec {twice} occur twice")
         return self
-
-    @classmethod
-    def read(cls, path: Path) -> CodecTable:
-        """Raises ConfigError, naming the file and the key, for what is not such a table."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}", file=str(path)) from error
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"])
-            where = f"{path}, {key}" if key else str(path)
-            raise ConfigError(f"{where}: {first['msg']}", file=str(path), key=key) from error
 
     def loss(self, solver: str, steps: int, handoff: int, codec: Codec) -> float | None:
         """Relative L2 error of the final latent, None where it is not known."""

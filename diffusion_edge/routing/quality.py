@@ -30,14 +30,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from diffusion_edge.errors import ConfigError
+from diffusion_edge.routing.tables import Record, Table
 from diffusion_edge.types import Plan
 
 Floats = NDArray[np.float64]
@@ -45,11 +44,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[float, float]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class QualityRow(_Strict):
+class QualityRow(Record):
     """One measured plan: `steps[k]` steps on `stages[k]`, over n pictures.
 
     score: the metric's mean; relative: it over the reference's. Both with 95 % intervals.
@@ -76,7 +71,7 @@ class QualityRow(_Strict):
         return Plan.of(tuple(zip(self.stages, self.steps, strict=True)))
 
 
-class OrderRow(_Strict):
+class OrderRow(Record):
     """Which of two stages is better first, over the plans of two spans that were measured.
 
     difference: mean quality with `small` first less that with `large` first, where both plans
@@ -90,7 +85,7 @@ class OrderRow(_Strict):
     interval: Interval
 
 
-class Curve(_Strict):
+class Curve(Record):
     """Losses in trajectories of `steps` steps, at even shares of them from 0 to 1."""
 
     steps: Annotated[int, Field(ge=1)]
@@ -109,7 +104,7 @@ class StageCurve(Curve):
         return self
 
 
-class LeftOut(_Strict):
+class LeftOut(Record):
     """How far the model is off, absolutely, on each of `rows` rows when it is fitted without it."""
 
     rows: int
@@ -117,7 +112,7 @@ class LeftOut(_Strict):
     largest: float
 
 
-class Model(_Strict):
+class Model(Record):
     """What fills the gaps; see above. `left_out` None where nothing could be left out."""
 
     power: Annotated[float, Field(gt=0)]
@@ -126,7 +121,7 @@ class Model(_Strict):
     left_out: LeftOut | None = None
 
 
-class QualityTable(_Strict):
+class QualityTable(Table):
     """`quality.json` of a family. `reference` is the stage whose quality alone is 1.0.
 
     weights: fingerprint of the weights that were measured. prompts: where they came from.
@@ -166,19 +161,6 @@ class QualityTable(_Strict):
                 if stage != self.reference and (stage, total) not in curves:
                     raise ValueError(f"stage {stage!r} has no loss curve of {total} steps")
         return self
-
-    @classmethod
-    def read(cls, path: Path) -> QualityTable:
-        """Raises ConfigError, naming the file and the key, for what is not such a table."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}", file=str(path)) from error
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"])
-            where = f"{path}, {key}" if key else str(path)
-            raise ConfigError(f"{where}: {first['msg']}", file=str(path), key=key) from error
 
     @classmethod
     def unknown(cls, family: str, reference: str = "cloud") -> QualityTable:

@@ -15,7 +15,17 @@ from diffusion_edge.serve.schema import OutputFormat
 from diffusion_edge.types import ImageRequest, Picture, Plan
 
 # The names that other tools show for the same step rules.
-SAMPLERS: Mapping[str, str] = {"ddim": "DDIM", "euler": "Euler", "dpmpp-2m": "DPM++ 2M"}
+SAMPLERS: Mapping[str, str] = {
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "euler-ancestral": "Euler a",
+    "dpmpp-2m": "DPM++ 2M",
+    "dpmpp-2m-karras": "DPM++ 2M Karras",
+    "dpmpp-2m-sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+    "lms": "LMS",
+    "pndm": "PLMS",
+}
 
 
 @dataclass(frozen=True)

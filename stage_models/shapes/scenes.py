@@ -5,8 +5,8 @@ A scene is one to three objects on a plain background. Its caption is a chain:
     a small blue star left of a large yellow square above a ring on a black background
 
 means that the star is left of the square and the square is above the ring. Sizes may be left
-unsaid. Lengths are in units of a 64 x 64 canvas, and centres lie on a grid of 8 units, which is
-one cell of the latent; `draw` scales to any size.
+unsaid. Lengths are in units of a 64 x 64 canvas, and centres lie on a grid of 16 units, which is
+two cells of the latent; `draw` scales to any size.
 """
 
 from __future__ import annotations

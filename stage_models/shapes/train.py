@@ -5,8 +5,8 @@
     python -m stage_models.shapes.train denoisers --minutes 60 --resume    # from the saved weights
 
 The budget is wall-clock time and the learning rate is annealed over it, so that the recipe ends
-well on any machine. All three denoisers see the same batches in one loop. `--device cuda` uses a
-GPU. On a CPU, `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000` in the environment keeps
+well on any machine. All denoisers learn from one stream of scenes in one loop. `--device cuda` uses
+a GPU. On a CPU, `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000` in the environment keeps
 glibc from giving memory back to the kernel between operations. The design and what was measured
 for it stand in the model card, README.md.
 """
@@ -300,7 +300,7 @@ def corruption(count: int) -> Tensor:
 def train_denoisers(
     minutes: float, device: str, dtype: torch.dtype, resume: bool, batch: int, pictures: int
 ) -> None:
-    """v-prediction of all three denoisers and the text encoder, on one stream of batches."""
+    """v-prediction of all three denoisers and the text encoder, on one stream of scenes."""
     tokenizer = build_tokenizer()
     if resume:
         text: Any = T5EncoderModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32)
