@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusers import (
     AutoencoderTiny,
-    DPMSolverMultistepScheduler,
+    DDIMScheduler,
     PixArtTransformer2DModel,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -108,16 +108,15 @@ def build_denoiser(width: Width) -> PixArtTransformer2DModel:
     return model
 
 
-def build_scheduler() -> DPMSolverMultistepScheduler:
-    return DPMSolverMultistepScheduler(
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
         num_train_timesteps=TRAIN_STEPS,
         beta_start=1e-4,
         beta_end=0.02,
         beta_schedule="linear",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
-        algorithm_type="dpmsolver++",
-        final_sigmas_type="zero",
+        clip_sample=False,
     )
 
 
@@ -153,7 +152,7 @@ def save_family(modules: Mapping[str, nn.Module], tokenizer: PreTrainedTokenizer
 MODEL_INDEX = """{
   "_class_name": "PixArtSigmaPipeline",
   "_diffusers_version": "0.42.1",
-  "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+  "scheduler": ["diffusers", "DDIMScheduler"],
   "text_encoder": ["transformers", "T5EncoderModel"],
   "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
   "transformer": ["diffusers", "PixArtTransformer2DModel"],
