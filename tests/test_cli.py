@@ -46,7 +46,7 @@ def test_generate_writes_the_image_and_says_how(tiny_family: Path, tmp_path: Pat
     with Image.open(out) as image:
         assert image.size == (16, 16)
         assert "Seed: 5" in image.text["parameters"]  # type: ignore[attr-defined]
-        chunk = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]
+        chunk = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]  # of PNG files
     assert chunk["plan"] == "cloud:3,edge:4,device:3"
 
 
@@ -72,7 +72,7 @@ def test_the_codec_is_that_of_every_hop(
     result = generate(tiny_family, tmp_path / "a.png", *plan, "--codec", codec)
     assert json.loads(result.stdout.splitlines()[-1])["codecs"] == [carried, carried]
     with Image.open(tmp_path / "a.png") as image:
-        chunk = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]
+        chunk = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]  # of PNG files
     assert chunk["codecs"] == [carried, carried]
 
 

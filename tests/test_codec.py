@@ -171,4 +171,4 @@ UNFIT = {
 def test_what_does_not_fit_the_codec_is_refused(name: str) -> None:
     codec, parts, kind = UNFIT[name]
     with pytest.raises(kind):
-        decode("latent", parts, codec)  # type: ignore[arg-type]
+        decode("latent", parts, codec)  # type: ignore[arg-type]  # any codec

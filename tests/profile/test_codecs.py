@@ -145,10 +145,10 @@ def test_an_interrupted_run_goes_on(
     original = module.losses
 
     def counted(family: Family, *rest: object):  # noqa: ANN202
-        batches.append(rest[0][0].solver)  # type: ignore[index]
+        batches.append(rest[0][0].solver)  # type: ignore[index]  # trajectories
         if len(batches) == 2:
             raise KeyboardInterrupt
-        return original(family, *rest)  # type: ignore[arg-type]
+        return original(family, *rest)  # type: ignore[arg-type]  # as given
 
     monkeypatch.setattr(module, "losses", counted)
     stopped = run(tiny_family, tmp_path, *asked)

@@ -81,6 +81,6 @@ def test_a_metric_that_is_not_there(name: str, told: str) -> None:
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan, math.inf, None, "good"])
 def test_a_score_that_is_none(value: object) -> None:
-    metric = Metric("mine:score", lambda *_: value)  # type: ignore[arg-type, return-value]
+    metric = Metric("mine:score", lambda *_: value)  # type: ignore[arg-type, return-value]  # wrong on purpose
     with pytest.raises(ConfigError, match=r"'mine:score' gave .* for 'a cat'; a score is a number"):
         metric.score("a cat", flat(0, 0, 0), flat(0, 0, 0))

@@ -103,7 +103,7 @@ async def test_the_codec_is_that_of_every_hop(codec: str) -> None:
     asked = GOOD | {"diffusion_edge": {"plan": "cloud:8,edge:6,cloud:6", "codec": codec}}
     body = (await post(asked)).json()
     with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
-        written = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]
+        written = json.loads(image.text["diffusion_edge"])  # type: ignore[attr-defined]  # of PNG files
     ours = body["diffusion_edge"]
     assert ours["codec"] == codec
     assert ours["codecs"] == written["codecs"] == [codec, codec]
