@@ -1,4 +1,6 @@
-# make serve   three tiers on this machine behind one endpoint
+# make serve   three tiers on this machine behind one endpoint, with stated seconds and links
+# make serve FAMILY=sd15   any family on whatever devices this machine has, nothing stated; a name
+#              of stage_models/ or a folder. `diffusion-edge models pull sd15` fetches it first.
 # make test    the whole suite            make check   ruff, mypy --strict, import-linter
 # make theorem the table of docs/theorem.md, measured anew
 # Each makes the environment in $(VENV) if need be. PORT=9000 make serve moves the endpoint.
@@ -6,14 +8,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
-CONFIG ?= serve_configs/local.yaml
+FAMILY ?=
+CONFIG ?= serve_configs/$(if $(FAMILY),machine,local).yaml
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: serve test theorem check format clean
 
 serve: $(VENV)/.core
-	@exec $(BIN)/diffusion-edge serve $(CONFIG) --port $(PORT)
+	@exec $(BIN)/diffusion-edge serve $(CONFIG) --port $(PORT) $(if $(FAMILY),--family $(FAMILY))
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from diffusion_edge import models_command
+from diffusion_edge.bench import command as bench_command
 from diffusion_edge.errors import EdgeError, InvalidPlan, InvalidRequest
 from diffusion_edge.profile.codecs_command import codecs
 from diffusion_edge.profile.command import plots, profile
@@ -19,6 +21,7 @@ from diffusion_edge.schedule import SOLVERS, resolved_steps
 from diffusion_edge.types import EXACT, AskedCodec, ImageRequest, Plan
 
 if TYPE_CHECKING:
+    from diffusion_edge.families.card import FamilyCard
     from diffusion_edge.serve.schema import OutputFormat
 
 app = typer.Typer(
@@ -51,35 +54,42 @@ def serve(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster; without it an own one is started.")
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(help="Instead of the config's: a folder, or a name of stage_models/."),
+    ] = None,
 ) -> None:
     """Serve the tiers of CONFIG behind one endpoint, until SIGINT or SIGTERM."""
     from diffusion_edge.serve.launch import serve as launch
 
     with errors_for_people():
-        raise typer.Exit(launch(config, port, address))
+        raise typer.Exit(launch(config, port, address, family))
 
 
 @app.command()
 def check(config: Annotated[Path, typer.Argument(help="A file of serve_configs/.")]) -> None:
     """Check a config file strictly: unknown keys, wrong values, parts that do not agree."""
     from diffusion_edge.config import load_config
+    from diffusion_edge.serve.launch import with_stages
 
     with errors_for_people():
-        stages = load_config(config).settings.stages
-    typer.echo(f"{config}: good; stages {', '.join(stages)}")
+        given = load_config(config).settings
+        stages = with_stages(given).stages
+    source = "" if given.stages else f", one for each model of {given.family}"
+    typer.echo(f"{config}: good; stages {', '.join(stages)}{source}")
 
 
 @app.command()
 def generate(
     prompt: str,
-    plan: Annotated[str | None, typer.Option(help="Such as cloud:8,edge:6,device:6.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Such as cloud:8,edge:6,device:6@1.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Of a plan not given.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Drawn if not given.")] = None,
     out: Annotated[Path, typer.Option(help="A .png, .jpg or .webp file.")] = Path("image.png"),
     negative_prompt: str = "",
     guidance_scale: Annotated[float | None, typer.Option(min=0, max=50)] = None,
     solver: Annotated[str | None, typer.Option(help=f"One of {SOLVER_NAMES}.")] = None,
-    size: Annotated[int | None, typer.Option(help="Edge length in pixels.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.")] = None,
     codec: Annotated[str, typer.Option(help=f"Of every hop: {CODECS}.")] = EXACT,
     family: Annotated[Path, typer.Option(help="The family's folder.")] = FAMILY,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON line.")] = False,
@@ -101,7 +111,7 @@ def _generate(
     negative_prompt: str,
     guidance: float | None,
     solver: str | None,
-    size: int | None,
+    size: str | None,
     codec: str,
     folder: Path,
     as_json: bool,
@@ -123,9 +133,7 @@ def _generate(
     card = load_card(folder)
     solver = solver or card.defaults.solver
     plan = _plan_of(card, plan_text, steps, solver)
-    edge = size or card.defaults.size
-    if edge not in card.sizes:
-        raise InvalidRequest(f"size {edge} is not one of {', '.join(map(str, card.sizes))}")
+    width, height = _size(card, size)
     request = ImageRequest(
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -134,14 +142,15 @@ def _generate(
         seed=secrets.randbelow(2**32) if seed is None else seed,
         solver=solver,
         guidance=card.defaults.guidance if guidance is None else guidance,
-        width=edge,
-        height=edge,
+        width=width,
+        height=height,
         policy="fixed",
         plan=plan,
         codec=_codec(codec),
     )
     by_step = codecs_by_step(request, codec_table(folder), Defaults().codec_loss)
-    plan = plan.with_codecs(by_step)
+    own = {name: m.guidance for name, m in card.stages.items() if m.guidance is not None}
+    plan = plan.with_codecs(by_step).with_guidance(own)
     made = _with_progress(card, request, plan)
 
     from diffusion_edge.serve.png import Made, encode
@@ -161,6 +170,16 @@ def _generate(
         typer.echo(json.dumps(report | {"warnings": list(made.warnings)}))
     else:
         typer.echo(f"{out}: plan {plan}, seed {request.seed}")
+
+
+def _size(card: FamilyCard, text: str | None) -> tuple[int, int]:
+    from diffusion_edge.families.sizes import parse_size
+
+    default = card.defaults.size
+    size = (default, default) if text is None else parse_size(text)
+    if size is None or not card.sizes.allows(*size):
+        raise InvalidRequest(f"size {text!r} is not one of this model's: {card.sizes}")
+    return size
 
 
 def _codec(name: str) -> AskedCodec:
@@ -248,6 +267,17 @@ def plan(
 
 for command in (profile, plots, codecs):
     app.command()(errors_for_people()(command))
+
+models = typer.Typer(help="The models of a family: list, check, pull.", no_args_is_help=True)
+models.command("list")(errors_for_people()(models_command.listing))
+models.command()(errors_for_people()(models_command.check))
+models.command()(errors_for_people()(models_command.pull))
+app.add_typer(models, name="models")
+
+bench = typer.Typer(help="Measure speed against the stock pipeline.", no_args_is_help=True)
+bench.callback()(lambda: None)
+bench.command()(errors_for_people()(bench_command.engine))
+app.add_typer(bench, name="bench")
 
 
 if __name__ == "__main__":

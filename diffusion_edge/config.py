@@ -17,11 +17,14 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffusion_edge.batching import Batching
 from diffusion_edge.errors import ConfigError, InvalidPlan
 from diffusion_edge.types import EXACT, TIERS, AskedCodec, Link, Plan, Tier
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 _Model = TypeVar("_Model", bound=BaseModel)
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -50,16 +53,45 @@ class Emulate(_Strict):
 
 
 class StageConfig(_Strict):
-    """One stage: its model, its share of a node, and the node it may be on."""
+    """One stage: its model and how it is held, its share of a node, and the node it may be on.
+
+    dtype: None takes the card's. device: `auto` is a GPU where the stage has a share of one.
+    offload: keep only the model that is at work on the GPU, the others in main memory.
+    num_cpus, num_gpus: Ray's shares, also of less than one; Ray hides the GPUs from a stage that
+        has none of them.
+    batching: see `diffusion_edge.batching`. batch_rows: of a forward pass at most; without it the
+        seconds measured at the start decide.
+    """
 
     tier: Tier
     model: str
+    dtype: Dtype | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
+    offload: bool = False
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     capacity: Annotated[int, Field(ge=1, le=100_000)] = 32
-    num_cpus: Seconds = 0.1
+    num_cpus: Share = 0.1
+    num_gpus: Share = 0.0
     resource: str | None = None
     label: str | None = None
+    batching: Batching = "in-flight"
+    batch_rows: Annotated[int, Field(ge=1, le=1024)] | None = None
     emulate: Emulate | None = None
+
+    @model_validator(mode="after")
+    def _has_a_gpu(self) -> StageConfig:
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            message = f"{self.num_gpus:g} is neither a share of one GPU nor a number of them"
+            raise _DisagreementError(("num_gpus",), message)
+        if self.num_gpus:
+            return self
+        if self.device.startswith("cuda"):
+            message = f"{self.device!r} needs a share of a GPU, such as num_gpus: 1.0"
+            raise _DisagreementError(("device",), message)
+        if self.offload:
+            message = "offload needs a share of a GPU, such as num_gpus: 1.0"
+            raise _DisagreementError(("offload",), message)
+        return self
 
 
 class LinkConfig(_Strict):
@@ -91,6 +123,9 @@ class Settings(_Strict):
     """The part of the file that is ours: `applications[0].args`.
 
     plan: what the policy `fixed` takes when a request names none.
+    hop_timeout_s: a stage that has not accepted a packet by then is taken for lost.
+    start_timeout_s: for loading and measuring the models of all stages.
+    stages: left out, there is one for every model of the family; see `serve.machine`.
     """
 
     family: Annotated[str, Field(min_length=1)]
@@ -101,11 +136,17 @@ class Settings(_Strict):
     placement_timeout_s: Annotated[float, Field(gt=0, le=60)] = 60.0
     drain_timeout_s: Positive = 30.0
     hop_timeout_s: Positive = 5.0
-    stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
+    start_timeout_s: Positive = 300.0
+    stages: Annotated[dict[Name, StageConfig], Field(min_length=1)] = Field(default_factory=dict)
     links: list[LinkConfig] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Settings:
+        if not self.stages:
+            if self.links:
+                message = "links join stages of this file, which has none; leave them out, too"
+                raise _DisagreementError(("links",), message)
+            return self
         seen: set[frozenset[str]] = set()
         for index, link in enumerate(self.links):
             where = ("links", index, "between")
@@ -212,13 +253,21 @@ def read_settings(args: Mapping[str, Any]) -> Settings:
 
 
 def family_folder(family: str) -> Path:
-    """The folder of a family: absolute, or below the working directory or the repository."""
-    places = [Path.cwd() / family, REPOSITORY / family]
-    for place in places:
+    """The folder of a family: absolute, below the working directory or the repository, or else
+    its name below `stage_models` of either."""
+    roots = dict.fromkeys((Path.cwd(), REPOSITORY))
+    below = [root / "stage_models" for root in roots]
+    for place in (root / family for root in (*roots, *below)):
         if (place / "family.yaml").is_file():
             return place.resolve()
-    tried = " or ".join(dict.fromkeys(str(place / "family.yaml") for place in places))
-    raise ConfigError(f"family {family!r}: there is no {tried}", key="family")
+    cards = (path.parent.name for folder in below for path in folder.glob("*/family.yaml"))
+    known = sorted(set(cards))
+    raise ConfigError(
+        f"family {family!r}: there is no folder {family} with a family.yaml, here or in "
+        f"{REPOSITORY}, and no such family in stage_models ({', '.join(known) or 'empty'})"
+        f"{_nearest(family, known)}",
+        key="family",
+    )
 
 
 def _validate(model: type[_Model], data: object, file: str, document: yaml.Node | None) -> _Model:

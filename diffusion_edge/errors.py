@@ -26,6 +26,8 @@ EdgeError
 │   ├── WrongPosition            outside the schedule
 │   └── WrongPlan                does not start at the position, or not end with the schedule
 ├── ConfigError                  a config file; `file` and `key` say where
+├── DoesNotFit                   memory cannot hold a stage's models
+├── UnequalArm                   an arm of a benchmark did not make the same images
 └── PlacementError               no node can hold a stage
 
 Errors cross process boundaries, so each can be built from its message alone; the other fields
@@ -177,3 +179,12 @@ class ConfigError(EdgeError):
 class PlacementError(EdgeError):
     status = 503
     code = "placement"
+
+
+class DoesNotFit(EdgeError):
+    status = 503
+    code = "does_not_fit"
+
+
+class UnequalArm(EdgeError):
+    code = "unequal_arm"

@@ -38,11 +38,13 @@ def generate(
     families = {span.stage: load_family(card, span.stage) for span in plan.spans}
     packet = new_packet(request, plan, 0, card.latent_space())
     times: list[SpanTime] = []
+    warnings: dict[str, None] = {}
     while True:
         span = packet.plan.spans[0]
         family = families[span.stage]
         started = time.perf_counter()
         trajectory = begin(family, packet)
+        warnings |= dict.fromkeys(warnings_of(family, packet, trajectory))
         for _ in range(span.steps):
             (trajectory,) = step(family, [trajectory])
             on_step()
@@ -52,5 +54,5 @@ def generate(
         seconds = time.perf_counter() - started
         times.append(SpanTime(span.stage, span.start, span.stop, seconds, len(crossing)))
         if picture is not None:
-            return Generated(picture, tuple(times), warnings_of(trajectory))
+            return Generated(picture, tuple(times), tuple(warnings))
         packet = read(crossing, family.latent_space)

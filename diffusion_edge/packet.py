@@ -81,6 +81,12 @@ class Packet:
     history: tuple[Tensor, ...] = ()
     codec: Codec = EXACT
 
+    @property
+    def guidance_now(self) -> float:
+        """Of the span that comes next, which may have its own."""
+        own = self.plan.spans[0].guidance
+        return self.guidance if own is None else own
+
 
 def new_packet(
     request: ImageRequest,

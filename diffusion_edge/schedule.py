@@ -53,16 +53,21 @@ def resolved_steps(solver: str, asked: int) -> int:
     return asked + 1 if solver == "pndm" and asked > 1 else asked
 
 
-def resolve(noise: Mapping[str, Any], solver: str, steps: int) -> Schedule:
+def resolve(
+    noise: Mapping[str, Any], solver: str, steps: int, tokens: int = 0, even: bool = False
+) -> Schedule:
     """The schedule of `steps` resolved steps of `solver` under a family's noise config.
 
-    `noise` is a diffusers scheduler config. Raises UnsupportedSolver for a solver that is not
-    known or does not fit the config, and for configs whose steps are not linear in the state;
-    InvalidRequest for the few step counts that the stock scheduler rounds to another one.
+    `noise` is a diffusers scheduler config. tokens: of the picture, on which the shift of a flow
+    may depend. even: flow-euler's levels go evenly from 1 to 1/N before the shift.
+
+    Raises UnsupportedSolver for a solver that is not known or does not fit the config, and for
+    configs whose steps are not linear in the state; InvalidRequest for the few step counts that
+    the stock scheduler rounds to another one.
     """
-    if solver not in _RESOLVERS:
+    if solver not in SOLVERS:
         raise UnsupportedSolver(
-            f"solver {solver!r} is not known; known: {', '.join(_RESOLVERS)}", param="solver"
+            f"solver {solver!r} is not known; known: {', '.join(SOLVERS)}", param="solver"
         )
     if solver not in fitting(noise):
         raise UnsupportedSolver(
@@ -76,7 +81,10 @@ def resolve(noise: Mapping[str, Any], solver: str, steps: int) -> Schedule:
                 f"the noise config sets {option}, which a linear solver step cannot do",
                 param="solver",
             )
-    schedule = _RESOLVERS[solver](noise, steps)
+    if solver in _FLOW:
+        schedule = _FLOW[solver](noise, steps, dynamic_shift(noise, tokens), even)
+    else:
+        schedule = _DIFFUSION[solver](noise, steps)
     if schedule.steps != steps:
         raise InvalidRequest(
             f"{steps} steps of {solver} come out as {schedule.steps} on this model's noise "
@@ -86,10 +94,24 @@ def resolve(noise: Mapping[str, Any], solver: str, steps: int) -> Schedule:
     return schedule
 
 
+def dynamic_shift(noise: Mapping[str, Any], tokens: int) -> float | None:
+    """The exponent of a flow's shift for a picture of `tokens`, linear in them; None if fixed.
+
+    As the pipelines of FLUX and SD3 have it: base_shift at base_image_seq_len tokens, max_shift at
+    max_image_seq_len.
+    """
+    if not noise.get("use_dynamic_shifting"):
+        return None
+    least, most = noise.get("base_image_seq_len", 256), noise.get("max_image_seq_len", 4096)
+    low, high = noise.get("base_shift", 0.5), noise.get("max_shift", 1.15)
+    slope: float = (high - low) / (most - least)
+    exponent: float = tokens * slope + (low - slope * least)
+    return exponent
+
+
 def fitting(noise: Mapping[str, Any]) -> tuple[str, ...]:
     """The solvers for a family's noise config: those of flow matching, or all others."""
-    flow = _prediction(noise) == "flow_prediction"
-    return tuple(solver for solver in _RESOLVERS if solver.startswith("flow-") == flow)
+    return tuple(_FLOW if _prediction(noise) == "flow_prediction" else _DIFFUSION)
 
 
 def _prediction(noise: Mapping[str, Any]) -> Prediction:
@@ -226,32 +248,38 @@ def _unipc(noise: Mapping[str, Any], steps: int, **options: Any) -> Schedule:
     return _by_sigma(scheduler, noise, steps)
 
 
-def _flow_euler(noise: Mapping[str, Any], steps: int) -> Schedule:
+def _flow_euler(noise: Mapping[str, Any], steps: int, mu: float | None, even: bool) -> Schedule:
+    import numpy as np
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    keys = ("num_train_timesteps", "shift", "shift_terminal")
-    known = {key: noise[key] for key in keys if noise.get(key) is not None}
+    keys = ("num_train_timesteps", "shift", "shift_terminal", "use_dynamic_shifting")
+    known = {key: noise[key] for key in (*keys, "time_shift_type") if noise.get(key) is not None}
     if "flow_shift" in noise:
         known.setdefault("shift", noise["flow_shift"])
-    return _by_sigma(FlowMatchEulerDiscreteScheduler.from_config(known), noise, steps)
+    asked: dict[str, Any] = {} if mu is None else {"mu": mu}
+    if even:
+        asked["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(known)
+    return _by_sigma(scheduler, noise, steps, **asked)
 
 
-def _flow_options(noise: Mapping[str, Any]) -> dict[str, Any]:
-    shift = noise.get("flow_shift", noise.get("shift", 1.0))
+def _flow_options(noise: Mapping[str, Any], mu: float | None) -> dict[str, Any]:
+    fixed = noise.get("flow_shift", noise.get("shift", 1.0))
+    shift = fixed if mu is None else math.exp(mu)
     return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
 
 
-def _flow_dpmpp_2m(noise: Mapping[str, Any], steps: int) -> Schedule:
-    return _dpmpp_2m(noise, steps, **_flow_options(noise))
+def _flow_dpmpp_2m(noise: Mapping[str, Any], steps: int, mu: float | None, even: bool) -> Schedule:
+    return _dpmpp_2m(noise, steps, **_flow_options(noise, mu))
 
 
-def _flow_unipc(noise: Mapping[str, Any], steps: int) -> Schedule:
-    return _unipc(noise, steps, **_flow_options(noise))
+def _flow_unipc(noise: Mapping[str, Any], steps: int, mu: float | None, even: bool) -> Schedule:
+    return _unipc(noise, steps, **_flow_options(noise, mu))
 
 
-def _by_sigma(scheduler: Any, noise: Mapping[str, Any], steps: int) -> Schedule:
+def _by_sigma(scheduler: Any, noise: Mapping[str, Any], steps: int, **asked: Any) -> Schedule:
     """From a scheduler that keeps sigmas; the class says how it holds the latent."""
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, **asked)
     sigmas = tuple(float(s) for s in scheduler.sigmas)
     name, prediction = type(scheduler).__name__, _prediction(noise)
     if prediction == "flow_prediction":
@@ -269,7 +297,7 @@ def _by_sigma(scheduler: Any, noise: Mapping[str, Any], steps: int) -> Schedule:
     )
 
 
-_RESOLVERS: Mapping[str, Callable[[Mapping[str, Any], int], Schedule]] = {
+_DIFFUSION: Mapping[str, Callable[[Mapping[str, Any], int], Schedule]] = {
     "ddim": _ddim,
     "euler": _euler,
     "euler-ancestral": _euler_ancestral,
@@ -279,8 +307,10 @@ _RESOLVERS: Mapping[str, Callable[[Mapping[str, Any], int], Schedule]] = {
     "unipc": _unipc,
     "lms": _lms,
     "pndm": _pndm,
+}
+_FLOW: Mapping[str, Callable[[Mapping[str, Any], int, float | None, bool], Schedule]] = {
     "flow-euler": _flow_euler,
     "flow-dpmpp-2m": _flow_dpmpp_2m,
     "flow-unipc": _flow_unipc,
 }
-SOLVERS = tuple(_RESOLVERS)
+SOLVERS = (*_DIFFUSION, *_FLOW)

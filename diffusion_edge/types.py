@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from diffusion_edge.errors import InvalidPlan
@@ -13,7 +14,11 @@ TIERS: tuple[Tier, ...] = ("device", "edge", "cloud")
 Codec = Literal["exact", "bf16", "int8"]
 AskedCodec = Literal["exact", "bf16", "int8", "auto"]
 EXACT: Codec = "exact"
+Guiding = Literal["doubled", "embedded", "off"]
+"""How a denoiser is guided: by a second pass with the negative prompt, by the value of guidance as
+an input of its own, or not at all."""
 MAX_STEPS = 1000
+MAX_GUIDANCE = 50.0
 
 
 # ---------------------------------------------------------------------------- plans
@@ -67,29 +72,23 @@ class Plan:
 
     @classmethod
     def parse(cls, text: str, reason: str = "asked for") -> Plan:
-        """From `cloud:8,edge:6,device:6`."""
-        parts = []
+        """From `cloud:8,edge:6,device:6`; `edge:6@1` is a span with guidance of its own."""
+        spans: list[Span] = []
         for part in text.split(","):
-            stage, colon, steps = (p.strip() for p in part.partition(":"))
-            if (
-                not stage
-                or not colon
-                or not (steps.isascii() and steps.isdecimal())
-                or len(steps) > 4
-            ):
-                raise InvalidPlan(
-                    f"{part.strip()!r} in plan {text!r} is not stage:steps; "
-                    "a plan reads like cloud:8,edge:6,device:6",
-                    param="plan",
-                )
-            parts.append((stage, int(steps)))
-        plan = cls.of(tuple(parts), reason)
+            start = spans[-1].stop if spans else 0
+            spans.append(_span(part.strip(), start, text))
+        plan = cls(tuple(spans), (EXACT,) * (len(spans) - 1), reason)
         if plan.steps > MAX_STEPS:
             raise InvalidPlan(f"plan {text!r} has more than {MAX_STEPS} steps", param="plan")
         return plan
 
     def __str__(self) -> str:
-        return ",".join(f"{span.stage}:{span.steps}" for span in self.spans)
+        """As `parse` reads it."""
+        return ",".join(
+            f"{span.stage}:{span.steps}"
+            + ("" if span.guidance is None else f"@{span.guidance}".removesuffix(".0"))
+            for span in self.spans
+        )
 
     @property
     def start(self) -> int:
@@ -113,6 +112,45 @@ class Plan:
         """The same spans; each hop takes the codec that `by_step` has for its hand-off step."""
         codecs = tuple(by_step[span.start] for span in self.spans[1:])
         return Plan(self.spans, codecs, self.reason)
+
+    def with_guidance(self, by_stage: Mapping[str, float]) -> Plan:
+        """The same spans; one without guidance of its own takes its stage's, if that has any."""
+        spans = tuple(
+            replace(span, guidance=by_stage.get(span.stage)) if span.guidance is None else span
+            for span in self.spans
+        )
+        return Plan(spans, self.codecs, self.reason)
+
+
+_PART = re.compile(r"([^:@]*[^:@\s])\s*:\s*([0-9]{1,4})\s*(?:@\s*([0-9.e-]{1,32}))?")
+
+
+def _span(part: str, start: int, plan: str) -> Span:
+    """The span from step `start` that a part of a plan says, such as `edge:6@7.5`."""
+    found = _PART.fullmatch(part)
+    if found is None:
+        raise InvalidPlan(
+            f"{part!r} in plan {plan!r} is not stage:steps or stage:steps@guidance; "
+            "a plan reads like cloud:8,edge:6,device:6@1",
+            param="plan",
+        )
+    stage, steps, given = found.groups()
+    guidance = None if given is None else _guidance(given, part, plan)
+    return Span(stage, start, start + int(steps), guidance)
+
+
+def _guidance(given: str, part: str, plan: str) -> float:
+    try:
+        guidance = float(given)
+    except ValueError:
+        guidance = -1.0
+    if not 0 <= guidance <= MAX_GUIDANCE:
+        raise InvalidPlan(
+            f"{part!r} in plan {plan!r}: guidance {given} is not a number between 0 and "
+            f"{MAX_GUIDANCE:g}; 1 and below are off",
+            param="plan",
+        )
+    return guidance
 
 
 # ---------------------------------------------------------------------------- one request
@@ -236,7 +274,9 @@ class StageStatus:
     """What a stage reports of itself.
 
     `step_s` maps the number of rows in a forward pass (a guided sample is two rows) to seconds.
-    `emulated` says that the seconds are stated by the config, not measured.
+    `emulated` says that the seconds are stated by the config, not measured. `reaches` names the
+    stages that it can hand off to by now; None means all. `guiding`: a guided sample of a model
+    that does not double takes one row.
     """
 
     stage: str
@@ -252,9 +292,14 @@ class StageStatus:
     emulated: bool = False
     steps_run: int = 0
     overruns: int = 0
+    reaches: tuple[str, ...] | None = None
+    guiding: Guiding = "doubled"
+
+    def can_reach(self, stage: str) -> bool:
+        return self.reaches is None or stage in self.reaches
 
     def seconds_per_step(self, guided: bool) -> float:
-        rows = 2 if guided else 1
+        rows = 2 if guided and self.guiding == "doubled" else 1
         return self.step_s.get(rows) or self.step_s[min(self.step_s, key=lambda r: abs(r - rows))]
 
 
@@ -264,7 +309,7 @@ class View:
 
     `codecs[k]` is how this request's packet would be carried if it were handed off before step k,
     and `packet_bytes[k]` its size then, for k from 0 to the number of steps. A pair that `links`
-    lacks cannot hand off.
+    lacks cannot hand off. `guidance` has the stages whose models have guidance of their own.
     """
 
     stages: Mapping[str, StageStatus]
@@ -272,6 +317,7 @@ class View:
     price_per_s: Mapping[Tier, float]
     packet_bytes: tuple[int, ...]
     codecs: tuple[Codec, ...]
+    guidance: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_edge.families.base import Conditioning, to_pictures
 from diffusion_edge.schedule import Schedule, resolve
-from diffusion_edge.types import Event, Picture
+from diffusion_edge.types import Event, Guiding, Picture
 
 NOISE = {
     "num_train_timesteps": 1000,
@@ -29,13 +29,15 @@ class FakeFamily:
     """
 
     name = "fake"
+    device = torch.device("cpu")
+    guiding: Guiding = "doubled"
     latent_space = "fa" * 16
 
     def __init__(self, stage: str, on_predict: Callable[[], object] = lambda: None) -> None:
         self.stage = stage
         self.on_predict = on_predict
 
-    def schedule(self, solver: str, steps: int) -> Schedule:
+    def schedule(self, solver: str, steps: int, width: int, height: int) -> Schedule:
         return resolve(NOISE, solver, steps)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
@@ -45,7 +47,9 @@ class FakeFamily:
         values = torch.tensor([[sum(prompt.encode()) % 17 / 17.0] for prompt in prompts])
         return Conditioning({"value": values}, tuple(p for p in prompts if p == "unknown"))
 
-    def predict(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(
+        self, latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
+    ) -> Tensor:
         self.on_predict()
         column = (-1, 1, 1, 1)
         offset = conditioning.tensors["value"].view(column) + timestep.view(column) / 1000

@@ -76,6 +76,51 @@ def test_the_codec_is_that_of_every_hop(
     assert chunk["codecs"] == [carried, carried]
 
 
+@pytest.fixture
+def rectangles(tiny_family: Path, tmp_path: Path) -> Path:
+    """The tiny family with rectangles by rule, and a cloud that has guidance of its own."""
+    for stage in ("device", "edge", "cloud"):
+        (tmp_path / stage).symlink_to(tiny_family / stage)
+    card = (tiny_family / "family.yaml").read_text()
+    for old, new in (
+        ("sizes: [16, 32]", "sizes: {multiple_of: 8, least: 16, most: 48, pixels: 1024}"),
+        ("folder: cloud, tier: cloud", "folder: cloud, tier: cloud, guidance: 1.5"),
+    ):
+        assert old in card
+        card = card.replace(old, new)
+    (tmp_path / "family.yaml").write_text(card)
+    return tmp_path
+
+
+def test_sizes_may_be_rectangles(rectangles: Path) -> None:
+    out, plan = rectangles / "a.png", ("--plan", "cloud:1,edge:1", "--size")
+    assert generate(rectangles, out, *plan, "40x24").exit_code == 0
+    with Image.open(out) as image:
+        assert image.size == (40, 24)
+    refused = generate(rectangles, out, *plan, "48x24")
+    assert refused.exit_code == 1
+    assert (
+        "size '48x24' is not one of this model's: WIDTHxHEIGHT in multiples of 8 from 16 to 48, "
+        "1024 pixels at most" in refused.stderr
+    )
+
+
+def test_guidance_may_differ_by_stage(rectangles: Path) -> None:
+    """A span's own is the command's, then its model's; it is the request's for the other spans."""
+
+    def made(plan: str, *more: str) -> tuple[str, bytes]:
+        out = rectangles / "a.png"
+        result = generate(rectangles, out, "--plan", plan, "--seed", "5", "--json", *more)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout.splitlines()[-1])["plan"], pixels(out)
+
+    plan, filled = made("cloud:3,edge:3")
+    assert plan == "cloud:3@1.5,edge:3"
+    assert made("cloud:3@1.5,edge:3@4") == ("cloud:3@1.5,edge:3@4", filled)
+    assert made("cloud:3,edge:3", "--guidance-scale", "4") == (plan, filled)
+    assert made("cloud:3@9,edge:3")[1] != filled
+
+
 def test_unknown_words_are_a_warning(tiny_family: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.png"
     result = run("generate", "a red zebra", "--family", tiny_family, "--out", out, "--steps", "1")
@@ -113,7 +158,9 @@ def test_plan_without_a_server_says_so() -> None:
 def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> None:
     shipped = Path(__file__).parent.parent / "serve_configs"
     for config in sorted(shipped.glob("*.yaml")):
-        assert run("check", config).exit_code == 0
+        result = run("check", config)
+        assert result.exit_code == 0, result.output
+        assert "good; stages device, edge, cloud" in result.stdout
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text((shipped / "local.yaml").read_text().replace("capacity:", "capasity:", 1))
     result = run("check", wrong)

@@ -13,6 +13,7 @@ from diffusion_edge.errors import ConfigError
 from diffusion_edge.types import Link
 
 CONFIGS = REPOSITORY / "serve_configs"
+SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 Edit = Callable[[str, str], Path]
 
 
@@ -30,18 +31,17 @@ def edited(tmp_path: Path) -> Edit:
     return edit
 
 
-@pytest.mark.parametrize("name", ["local.yaml", "lan.yaml"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_files_are_accepted_by_us_and_by_ray(name: str) -> None:
     schema = pytest.importorskip("ray.serve.schema")
     settings = load_config(CONFIGS / name).settings
-    assert list(settings.stages) == ["device", "edge", "cloud"]
+    assert list(settings.stages) == ([] if name == "machine.yaml" else ["device", "edge", "cloud"])
     accepted = schema.ServeDeploySchema.model_validate(yaml.safe_load((CONFIGS / name).read_text()))
     assert read_settings(accepted.applications[0].args) == settings
 
 
 def test_only_the_local_file_emulates() -> None:
-    assert load_config(CONFIGS / "local.yaml").settings.emulates
-    assert not load_config(CONFIGS / "lan.yaml").settings.emulates
+    assert [n for n in SHIPPED if load_config(CONFIGS / n).settings.emulates] == ["local.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,17 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
         ("app:build", "app:bild", "not one of diffusion_edge.serve.app:build"),
         ("placement_timeout_s: 60.0", "placement_timeout_s: 90.0", "less than or equal to 60"),
         ("port: 8000", "port: eight", "not 'eight'"),
+        ("model: edge\n", "model: edge\n          dtype: fp16\n", "bfloat16, float16"),
+        ("model: edge\n", "model: edge\n          device: gpu\n", "should match pattern"),
+        ("model: edge\n", "model: edge\n          device: cuda\n", "'cuda' needs a share"),
+        ("model: edge\n", "model: edge\n          offload: true\n", "offload needs a share"),
+        ("model: edge\n", "model: edge\n          num_gpus: -1.0\n", "greater than or equal to 0"),
+        (
+            "model: edge\n",
+            "model: edge\n          num_gpus: 1.5\n",
+            "edge.num_gpus: 1.5 is neither",
+        ),
+        ("      stages:\n", "      stages: {}\n      stage:\n", "did you mean 'stages'"),
         ("route_prefix: /", "route_prefix: [/", "not YAML"),
         ("      family: stage_models/shapes\n", "", "args.family: this key is missing"),
     ],
@@ -105,6 +116,23 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(tmp_path / "empty.yaml")
 
 
+def test_how_a_model_is_held(edited: Edit) -> None:
+    held = ("dtype: bfloat16", "device: cuda:1", "offload: true", "num_gpus: 0.5")
+    lines = "".join(f"          {item}\n" for item in held)
+    stage = load_config(edited("model: edge\n", f"model: edge\n{lines}")).settings.stages["edge"]
+    assert (stage.dtype, stage.device, stage.offload) == ("bfloat16", "cuda:1", True)
+    assert stage.num_gpus == 0.5
+
+
+def test_stages_may_be_left_out_but_not_for_links(edited: Edit) -> None:
+    text = (CONFIGS / "local.yaml").read_text()
+    start, stop = text.index("      stages:\n"), text.index("      links:\n")
+    settings = load_config(edited(text[start:], "")).settings
+    assert settings.stages == {}
+    with pytest.raises(ConfigError, match=r"args\.links: links join stages of this file"):
+        load_config(edited(text[start:stop], ""))
+
+
 def test_links_hold_in_both_directions() -> None:
     settings = load_config(CONFIGS / "local.yaml").settings
     links = settings.link_map()
@@ -119,8 +147,14 @@ def test_a_family_folder_is_found_or_named(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mine" / "family.yaml").write_text("name: mine\n")
     assert family_folder("mine") == tmp_path / "mine"
     assert family_folder(str(tmp_path / "mine")) == tmp_path / "mine"
-    with pytest.raises(ConfigError, match="nowhere"):
+    assert family_folder("shapes") == REPOSITORY / "stage_models" / "shapes"
+    (tmp_path / "stage_models" / "ours").mkdir(parents=True)
+    (tmp_path / "stage_models" / "ours" / "family.yaml").write_text("name: ours\n")
+    assert family_folder("ours") == tmp_path / "stage_models" / "ours"
+    with pytest.raises(ConfigError, match=r"nowhere.*ours.*shapes"):
         family_folder("nowhere")
+    with pytest.raises(ConfigError, match="did you mean 'shapes'"):
+        family_folder("shape")
 
 
 @pytest.mark.parametrize(

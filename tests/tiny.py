@@ -39,7 +39,7 @@ def make_family(root: Path, prediction: str = "v_prediction", seed: int = 0) -> 
     """Writes the family's folder to `root` and returns it; prediction `flow` is flow matching."""
     torch.manual_seed(seed)
     parts = {
-        "tokenizer": _tokenizer(),
+        "tokenizer": tokenizer(),
         "text_encoder": _text_encoder(),
         "vae": AutoencoderTiny(
             encoder_block_out_channels=(8, 8, 8),
@@ -83,15 +83,15 @@ def _scheduler(prediction: str) -> SchedulerMixin:
     )
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=words,
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",

@@ -44,6 +44,10 @@ class Pace:
         self.slept_s = 0.0
         self.overruns = 0
 
+    def restart(self) -> None:
+        """Counts from now on, after a pause."""
+        self._due = self._clock.now()
+
     async def keep(self, stated_s: float, work: Awaitable[Result]) -> Result:
         began = self._clock.now()
         result = await work

@@ -69,7 +69,9 @@ def begin(family: Family, packet: Packet) -> Trajectory:
 
     Raises InvalidTensor if the latent does not fit the family and size.
     """
-    schedule = packet.schedule or family.schedule(packet.solver, packet.steps)
+    schedule = packet.schedule or family.schedule(
+        packet.solver, packet.steps, packet.width, packet.height
+    )
     table = build_table(packet.solver, schedule)
     shape = family.latent_shape(packet.width, packet.height)
     if packet.latent is None:
@@ -83,18 +85,18 @@ def begin(family: Family, packet: Packet) -> Trajectory:
                 f"{packet.solver} {table.history} history tensors; the packet has "
                 f"{tuple(latent.shape[1:])} and {len(history)}"
             )
-    span = packet.plan.spans[0]
-    guidance = packet.guidance if span.guidance is None else span.guidance
+    guidance = packet.guidance_now
+    doubled = family.guiding == "doubled" and guidance > 1
     return Trajectory(
-        latent=latent,
-        history=history,
+        latent=latent.to(family.device),
+        history=tuple(tensor.to(family.device) for tensor in history),
         position=packet.position,
         schedule=schedule,
         table=table,
         seed=packet.seed,
         guidance=guidance,
         positive=family.encode_text([packet.prompt]),
-        negative=family.encode_text([packet.negative_prompt]) if guidance > 1 else None,
+        negative=family.encode_text([packet.negative_prompt]) if doubled else None,
     )
 
 
@@ -106,22 +108,24 @@ def step(family: Family, trajectories: Sequence[Trajectory]) -> list[Trajectory]
     schedule, position and guidance value may differ.
     """
     latent = torch.cat([t.latent for t in trajectories])
-    column = (-1,) + (1,) * (latent.ndim - 1)
-    scales = torch.stack([t.table.input_scale[t.position] for t in trajectories])
-    timesteps = torch.stack([t.table.timesteps[t.position] for t in trajectories])
+    device, column = latent.device, (-1,) + (1,) * (latent.ndim - 1)
+    scales = torch.stack([t.table.input_scale[t.position] for t in trajectories]).to(device)
+    timesteps = torch.stack([t.table.timesteps[t.position] for t in trajectories]).to(device)
+    guidance = torch.tensor([t.guidance for t in trajectories], device=device)
     scaled = latent * scales.view(column)
     positive = join([t.positive for t in trajectories])
     negatives = [t.negative for t in trajectories if t.negative is not None]
     if negatives:
         both = join([*negatives, positive])
-        twice = family.predict(torch.cat([scaled, scaled]), timesteps.repeat(2), both)
+        twice = family.predict(
+            torch.cat([scaled, scaled]), timesteps.repeat(2), guidance.repeat(2), both
+        )
         without, wanted = twice.chunk(2)
-        guidance = torch.tensor([t.guidance for t in trajectories]).view(column)
-        output = without + guidance * (wanted - without)
+        output = without + guidance.view(column) * (wanted - without)
     else:
-        output = family.predict(scaled, timesteps, positive)
+        output = family.predict(scaled, timesteps, guidance, positive)
     latents, *histories = apply(
-        _rows(trajectories),
+        _rows(trajectories).to(device),
         latent,
         output,
         _noises(trajectories),
@@ -144,7 +148,7 @@ def _noises(trajectories: Sequence[Trajectory]) -> Tensor | None:
         return None
     return torch.cat(
         [
-            step_noise(t.latent.shape, t.seed, t.position)
+            step_noise(t.latent.shape, t.seed, t.position).to(t.latent.device)
             if t.table.stochastic
             else torch.zeros_like(t.latent)
             for t in trajectories
@@ -198,11 +202,16 @@ def decode(family: Family, trajectory: Trajectory) -> Picture:
     return family.decode(trajectory.latent)[0]
 
 
-def warnings_of(trajectory: Trajectory) -> tuple[str, ...]:
-    """A sentence for every word of the prompts that the family does not know."""
+def warnings_of(family: Family, packet: Packet, trajectory: Trajectory) -> tuple[str, ...]:
+    """A sentence for a negative prompt that the model has no use for, and for every word of the
+    prompts that the family does not know."""
+    unused = packet.negative_prompt and family.guiding != "doubled"
     negative = trajectory.negative.unknown if trajectory.negative else ()
     words = dict.fromkeys((*trajectory.positive.unknown, *negative))
-    return tuple(f"the word {word!r} is not known to this family" for word in words)
+    return (
+        *(("this model takes no negative prompt; it was not used",) if unused else ()),
+        *(f"the word {word!r} is not known to this family" for word in words),
+    )
 
 
 def run_steps(family: Family, trajectory: Trajectory, steps: int) -> Trajectory:

@@ -1,15 +1,15 @@
-"""One stage at work: a bounded first-come-first-served queue, and one image at a time.
+"""One stage at work: a bounded queue, and what it holds stepped in batches.
 
-    run: admit -> wait for the turn -> encode, step ..., decode -> picture or the next stage
+    run: admit -> encode -> step with others ... -> decode -> picture or the next stage
 
-Needs no Ray. All torch work happens in one thread, so the event loop stays free to accept,
-cancel and report between and during steps.
+Needs no Ray. Torch works in two threads: one takes the steps, the other encodes and decodes
+meanwhile. The event loop stays free to accept, cancel and report between and during steps.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -18,11 +18,14 @@ from typing import TypeVar
 
 import torch
 
+from diffusion_edge import batching
+from diffusion_edge.batching import Batching, Sample
 from diffusion_edge.config import Emulate
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.engine.measure import Seconds, measure, resident_bytes
 from diffusion_edge.engine.pace import Clock, Pace, RealClock
+from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
 from diffusion_edge.families.base import Family
 from diffusion_edge.packet import Packet, read, write
@@ -45,23 +48,24 @@ Result = TypeVar("Result")
 # ---------------------------------------------------------------------------- records
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A packet on this stage, waiting or running, and what is still to be done for it."""
 
     packet: Packet
     admitted: float
-    rows: int
+    sample: Sample
     encodes_left: int
-    steps_left: int
     decodes_left: int
+    entry: Entry | None = None
 
-    def left_s(self, seconds: Seconds) -> float:
-        return (
-            self.encodes_left * seconds.encode_s
-            + self.steps_left * seconds.step(self.rows)
-            + self.decodes_left * seconds.decode_s
-        )
+    @property
+    def steps_left(self) -> int:
+        return self.packet.plan.spans[0].steps if self.entry is None else self.entry.left
+
+    def around_s(self, seconds: Seconds) -> float:
+        """What encoding and decoding are still to take."""
+        return self.encodes_left * seconds.encode_s + self.decodes_left * seconds.decode_s
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,13 @@ class Outcome:
 
 
 class Worker:
-    """A stage's queue and its one thread.
+    """A stage's queue, its loop and its threads.
 
-    emulate: seconds that the parts shall take. links: by target, the ways that are acted out by
-    sleeping before a hand-off. Call `warm_up` once before the first `run`.
+    emulate: seconds that the parts shall take; a step's are of one sample, so nothing is batched
+    then. mode: see `batching`. rows: of a forward pass at most; None lets the measured seconds
+    decide. overlap: whether encoding and decoding have a thread of their own. links: by target,
+    the ways that are acted out by sleeping before a hand-off. Call `warm_up` once before the
+    first `run`.
     """
 
     def __init__(
@@ -94,6 +101,9 @@ class Worker:
         capacity: int = 32,
         threads: int = 1,
         emulate: Emulate | None = None,
+        mode: Batching = "in-flight",
+        rows: int | None = None,
+        overlap: bool = True,
         links: Mapping[str, Link] | None = None,
         hop_timeout_s: float = 5.0,
         clock: Clock | None = None,
@@ -108,13 +118,27 @@ class Worker:
         self._links = dict(links or {})
         self._hop_timeout_s = hop_timeout_s
         self._clock: Clock = clock or RealClock()
-        self._thread = ThreadPoolExecutor(
-            1, f"stage-{stage}", initializer=torch.set_num_threads, initargs=(threads,)
-        )
-        self._turn = asyncio.Lock()
+        self._mode: Batching = mode
+        self._asked_rows = rows
         self._jobs: list[Job] = []
-        self._steps_run = 0
         self._overruns = 0
+        self._thread, side = (
+            ThreadPoolExecutor(
+                1, f"{name}-{stage}", initializer=torch.set_num_threads, initargs=(threads,)
+            )
+            for name in ("steps", "side")
+        )
+        self._side = side if overlap else self._thread
+        self._side_turn = asyncio.Lock()
+        self._stepper = Stepper(
+            family,
+            self._in_thread,
+            self._clock,
+            mode=mode,
+            rows=self._rows,
+            stated_s=lambda rows: self._stated.step(rows) if self._stated else None,
+            on_step=self._learn,
+        )
 
     async def run(self, data: bytes, forward: Transport) -> AsyncGenerator[Event, None]:
         """Runs the first span of a packet's plan, then hands the packet on.
@@ -146,7 +170,7 @@ class Worker:
             stage=self.stage,
             tier=self._tier,
             model=self._model,
-            queue_s=sum(job.left_s(seconds) for job in self._jobs),
+            queue_s=self._queue_s(),
             queued=len(self._jobs),
             capacity=self._capacity,
             step_s=dict(seconds.step_s),
@@ -154,8 +178,9 @@ class Worker:
             decode_s=seconds.decode_s,
             resident_bytes=resident_bytes(),
             emulated=self._stated is not None,
-            steps_run=self._steps_run,
+            steps_run=self._stepper.steps_run,
             overruns=self._overruns,
+            guiding=self._family.guiding,
         )
 
     async def warm_up(self, size: int, solver: str) -> Seconds:
@@ -165,8 +190,9 @@ class Worker:
         return measured
 
     def close(self) -> None:
-        """Ends the thread; what waits in it is dropped."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Ends the threads; what waits in them is dropped."""
+        for thread in (self._thread, self._side):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     # ------------------------------------------------------------------ one job
 
@@ -178,91 +204,86 @@ class Worker:
         if len(self._jobs) >= self._capacity:
             raise QueueFull(
                 f"the stage {self.stage!r} has {self._capacity} images in its queue",
-                retry_after_s=self.status().queue_s,
+                retry_after_s=self._queue_s(),
             )
-        guidance = packet.guidance if span.guidance is None else span.guidance
         job = Job(
             packet=packet,
             admitted=self._clock.now(),
-            rows=2 if guidance > 1 else 1,
+            sample=self._sample(packet),
             encodes_left=1,
-            steps_left=span.steps,
             decodes_left=int(packet.plan.after_first() is None),
         )
         self._jobs.append(job)
         return job
 
-    async def _work(self, job: Job) -> Outcome:
-        await self._wait_for_turn(job)
-        try:
-            return await self._span(job)
-        finally:
-            self._turn.release()
+    def _sample(self, packet: Packet) -> Sample:
+        """What the rules of batching are told of a packet."""
+        doubled = self._family.guiding == "doubled" and packet.guidance_now > 1
+        rows, now = 2 if doubled else 1, self._clock.now()
+        left_s = packet.deadline_unix_s - self._clock.unix()
+        return Sample(
+            key=(self._family.latent_shape(packet.width, packet.height), doubled),
+            rows=rows,
+            due=batching.due(
+                now,
+                packet.plan.spans[0].steps * self._seconds.step(rows),
+                now + left_s if packet.deadline_unix_s else None,
+                self._mode,
+            ),
+        )
 
-    async def _wait_for_turn(self, job: Job) -> None:
+    async def _work(self, job: Job) -> Outcome:
         deadline = job.packet.deadline_unix_s
         left_s = deadline - self._clock.unix() if deadline else None
         try:
             async with asyncio.timeout(left_s):
-                await self._turn.acquire()
+                return await self._span(job)
         except TimeoutError:
             raise self._too_late(job) from None
 
     async def _span(self, job: Job) -> Outcome:
-        """Encode, step by step, decode or finish; deadline and cancellation between the parts."""
+        """Encode, step with others, decode or finish. TimeoutError when the deadline passes."""
         packet, family, clock = job.packet, self._family, self._clock
         span = packet.plan.spans[0]
-        pace = Pace(clock)
-        began = clock.now()
-        trajectory = await self._part(
-            pace, self._seconds.encode_s, partial(core.begin, family, packet)
-        )
-        job.encodes_left = 0
-        encoded = clock.now()
-        for _ in range(span.steps):
-            if packet.deadline_unix_s and clock.unix() > packet.deadline_unix_s:
-                raise self._too_late(job)
-            before = clock.now()
-            (trajectory,) = await self._part(
-                pace,
-                self._seconds.step(job.rows),
-                partial(core.step, family, [trajectory]),
+        async with self._side_turn:
+            began, pace = clock.now(), Pace(clock)
+            trajectory = await self._beside(
+                pace, self._seconds.encode_s, partial(core.begin, family, packet)
             )
-            if self._measured and not self._stated:
-                self._measured = self._measured.after_step(job.rows, clock.now() - before)
-            job.steps_left -= 1
-            self._steps_run += 1
-        stepped = clock.now()
+        job.encodes_left, encoded = 0, clock.now()
+        entry = job.entry = Entry(job.sample, trajectory, span.steps, packet.deadline_unix_s)
+        await self._stepper.take(entry)
+        stepped, first = clock.now(), entry.began or encoded
         picture = onward = None
         if job.decodes_left:
-            picture = await self._part(
-                pace, self._seconds.decode_s, partial(core.decode, family, trajectory)
-            )
+            async with self._side_turn:
+                decoding = clock.now()
+                pace.restart()
+                picture = await self._beside(
+                    pace, self._seconds.decode_s, partial(core.decode, family, entry.trajectory)
+                )
             job.decodes_left = 0
         else:
-            onward = core.finish(packet, trajectory)
+            decoding, onward = stepped, core.finish(packet, entry.trajectory)
         record = SpanRecord(
             stage=self.stage,
             tier=self._tier,
             start=span.start,
             stop=span.stop,
-            queue_s=began - job.admitted,
-            run_s=stepped - encoded,
+            queue_s=(began - job.admitted) + (first - encoded) + (decoding - stepped),
+            run_s=stepped - first,
             encode_s=encoded - began,
-            decode_s=clock.now() - stepped,
-            emulated_s=pace.slept_s,
-            overruns=pace.overruns,
+            decode_s=clock.now() - decoding,
+            emulated_s=entry.slept_s + pace.slept_s,
+            overruns=entry.overruns + pace.overruns,
         )
-        return Outcome(record, picture, onward, core.warnings_of(trajectory))
+        self._overruns += record.overruns
+        return Outcome(record, picture, onward, core.warnings_of(family, packet, trajectory))
 
-    async def _part(self, pace: Pace, stated_s: float, work: Callable[[], Result]) -> Result:
-        if self._stated is None:
-            return await self._in_thread(work)
-        before = pace.overruns
-        try:
-            return await pace.keep(stated_s, self._in_thread(work))
-        finally:
-            self._overruns += pace.overruns - before
+    async def _beside(self, pace: Pace, stated_s: float, work: Callable[[], Result]) -> Result:
+        """Encoding or decoding, in the thread for it and one at a time."""
+        done = asyncio.get_running_loop().run_in_executor(self._side, work)
+        return await (done if self._stated is None else pace.keep(stated_s, done))
 
     async def _hand_on(self, done: Outcome, forward: Transport) -> AsyncGenerator[Event, None]:
         """Sends the packet to the next stage and passes its events on, ours before its in Done."""
@@ -295,6 +316,30 @@ class Worker:
 
     # ------------------------------------------------------------------ small parts
 
+    def _rows(self) -> int | None:
+        """Of a forward pass at most; None for one sample at a time."""
+        if self._stated or self._mode == "off":
+            return None
+        if self._mode == "reproducible":
+            return self._asked_rows or batching.FIXED_ROWS
+        best = batching.best_rows(self._seconds.step_s)
+        return min(best, self._asked_rows or best)
+
+    def _queue_s(self) -> float:
+        """About how much later an image is done that comes now."""
+        seconds = self._seconds
+        around_s = sum(job.around_s(seconds) for job in self._jobs)
+        if self._rows() is None:
+            steps_s = sum(job.steps_left * seconds.step(job.sample.rows) for job in self._jobs)
+        else:
+            work = [(job.steps_left, job.sample.rows) for job in self._jobs]
+            steps_s = batching.drained_s(work, seconds.step_s)
+        return around_s + steps_s
+
+    def _learn(self, rows: int, took_s: float) -> None:
+        if self._measured and not self._stated:
+            self._measured = self._measured.after_step(rows, took_s)
+
     @property
     def _seconds(self) -> Seconds:
         seconds = self._stated or self._measured
@@ -310,7 +355,7 @@ class Worker:
             f"of {plan.stop}"
         )
 
-    def _in_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+    def _in_thread(self, work: Callable[[], Result]) -> Awaitable[Result]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 

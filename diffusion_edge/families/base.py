@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.schedule import Schedule
-from diffusion_edge.types import Picture
+from diffusion_edge.types import Guiding, Picture
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,16 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
 
 
 class Family(Protocol):
-    """One denoiser and what it shares with its siblings: the text encoder and the VAE.
+    """One denoiser and what it shares with its siblings: the text encoders and the VAE.
 
     latent_space: a fingerprint; two stages can hand off if theirs are equal.
-    `predict` takes latents (B, ...), timesteps (B,) and conditioning of B rows, returns the
-    denoiser's output in the latents' shape, and is differentiable.
+    device: where latents and conditioning are held. Latents are float32, whatever the denoiser's
+        dtype; conditioning has the denoiser's.
+    schedule: the noise levels of `steps` resolved steps for a picture of this size.
+    predict: takes latents (B, ...), timesteps (B,), guidance (B,), which counts where it is
+        embedded, and conditioning of B rows; returns the denoiser's output as float32 in the
+        latents' shape, and is differentiable.
+    decode: 8-bit pictures of latents (B, ...).
     """
 
     @property
@@ -47,13 +52,21 @@ class Family(Protocol):
     @property
     def latent_space(self) -> str: ...
 
-    def schedule(self, solver: str, steps: int) -> Schedule: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def guiding(self) -> Guiding: ...
+
+    def schedule(self, solver: str, steps: int, width: int, height: int) -> Schedule: ...
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]: ...
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning: ...
 
-    def predict(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor: ...
+    def predict(
+        self, latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
+    ) -> Tensor: ...
 
     def decode(self, latent: Tensor) -> list[Picture]: ...
 

@@ -5,33 +5,85 @@ card = load_card(Path("stage_models/shapes"))
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffusion_edge.errors import ConfigError
+from diffusion_edge.families import hub
+from diffusion_edge.families.sizes import GivenSizes
+from diffusion_edge.families.space import space
 from diffusion_edge.schedule import fitting
 from diffusion_edge.types import Tier
+
+_NO_ARCHITECTURE = (
+    "__init__",
+    "base",
+    "card",
+    "hub",
+    "load",
+    "pipeline",
+    "quiet",
+    "sizes",
+    "space",
+    "weights",
+)
+
+
+def architectures() -> tuple[str, ...]:
+    """Every other module of this package is one; see `families.load`."""
+    modules = (path.stem for path in Path(__file__).parent.glob("*.py"))
+    return tuple(sorted(set(modules).difference(_NO_ARCHITECTURE)))
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StageCard(_Strict):
-    """One denoiser: a diffusers folder, relative to the card's, and the tier it is meant for."""
+Dtype = Literal["float32", "bfloat16", "float16"]
 
-    folder: str
+
+class StageCard(_Strict):
+    """One denoiser, and the tier it is meant for.
+
+    folder: a diffusers folder, relative to the card's; or else hub and revision: a repository of
+        the Hugging Face hub that has one.
+    dtype: what it runs in unless the config says otherwise.
+    guidance: this model's own, where the request's would not suit it; None takes the request's.
+    licence: of these weights, where it is not the family's.
+    """
+
     tier: Tier
+    folder: str | None = None
+    hub: str | None = None
+    revision: str = "main"
+    dtype: Dtype = "float32"
+    guidance: float | None = None
+    licence: str | None = None
     parameters_millions: float | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> StageCard:
+        if (self.folder is None) == (self.hub is None):
+            raise ValueError("a stage model needs either a folder or a hub repository")
+        return self
+
+    def dtype_on(self, device: str) -> Dtype:
+        """What the model runs in on a device of this type, unless the config says otherwise.
+
+        CPUs have no arithmetic for halves: in float16 a 3x3 convolution of 320 channels over 32x32
+        cells took 150 times as long as in float32.
+        """
+        return "float32" if device == "cpu" and self.dtype == "float16" else self.dtype
 
 
 class Defaults(_Strict):
+    """`size` is the edge of a square picture."""
+
     size: int
     steps: int
     guidance: float
@@ -42,17 +94,22 @@ class FamilyCard(_Strict):
     """What is known of a family without loading it.
 
     stages: from the smallest denoiser to the largest.
-    sizes: edge lengths in pixels that images may have. factor: pixels per latent cell.
+    shared: the stage whose text encoders all stages use; None if each has its own.
+    vae: the stage whose VAE stands for all; None if each has its own. For siblings that were
+        trained in its space, but whose folders hold a copy with other weights.
+    factor: pixels per latent cell. max_tokens: of a prompt, for the longest of the text encoders.
     vocabulary: the words that the text encoder knows; empty if it takes any text.
     metric: what judges pictures when quality is measured; see `profile.metric`.
     """
 
     name: str
     title: str
-    architecture: Literal["pixart"]
+    architecture: str
     licence: str
     stages: dict[str, StageCard] = Field(min_length=1)
-    sizes: tuple[int, ...] = Field(min_length=1)
+    shared: str | None = None
+    vae: str | None = None
+    sizes: GivenSizes
     latent_channels: int
     factor: int
     max_tokens: int
@@ -61,13 +118,26 @@ class FamilyCard(_Strict):
     metric: str = "distance"
     root: Path = Path()
 
+    @model_validator(mode="after")
+    def _names_agree(self) -> FamilyCard:
+        if self.architecture not in architectures():
+            known = ", ".join(architectures())
+            raise ValueError(f"there is no architecture {self.architecture!r}; there are {known}")
+        for key, stage in (("shared", self.shared), ("vae", self.vae)):
+            if stage is not None and stage not in self.stages:
+                raise ValueError(f"{key}: there is no stage {stage!r}")
+        return self
+
     @property
     def reference(self) -> str:
         """The stage that quality is relative to: `cloud`, or else the largest."""
         return "cloud" if "cloud" in self.stages else list(self.stages)[-1]
 
     def folder(self, stage: str) -> Path:
-        """The diffusers folder of a stage's model. Raises ConfigError for an unknown one."""
+        """The diffusers folder of a stage's model.
+
+        Raises ConfigError for an unknown stage, and for a hub model that is not on disk.
+        """
         if stage not in self.stages:
             known = ", ".join(self.stages)
             raise ConfigError(
@@ -75,39 +145,44 @@ class FamilyCard(_Strict):
                 file=str(self.root / "family.yaml"),
                 key="stages",
             )
-        return self.root / self.stages[stage].folder
+        at = self.stages[stage]
+        if at.folder is not None:
+            return self.root / at.folder
+        assert at.hub is not None
+        found = hub.cached(at.hub, at.revision, self.encodes(stage))
+        if found is None:
+            raise ConfigError(
+                f"the model {at.hub} of the stage {stage!r} is not on disk; "
+                f"`diffusion-edge models pull {self.name}` fetches it",
+                file=str(self.root / "family.yaml"),
+                key=f"stages.{stage}",
+            )
+        return found
+
+    def encodes(self, stage: str) -> bool:
+        """Whether the text encoders of this stage's own folder are used."""
+        return self.shared in (None, stage)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return self.latent_channels, height // self.factor, width // self.factor
 
-    def latent_space(self) -> str:
-        """Fingerprint of the space the latents live in: the VAE's weights and its factors."""
-        vae = self.folder(next(iter(self.stages))) / "vae"
-        return latent_space(vae)
+    def latent_space(self, stage: str | None = None) -> str:
+        """Fingerprint of the space that a stage's latents live in; the reference stage's for None.
+
+        It covers the VAE's weights and its factors; see `families.space`. Stages with one VAE
+        for all have the same.
+        """
+        return space(self.folder(self.vae or stage or self.reference) / "vae").fingerprint
 
     def noise(self) -> Mapping[str, Any]:
         """The scheduler config that the family was trained with."""
-        path = self.folder(next(iter(self.stages))) / "scheduler" / "scheduler_config.json"
+        path = self.folder(self.reference) / "scheduler" / "scheduler_config.json"
         config: dict[str, Any] = json.loads(path.read_text())
         return config
 
     def solvers(self) -> tuple[str, ...]:
         """Those that fit the family's noise config."""
         return fitting(self.noise())
-
-
-def latent_space(vae: Path) -> str:
-    """Hex digest over a VAE folder's safetensors and the config values that scale its latents."""
-    try:
-        config = json.loads((vae / "config.json").read_text())
-        digest = hashlib.blake2b(digest_size=16)
-        for key in ("latent_channels", "scaling_factor", "shift_factor"):
-            digest.update(f"{key}={config.get(key)};".encode())
-        for weights in sorted(vae.glob("*.safetensors")):
-            digest.update(weights.read_bytes())
-    except FileNotFoundError as error:
-        raise ConfigError(f"the VAE lacks {error.filename}", file=str(vae)) from None
-    return digest.hexdigest()
 
 
 def load_card(folder: Path) -> FamilyCard:

@@ -43,7 +43,7 @@ LOSSY: tuple[Codec, ...] = ("bf16", "int8")
 class Task:
     """What is measured. Prompt i is drawn with seed + i, by every solver in `asked` steps.
 
-    handoffs: the steps before which the latent is carried; none for five of each solver's own.
+    handoffs: the steps before which the latent is carried; none for all.
     source: where the prompts came from.
     """
 
@@ -67,10 +67,8 @@ class Task:
                     )
 
     def handoffs_of(self, solver: str) -> tuple[int, ...]:
-        """The first step, the last, and the quarters between."""
-        steps = resolved_steps(solver, self.asked)
-        own = {1, steps // 4, steps // 2, 3 * steps // 4, steps - 1} - {0}
-        return self.handoffs or tuple(sorted(own))
+        """Those asked for, or all."""
+        return self.handoffs or tuple(range(1, resolved_steps(solver, self.asked)))
 
     @property
     def pictures(self) -> int:

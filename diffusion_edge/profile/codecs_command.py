@@ -30,7 +30,7 @@ def codecs(
     steps: Annotated[int | None, typer.Option(min=2, help="Steps to ask for.")] = None,
     hand_off: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="May be repeated; the first step, the last, and the quarters."),
+        typer.Option(min=1, help="May be repeated; all."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts and of the first image.")] = 1000,
     metric: Annotated[

@@ -85,9 +85,12 @@ def cuts(steps: int, spans: int) -> tuple[Counts, ...]:
 
 
 def predict(
-    stages: Sequence[str], steps: Sequence[Counts], guided: Sequence[bool], images: int, view: View
+    stages: Sequence[str], steps: Sequence[Counts], guide: Sequence[bool], images: int, view: View
 ) -> Forecast:
-    """Each hop needs its link in the view, except from a stage to itself, which costs nothing."""
+    """Each hop needs its link in the view, except from a stage to itself, which costs nothing.
+
+    guide: whether the k-th stage is to be guided.
+    """
     last = len(stages) - 1
     shape = np.zeros(len(steps[0]))
     handoff = np.zeros_like(steps[0])  # the step before which stage k gets the latent
@@ -98,7 +101,7 @@ def predict(
         status = view.stages[name]
         travel_s = hop_s(stages[k - 1], name, handoff, view) if k else shape
         fixed_s = status.encode_s + (status.decode_s if k == last else 0.0)
-        work_s = fixed_s + steps[k] * status.seconds_per_step(guided[k])
+        work_s = fixed_s + steps[k] * status.seconds_per_step(guide[k])
         for image in range(images):
             begin = np.maximum(latent[image] + travel_s, free[name])
             free[name] = latent[image] = begin + work_s
@@ -113,7 +116,7 @@ def predict_plan(plan: Plan, request: ImageRequest, view: View) -> tuple[float, 
     forecast = predict(
         [span.stage for span in spans],
         [np.array([span.steps]) for span in spans],
-        [is_guided(request.guidance if s.guidance is None else s.guidance) for s in spans],
+        [guided(s.stage, request, view) if s.guidance is None else _on(s.guidance) for s in spans],
         request.images,
         view,
     )
@@ -133,6 +136,12 @@ def models(stages: Sequence[str], view: View) -> tuple[str, ...]:
     return tuple(view.stages[name].model for name in stages)
 
 
-def is_guided(guidance: float) -> bool:
-    """Guidance of 1 and below is off: one row in a forward pass instead of two."""
+def guided(stage: str, request: ImageRequest, view: View) -> bool:
+    """Whether the stage is guided where a plan does not say: by its model's guidance, or else the
+    request's. How many rows that makes is the stage's to say (`StageStatus.guiding`)."""
+    return _on(view.guidance.get(stage, request.guidance))
+
+
+def _on(guidance: float) -> bool:
+    """Guidance of 1 and below is off."""
     return guidance > 1.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffusion_edge.errors import NoPlan, QueueFull
-from diffusion_edge.routing.cost import Floats, bundles, is_guided, models, predict
+from diffusion_edge.routing.cost import Floats, bundles, guided, models, predict
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import Choice, ImageRequest, Plan, View
 
@@ -27,8 +27,11 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     options = bundles(names, request.steps, view.links)
     if not options:
         raise NoPlan(f"no live stage can run {request.steps} steps of {request.family!r}")
-    guided = is_guided(request.guidance)
-    forecasts = [predict(b.stages, b.steps, [guided] * 3, request.images, view) for b in options]
+    guide = {name: guided(name, request, view) for name in names}
+    forecasts = [
+        predict(b.stages, b.steps, [guide[name] for name in b.stages], request.images, view)
+        for b in options
+    ]
     finish_s = _joined([forecast.finish_s for forecast in forecasts])
     cost = _joined([forecast.cost for forecast in forecasts])
     value = _joined([quality.relative_all(models(b.stages, view), b.steps) for b in options])

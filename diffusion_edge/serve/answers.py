@@ -10,7 +10,6 @@ from typing import Any
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.routing.policies import POLICIES
-from diffusion_edge.schedule import SOLVERS
 from diffusion_edge.serve.schema import OutputFormat
 from diffusion_edge.serve.service import Emulation, GenerationResult, Service
 from diffusion_edge.types import Choice, ImageRequest, Plan, StageStatus, View
@@ -92,9 +91,9 @@ def model(service: Service) -> Json:
         "diffusion_edge": {
             "title": card.title,
             "licence": card.licence,
-            "sizes": [f"{edge}x{edge}" for edge in card.sizes],
+            "sizes": card.sizes.described(),
             "defaults": card.defaults.model_dump(),
-            "solvers": list(SOLVERS),
+            "solvers": list(card.solvers()),
             "policies": list(POLICIES),
             "stages": {name: stage.tier for name, stage in service.settings.stages.items()},
             "vocabulary": list(card.vocabulary),
@@ -115,7 +114,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "request_id": asked.request_id,
         "model": asked.family,
         "plan": str(choice.plan),
-        "spans": _spans(choice.plan, settings),
+        "spans": _spans(asked, choice.plan, settings),
         "policy": asked.policy,
         "reason": choice.reason,
         "predicted_s": choice.predicted_s,
@@ -137,13 +136,14 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
     }
 
 
-def _spans(chosen: Plan, settings: Settings) -> list[Json]:
+def _spans(asked: ImageRequest, chosen: Plan, settings: Settings) -> list[Json]:
     return [
         {
             "stage": span.stage,
             "tier": settings.stages[span.stage].tier,
             "start": span.start,
             "stop": span.stop,
+            "guidance_scale": asked.guidance if span.guidance is None else span.guidance,
         }
         for span in chosen.spans
     ]

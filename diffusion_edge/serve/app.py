@@ -8,8 +8,10 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from diffusion_edge.config import Settings, read_settings
+from diffusion_edge.config import Settings, family_folder, read_settings
+from diffusion_edge.families.card import load_card
 from diffusion_edge.serve.ingress import Ingress
+from diffusion_edge.serve.machine import Machine, completed
 from diffusion_edge.serve.placement import actor_options, await_nodes
 from diffusion_edge.serve.stage import Stage
 
@@ -19,8 +21,13 @@ MANY = 100_000
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of a config's `args`; PlacementError if no node can hold a stage."""
+    """The application of a config's `args`; PlacementError if no node can hold a stage.
+
+    Stages that the config leaves out share what Ray says that its nodes have.
+    """
     settings = read_settings(args)
+    card = load_card(family_folder(settings.family))
+    settings = completed(settings, card, Machine.of(ray.nodes()))
     await_nodes(settings.stages, settings.placement_timeout_s, ray.nodes)
     return application(settings)
 

@@ -49,7 +49,11 @@ class Board:
     def view(self, request: ImageRequest) -> View:
         """What is known now, for this request."""
         stages = self.statuses()
-        links = {pair: link for pair, link in self._links.items() if stages.keys() >= set(pair)}
+        links = {
+            (source, target): link
+            for (source, target), link in self._links.items()
+            if source in stages and target in stages and stages[source].can_reach(target)
+        }
         carried = self._carriage(request)
         return View(stages, links, self._price_per_s, carried.packet_bytes, carried.codecs)
 

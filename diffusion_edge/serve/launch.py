@@ -19,20 +19,37 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffusion_edge.config import REPOSITORY, HttpOptions, ServeConfig, family_folder, load_config
+from diffusion_edge.config import (
+    REPOSITORY,
+    HttpOptions,
+    ServeConfig,
+    Settings,
+    family_folder,
+    load_config,
+)
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
+from diffusion_edge.serve.machine import Machine, completed
 from diffusion_edge.serve.signals import ignore_signals, raise_on_signals, signals_raise
 
+LARGEST_MESSAGE_BYTES = 128 * 2**20
+"""Twice the largest packet; a picture is smaller than that."""
 
-def serve(config_path: str | Path, port: int | None = None, address: str | None = None) -> int:
+
+def serve(
+    config_path: str | Path,
+    port: int | None = None,
+    address: str | None = None,
+    family: str | None = None,
+) -> int:
     """Serves until a signal; returns the exit code. Raises EdgeError if it cannot start.
 
-    address: of a Ray to join ("auto", host:port); None starts one of our own. The first signal
-    lets running requests finish, a second one does not. To be called in the main thread.
+    address: of a Ray to join ("auto", host:port); None starts one of our own. family: instead of
+    the config's, its folder or its name. The first signal lets running requests finish, a second
+    one does not. To be called in the main thread.
     """
-    config = _on_port(load_config(config_path), port)
-    check_models(config)
+    config = _of_family(_on_port(load_config(config_path), port), family)
+    check_models(config.settings)
     variables = {} if address else own_variables()
     port_of = nullcontext() if address else claimed_port(config.http_options)
     # A stop is no failure. Ray turns a SIGTERM that it catches into SystemExit.
@@ -52,7 +69,7 @@ def _serve(config: ServeConfig, address: str | None) -> None:
     from diffusion_edge.serve.rays import joined_ray, own_ray
 
     logging.disable(logging.INFO)  # Serve would tell every step
-    settings, name = config.settings, config.application.name
+    settings, name = with_stages(config.settings), config.application.name
     ray_of = joined_ray(address, name) if address else own_ray(settings)
     url = _url(config.http_options)
     with Console(stderr=True).status("starting Ray") as status, ray_of:
@@ -87,10 +104,25 @@ def _on_port(config: ServeConfig, port: int | None) -> ServeConfig:
     return config.model_copy(update={"http_options": http})
 
 
-def check_models(config: ServeConfig) -> None:
+def _of_family(config: ServeConfig, family: str | None) -> ServeConfig:
+    if family is None:
+        return config
+    # Workers of Ray have another working directory.
+    settings = config.settings.model_copy(update={"family": str(family_folder(family))})
+    application = config.application.model_copy(update={"args": settings})
+    return config.model_copy(update={"applications": [application]})
+
+
+def with_stages(settings: Settings) -> Settings:
+    """As far as it can be told before Ray has counted what the machine has."""
+    card = load_card(family_folder(settings.family))
+    return completed(settings, card, Machine(cpus=os.cpu_count() or 1))
+
+
+def check_models(settings: Settings) -> None:
     """ConfigError for a stage without a model on disk, where a replica would fail late."""
-    card = load_card(family_folder(config.settings.family))
-    for name, stage in config.settings.stages.items():
+    card = load_card(family_folder(settings.family))
+    for name, stage in with_stages(settings).stages.items():
         folder = card.folder(stage.model)
         if not (folder / "model_index.json").is_file():
             raise ConfigError(
@@ -98,6 +130,8 @@ def check_models(config: ServeConfig) -> None:
                 f"there is no {folder / 'model_index.json'}",
                 key=f"stages.{name}.model",
             )
+    for model in (card.reference, card.shared or card.reference):
+        card.folder(model)  # every stage reads something of these
 
 
 @contextmanager
@@ -147,6 +181,9 @@ def own_variables() -> dict[str, str]:
     A token of its own keeps other users of the machine out, without a file in the home folder.
     PYTHONPATH lets workers import this package from any working directory. Ray would run workers
     at the lowest priorities; a server's should be those of whoever starts it.
+
+    Packets of 16 MiB cross as Serve's handles are, by reference. Where the environment has them
+    pass by value (RAY_SERVE_USE_GRPC_BY_DEFAULT=1), Serve's limit of 4 MiB would stop them.
     """
     path = os.environ.get("PYTHONPATH", "")
     return {
@@ -154,6 +191,7 @@ def own_variables() -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(LARGEST_MESSAGE_BYTES),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), path))),
     }
 

@@ -17,6 +17,8 @@ Node = Mapping[str, Any]
 def actor_options(stage: StageConfig) -> dict[str, Any]:
     """Ray's options for a replica of this stage; both keys of the node have to fit."""
     options: dict[str, Any] = {"num_cpus": stage.num_cpus}
+    if stage.num_gpus:
+        options["num_gpus"] = stage.num_gpus
     if stage.resource:
         options["resources"] = {stage.resource: SHARE}
     if stage.label:
@@ -34,7 +36,20 @@ def lacks(stage: StageConfig, node: Node) -> list[str]:
         missing.append(f"the resource {stage.resource}")
     if resources.get("CPU", 0.0) < stage.num_cpus:
         missing.append(f"{stage.num_cpus:g} CPUs")
+    if resources.get("GPU", 0.0) < stage.num_gpus:
+        missing.append(f"{stage.num_gpus:g} GPUs")
     return missing
+
+
+def has_room(stage: StageConfig | None, free: Mapping[str, float]) -> bool:
+    """Whether what is free in a cluster could hold the stage; None is the ingress, which needs
+    nothing."""
+    if stage is None:
+        return True
+    needed = {"CPU": stage.num_cpus, "GPU": stage.num_gpus}
+    if stage.resource:
+        needed[stage.resource] = SHARE
+    return all(free.get(name, 0.0) >= amount for name, amount in needed.items())
 
 
 def missing(stages: Mapping[str, StageConfig], nodes: Sequence[Node]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from diffusion_edge.errors import (
     UnsupportedSolver,
 )
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.families.sizes import parse_size
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.serve.schema import MAX_STEPS, EdgeOptions, ImagesBody
@@ -129,10 +130,10 @@ def _solver(asked: str | None, card: FamilyCard) -> str:
 def _size(asked: str | None, card: FamilyCard) -> tuple[int, int]:
     if asked is None or asked == "auto":
         return card.defaults.size, card.defaults.size
-    known = {f"{edge}x{edge}": edge for edge in card.sizes}
-    if asked not in known:
+    size = parse_size(asked)
+    if size is None or not card.sizes.allows(*size):
         raise InvalidRequest(
-            f"size {asked[:100]!r} is not one of this model's: {', '.join(known)}, or auto",
+            f"size {asked[:100]!r} is not one of this model's: {card.sizes}, or auto",
             param="size",
         )
-    return known[asked], known[asked]
+    return size

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_edge.errors import InvalidRequest, UnsupportedParameter
-from diffusion_edge.types import AskedCodec
+from diffusion_edge.types import MAX_GUIDANCE, AskedCodec
 
 MAX_PROMPT = 2000  # characters
 MAX_IMAGES = 10
@@ -52,7 +52,8 @@ class EdgeOptions(_Strict):
     plan: str | None = Field(
         default=None,
         max_length=200,
-        description="stage:steps in order, as in cloud:8,edge:6,device:6",
+        description="stage:steps in order, as in cloud:8,edge:6,device:6@1; the last of these has "
+        "a guidance scale of its own.",
     )
     codec: AskedCodec | None = Field(
         default=None,
@@ -72,7 +73,7 @@ class ImagesBody(_Strict):
 
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
-    guidance_scale: Annotated[float, Field(ge=0, le=50)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     solver: str | None = None
     diffusion_edge: EdgeOptions | None = None

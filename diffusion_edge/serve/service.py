@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from diffusion_edge.config import Settings
@@ -101,6 +101,8 @@ class Service:
         self._transport = Guarded(transport, settings.hop_timeout_s)
         self._packet = packet or packets_for(card)
         self._draw_seed = draw_seed
+        models = {name: card.stages[stage.model] for name, stage in settings.stages.items()}
+        self._guidance = {n: m.guidance for n, m in models.items() if m.guidance is not None}
         try:
             policy(settings.policy)
         except InvalidRequest as error:
@@ -113,7 +115,14 @@ class Service:
     def plan(self, request: ImageRequest, view: View | None = None) -> Choice:
         """What would be done now. Raises NoPlan, QueueFull and InvalidRequest."""
         seen = self.board.view(request) if view is None else view
-        return policy(request.policy)(request, seen, self.quality)
+        seen = replace(seen, guidance=self._guidance)
+        choice = policy(request.policy)(request, seen, self.quality)
+        second = choice.runner_up
+        return replace(
+            choice,
+            plan=choice.plan.with_guidance(self._guidance),
+            runner_up=second and second.with_guidance(self._guidance),
+        )
 
     async def generate(self, request: ImageRequest) -> GenerationResult:
         """Decides and carries out; image i has seed + i. Cancelling this cancels the stages' work.
@@ -177,9 +186,13 @@ class Service:
         )
 
     def waiting_for(self) -> tuple[str, ...]:
-        """Configured stages that have not reported, or no longer do."""
+        """Configured stages that do not report, or do not reach all that do."""
         known = self.board.statuses()
-        return tuple(name for name in self.settings.stages if name not in known)
+        return tuple(
+            name
+            for name in self.settings.stages
+            if name not in known or not all(map(known[name].can_reach, known))
+        )
 
     def emulation(self) -> Emulation:
         return Emulation(

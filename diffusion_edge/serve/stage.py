@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from ray import serve
 
@@ -20,17 +21,21 @@ class Stage:
         # Here and not above: the process that deploys has no need of torch.
         from diffusion_edge.engine.worker import Worker
         from diffusion_edge.families.load import load_family
+        from diffusion_edge.families.pipeline import Loading
 
         config = settings.stages[name]
         card = load_card(family_folder(settings.family))
         self._worker = Worker(
-            load_family(card, config.model),
+            load_family(card, config.model, Loading(config.dtype, config.device, config.offload)),
             stage=name,
             tier=config.tier,
             model=config.model,
             capacity=config.capacity,
             threads=config.threads,
             emulate=config.emulate,
+            mode=config.batching,
+            rows=config.batch_rows,
+            overlap=not config.offload,
             links=settings.emulated_links(name),
             hop_timeout_s=settings.hop_timeout_s,
         )
@@ -39,6 +44,7 @@ class Stage:
         self._transport = RayTransport(
             {stage: serve.get_deployment_handle(stage, app) for stage in settings.stages}
         )
+        self._transport.open()
 
     async def run(self, packet: bytes) -> AsyncGenerator[Event, None]:
         async with aclosing(self._worker.run(packet, self._transport)) as events:
@@ -46,4 +52,8 @@ class Stage:
                 yield event
 
     async def status(self) -> StageStatus:
-        return self._worker.status()
+        return replace(self._worker.status(), reaches=self._transport.reached)
+
+    async def greet(self) -> AsyncGenerator[None, None]:
+        """Answers once, the way `run` does."""
+        yield

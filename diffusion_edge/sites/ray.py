@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from diffusion_edge.errors import EdgeError, QueueFull, StageLost
 from diffusion_edge.types import Event
 
 log = logging.getLogger(__name__)
+
+GREET_AGAIN_S = 0.5
 
 
 class RayTransport:
@@ -27,6 +30,34 @@ class RayTransport:
             stage: handle.options(stream=True, method_name="run")
             for stage, handle in handles.items()
         }
+        self._greets = {
+            stage: handle.options(stream=True, method_name="greet")
+            for stage, handle in handles.items()
+        }
+        self._reached: set[str] = set()
+        self._opening: list[asyncio.Task[None]] = []
+
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """The stages that have answered since `open`."""
+        return tuple(sorted(self._reached))
+
+    def open(self) -> None:
+        """Greets every stage until it answers, in the background.
+
+        The first call through a handle loads and connects what later ones use; on a cold machine
+        that took longer than a hand-off may.
+        """
+        self._opening = [asyncio.create_task(self._greet(stage)) for stage in self._greets]
+
+    async def _greet(self, stage: str) -> None:
+        while stage not in self._reached:
+            try:
+                async for _ in self._greets[stage].remote():
+                    self._reached.add(stage)
+            except (RayError, RayServeException) as error:
+                log.warning("the stage %s does not answer: %s", stage, type(error).__name__)
+                await asyncio.sleep(GREET_AGAIN_S)
 
     async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
         if stage not in self._runs:

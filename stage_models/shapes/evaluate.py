@@ -293,31 +293,54 @@ CARD_PLANS = (
     "edge:14,cloud:6",
     "cloud:10,edge:6,device:4",
 )
+LARGE_PLANS = (*ALONE, "device:14,cloud:6", "edge:14,cloud:6")
 GRID_PLANS = (*ALONE, "cloud:6,device:14", "device:14,cloud:6")
+
+
+def with_defaults(card: FamilyCard, **changes: object) -> FamilyCard:
+    """The same family, with other defaults for requests."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return card.model_copy(update={"defaults": card.defaults.model_copy(update=given)})
 
 
 def write_card(card: FamilyCard, count: int, seed: int) -> None:
     """Measures what the model card says, and writes it there; and the grid beside it."""
-    kinds = {
-        f"{count} held-out captions, half of one thing, half of two": (
+    fewer, fewest, large = max(4, count // 4), max(4, count // 8), max(card.sizes.squares)
+    kinds = (
+        (
+            f"{count} held-out captions, half of one thing, half of two",
+            card,
             Kind(count, seed),
             CARD_PLANS,
         ),
-        f"{count // 2} held-out captions of three things": (Kind(count // 2, seed, (3,)), ALONE),
-        f"{count // 2} captions of one and two things, all pairs seen in training": (
-            Kind(count // 2, seed, held_out=False),
+        (
+            f"{fewer} held-out captions of three things",
+            card,
+            Kind(fewer, seed, (3,)),
             ALONE,
         ),
-    }
+        (
+            f"{fewer} captions of one and two things, all pairs seen in training",
+            card,
+            Kind(fewer, seed, held_out=False),
+            ALONE,
+        ),
+        (
+            f"{fewest} held-out captions of one and two things, {large}x{large} (`--size`)",
+            with_defaults(card, size=large),
+            Kind(fewest, seed),
+            LARGE_PLANS,
+        ),
+    )
     lines = [
         f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed}`: "
         f"guidance {card.defaults.guidance:g}, {card.defaults.solver}. Per cent, with 95 % "
         "intervals (Agresti and Coull, over pictures). Fréchet distances are to as many drawn "
         "scenes of other captions of the same kind, and compare within one table."
     ]
-    for name, (kind, plans) in kinds.items():
+    for name, sized, kind, plans in kinds:
         lines += ["", f"**{name}**", ""]
-        lines += _markdown(judge(card, kind, tuple(map(Plan.parse, plans))))
+        lines += _markdown(judge(sized, kind, tuple(map(Plan.parse, plans))))
     lines += ["", *_about_the_judges(count)]
     path = card.root / "README.md"
     path.write_text(between(path.read_text(), MARKS, "\n".join(lines), path))
@@ -366,6 +389,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--things", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2))
     parser.add_argument("--seen", action="store_true", help="pairs that training scenes had")
     parser.add_argument("--guidance", type=float, help="default: the family's")
+    parser.add_argument("--size", type=int, help="edge of a picture; default: the family's")
     parser.add_argument("--family", type=Path, default=ROOT, help="folder of the family")
     parser.add_argument("--json", action="store_true", help="one JSON line in place of the table")
     parser.add_argument("--grid", type=Path, help="write a grid of 8 examples to this PNG")
@@ -381,9 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     quiet_libraries()
     try:
         card = load_card(args.family)
-        if args.guidance is not None:
-            defaults = card.defaults.model_copy(update={"guidance": args.guidance})
-            card = card.model_copy(update={"defaults": defaults})
+        card = with_defaults(card, guidance=args.guidance, size=args.size)
         kind = Kind(args.captions, args.seed, tuple(args.things), not args.seen)
         if args.card:
             write_card(card, args.captions, args.seed)

@@ -49,7 +49,7 @@ from stage_models.shapes.scenes import Scene
 UNCONDITIONAL = 0.1
 """Share of captions dropped in training, for classifier-free guidance."""
 
-SIZES = {64: 3, 128: 1}
+SIZES = {64: 1, 128: 1}
 """Edge lengths of pictures, and how often an update takes them; of larger ones it takes fewer."""
 
 LAYOUT_WEIGHT = 0.1

@@ -63,7 +63,9 @@ def test_guidance_of_the_span_wins(family: Family) -> None:
 
 def test_a_latent_of_another_size_is_refused(family: Family) -> None:
     packet = replace(
-        a_packet(family), latent=torch.zeros(1, 4, 8, 8), schedule=family.schedule("ddim", 10)
+        a_packet(family),
+        latent=torch.zeros(1, 4, 8, 8),
+        schedule=family.schedule("ddim", 10, 16, 16),
     )
     with pytest.raises(InvalidTensor, match=r"\(4, 4, 4\)"):
         begin(family, packet)

@@ -359,6 +359,24 @@ async def test_warm_up_measures_rows_and_memory() -> None:
     assert not status.emulated
 
 
+async def test_a_model_that_is_not_guided_by_a_second_pass_says_so() -> None:
+    async with a_worker() as doubled:
+        assert doubled.status().guiding == "doubled"
+        events = await all_of(doubled, a_packet(guidance=3.0, negative_prompt="blur"))
+        assert done(events).warnings == ()
+    family = FakeFamily("edge")
+    family.guiding = "embedded"
+    worker = Worker(family, stage="edge", tier="edge")
+    await worker.warm_up(16, "ddim")
+    try:
+        assert worker.status().guiding == "embedded"
+        told = done(await all_of(worker, a_packet(guidance=3.0, negative_prompt="blur"))).warnings
+        assert told == ("this model takes no negative prompt; it was not used",)
+        assert done(await all_of(worker, a_packet(guidance=3.0))).warnings == ()
+    finally:
+        worker.close()
+
+
 async def test_step_seconds_follow_what_steps_really_take() -> None:
     clock = FakeClock()
     async with a_worker(clock=clock, on_predict=lambda: clock.advance(2.0)) as worker:

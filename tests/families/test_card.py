@@ -1,11 +1,20 @@
-"""The card says which stage quality is relative to, and by what it is judged."""
+"""The card says which stage quality is relative to, by what it is judged, and whose latents fit."""
 
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.families.card import load_card
+from diffusion_edge.families.card import StageCard, load_card
+from diffusion_edge.families.space import space
+from diffusion_edge.schedule import SOLVERS
 from tests import tiny
 
 CARD = tiny.CARD % "ddim"
@@ -30,3 +39,163 @@ def test_a_metric_may_be_named(tmp_path: Path) -> None:
 def test_an_unknown_key_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"family\.yaml: metrik"):
         load_card(card_of(tmp_path, CARD + "metrik: mine:judge\n"))
+
+
+@pytest.mark.parametrize("key", ["shared", "vae"])
+def test_a_stage_that_stands_for_all_must_be_one(tmp_path: Path, key: str) -> None:
+    card = load_card(card_of(tmp_path, f"{CARD}{key}: cloud\n"))
+    assert getattr(card, key) == "cloud"
+    with pytest.raises(ConfigError, match=f"{key}: there is no stage 'moon'"):
+        load_card(card_of(tmp_path, f"{CARD}{key}: moon\n"))
+
+
+def test_text_encoders_are_each_stages_own_or_the_shared_ones(tmp_path: Path) -> None:
+    own = load_card(card_of(tmp_path, CARD))
+    assert [own.encodes(stage) for stage in own.stages] == [True, True, True]
+    shared = load_card(card_of(tmp_path, CARD + "shared: cloud\n"))
+    assert [shared.encodes(stage) for stage in shared.stages] == [False, False, True]
+
+
+# ---------------------------------------------------------------------------- latent spaces
+
+CONFIG = {"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": 0.18215}
+RNG = np.random.default_rng(0)
+TENSORS = {
+    "decoder.conv_in.weight": RNG.normal(size=(4, 3)).astype(np.float32),
+    "decoder.mid_block.attentions.0.to_q.weight": RNG.normal(size=(3, 3)).astype(np.float32),
+    "steps": np.arange(3),
+}
+
+
+def vae_of(
+    folder: Path,
+    tensors: Mapping[str, np.ndarray] = TENSORS,
+    name: str = "diffusion_pytorch_model",
+    **config: object,
+) -> Path:
+    folder.mkdir(parents=True)
+    said = {key: value for key, value in (CONFIG | config).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(said))
+    save_file(dict(tensors), folder / f"{name}.safetensors")
+    return folder
+
+
+def test_precision_and_file_names_do_not_count(tmp_path: Path) -> None:
+    half = {
+        name: values.astype(np.float16) if values.dtype == np.float32 else values
+        for name, values in TENSORS.items()
+    }
+    one = space(vae_of(tmp_path / "a"))
+    other = space(vae_of(tmp_path / "b", half, name="model"))
+    assert one.fingerprint == other.fingerprint
+    assert not one.weights_unlike(other)
+
+
+def test_bfloat16_is_read(tmp_path: Path) -> None:
+    """Values that bfloat16 has exactly."""
+    values = np.array([1.5, -0.25, 3e38, 0.0, 1e-8], np.float32)
+    values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    one = space(vae_of(tmp_path / "a", {"w": values}))
+    raw = vae_of(tmp_path / "b", {"w": (values.view(np.uint32) >> 16).astype(np.uint16)})
+    path = raw / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"U16"', b'"BF16"').replace(b"}} ", b"}}"))
+    data = path.read_bytes()
+    length = data.index(b"}}") + 2 - 8
+    path.write_bytes(length.to_bytes(8, "little") + data[8:])
+    assert space(raw).fingerprint == one.fingerprint
+
+
+def test_old_names_of_attention_and_left_out_defaults_do_not_count(tmp_path: Path) -> None:
+    old = {name.replace("to_q", "query"): values for name, values in TENSORS.items()}
+    one = space(vae_of(tmp_path / "a", shift_factor=0.0))
+    other = space(vae_of(tmp_path / "b", old, scaling_factor=None))
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("scaling_factor", 0.13025), ("shift_factor", 0.0609), ("latent_channels", 16)],
+)
+def test_another_factor_is_another_space(tmp_path: Path, name: str, value: float) -> None:
+    one = space(vae_of(tmp_path / "a"))
+    other = space(vae_of(tmp_path / "b", **{name: value}))
+    assert one.fingerprint != other.fingerprint
+    (clause,) = other.scaled_unlike(one)
+    assert clause.startswith(f"{name} is {value:g}, not ")
+    assert not other.weights_unlike(one)
+
+
+def test_other_weights_are_another_space(tmp_path: Path) -> None:
+    one = space(vae_of(tmp_path / "a"))
+    changed = {name: values + (name == "steps") for name, values in TENSORS.items()}
+    shaped = TENSORS | {"steps": np.arange(3).reshape(3, 1)}
+    fewer = {name: values for name, values in TENSORS.items() if name != "steps"}
+    for number, tensors in enumerate((changed, shaped, fewer)):
+        other = space(vae_of(tmp_path / str(number), tensors))
+        assert one.fingerprint != other.fingerprint
+        assert other.weights_unlike(one) == ["1 of 3 tensors differ, the first is steps"]
+
+
+def test_a_vae_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    vae = vae_of(tmp_path / "a")
+    before = space(vae).fingerprint
+    (vae / "config.json").write_text(json.dumps(CONFIG | {"scaling_factor": 0.5}))
+    assert space(vae).fingerprint != before
+
+
+def test_a_vae_that_is_not_whole_is_told(tmp_path: Path) -> None:
+    vae = vae_of(tmp_path / "a")
+    weights = vae / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+        space(vae)
+    weights.unlink()
+    with pytest.raises(ConfigError, match="lacks safetensors weights"):
+        space(vae)
+    (vae / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"lacks .*config\.json"):
+        space(vae)
+
+
+def test_one_vae_for_all_is_one_space(tiny_family: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_family, tmp_path / "family")
+    family = tmp_path / "family"
+    config = family / "edge" / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
+    text = (family / "family.yaml").read_text()
+    apart, one = load_card(family), load_card(card_of(family, text + "vae: cloud\n"))
+    assert apart.latent_space("edge") != apart.latent_space("cloud") == apart.latent_space()
+    assert one.latent_space("edge") == one.latent_space("cloud") == apart.latent_space()
+
+
+# ---------------------------------------------------------------------------- as shipped
+
+SHIPPED = sorted((Path(__file__).parents[2] / "stage_models").glob("*/family.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_a_shipped_card_agrees_with_itself(path: Path) -> None:
+    card = load_card(path.parent)
+    assert card.name == path.parent.name
+    assert card.sizes.allows(card.defaults.size, card.defaults.size)
+    assert card.defaults.solver in SOLVERS
+    millions = [stage.parameters_millions or 0 for stage in card.stages.values()]
+    assert millions == sorted(millions)
+    assert all(millions)
+    assert list(card.stages)[-1] == card.reference == "cloud"
+    assert all(name == stage.tier for name, stage in card.stages.items())
+    multiple = card.factor * {"flux": 2, "sd3": 2}.get(card.architecture, 1)
+    assert not card.sizes.squares or not card.defaults.size % multiple
+    assert bool(card.sizes.squares) or card.sizes.multiple_of % multiple == 0
+    flow = card.architecture in ("flux", "sd3")
+    assert card.defaults.solver.startswith("flow-") is flow
+
+
+def test_all_families_of_the_hub_are_shipped() -> None:
+    assert [path.parent.name for path in SHIPPED] == ["flux", "sd15", "sd35", "sdxl", "shapes"]
+
+
+def test_halves_are_for_gpus() -> None:
+    half = StageCard(tier="cloud", folder="cloud", dtype="float16")
+    assert (half.dtype_on("cpu"), half.dtype_on("cuda")) == ("float32", "float16")
+    assert StageCard(tier="edge", folder="edge", dtype="bfloat16").dtype_on("cpu") == "bfloat16"

@@ -1,5 +1,6 @@
 import heapq
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_edge.routing.cost import MAX_CUTS, bundles, cuts, predict_plan
-from diffusion_edge.types import Link, Plan, StageStatus, View
+from diffusion_edge.types import Guiding, Link, Plan, StageStatus, View
 
 from .views import request, stage, view
 
@@ -108,6 +109,23 @@ def test_guidance_chooses_the_step_time() -> None:
     plan = Plan.parse("cloud:20")
     assert predict_plan(plan, request(guidance=3.0), seen)[0] == pytest.approx(4.0)
     assert predict_plan(plan, request(guidance=1.0), seen)[0] == pytest.approx(2.0)
+
+
+def test_guidance_of_a_span_or_of_a_stage_s_model_chooses_it_too() -> None:
+    seen = view(stage("cloud", 0.1, guided_s=0.2), stage("edge", 0.1, guided_s=0.2))
+
+    def seconds(plan: str, **own: float) -> float:
+        return predict_plan(Plan.parse(plan), request(), replace(seen, guidance=own))[0]
+
+    assert seconds("cloud:10,edge:10@1") == pytest.approx(3.0, abs=1e-3)
+    assert seconds("cloud:10,edge:10", edge=1.0) == pytest.approx(3.0, abs=1e-3)
+    assert seconds("cloud:10,edge:10@2", edge=1.0) == pytest.approx(4.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("guiding", ["embedded", "off"])
+def test_only_a_second_pass_costs_a_second_row(guiding: Guiding) -> None:
+    status = replace(stage("cloud", 0.1, guided_s=0.2), guiding=guiding)
+    assert predict_plan(Plan.parse("cloud:20"), request(), view(status))[0] == pytest.approx(2.0)
 
 
 def test_every_way_to_cut() -> None:

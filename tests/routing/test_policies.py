@@ -164,6 +164,15 @@ def test_ties_go_to_the_earlier_finish_then_to_fewer_hops() -> None:
     assert elastic(request(), shuffled, same) == elastic(request(), alike, same)
 
 
+def test_a_model_with_guidance_of_its_own_is_counted_with_it() -> None:
+    """Which stage is the fastest depends on which of them take a second pass."""
+    asked = request(deadline_s=0.001, quality_floor=0.0)
+    seen = view(stage("cloud", 0.1, guided_s=0.2), stage("edge", 0.15, guided_s=0.16))
+    assert str(POLICIES["elastic"](asked, seen, symmetric()).plan) == "edge:20"
+    own = replace(seen, guidance={"cloud": 1.0})
+    assert str(POLICIES["elastic"](asked, own, symmetric()).plan) == "cloud:20"
+
+
 def test_a_decision_leaves_no_trace() -> None:
     seen, quality = three(1.0), symmetric()
     first = elastic(request(), seen, quality)

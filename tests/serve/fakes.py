@@ -44,6 +44,10 @@ CARD = FamilyCard.model_validate(
     }
 )
 
+RULE = {"multiple_of": 16, "least": 64, "most": 512, "pixels": 65_536}
+BY_RULE = FamilyCard.model_validate(CARD.model_dump() | {"sizes": RULE})
+"""The same family for rectangles."""
+
 
 def settings(**changes: Any) -> Settings:
     stages = {
@@ -67,6 +71,7 @@ class FakeBoard:
     settings: Settings
     dead: set[str] = field(default_factory=set)
     full: set[str] = field(default_factory=set)
+    reaches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def statuses(self) -> Mapping[str, StageStatus]:
         return {
@@ -82,6 +87,7 @@ class FakeBoard:
                 decode_s=0.01,
                 resident_bytes=1,
                 emulated=stage.emulate is not None,
+                reaches=self.reaches.get(name),
             )
             for name, stage in self.settings.stages.items()
             if name not in self.dead
@@ -155,11 +161,12 @@ def service(
     transport: FakeTransport | None = None,
     board: FakeBoard | None = None,
     config: Settings | None = None,
+    card: FamilyCard = CARD,
     **changes: Any,
 ) -> Service:
     config = config or settings(**changes)
     return Service(
-        card=CARD,
+        card=card,
         settings=config,
         quality=symmetric(),
         board=board or FakeBoard(config),

@@ -17,10 +17,21 @@ import pytest
 from PIL import Image
 
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
+from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.serve.api import MAX_BODY_BYTES, create_app
 from diffusion_edge.serve.service import Service
 
-from .fakes import FakeBoard, FakeTransport, failing, fake_picture, service, settings
+from .fakes import (
+    BY_RULE,
+    CARD,
+    RULE,
+    FakeBoard,
+    FakeTransport,
+    failing,
+    fake_picture,
+    service,
+    settings,
+)
 
 GENERATE = "/v1/images/generations"
 GOOD = {"prompt": "a red circle on a white background"}
@@ -163,6 +174,54 @@ async def test_seed_and_size_and_format() -> None:
     assert rgb(body["data"][0]["b64_json"]) == fake_picture(1234, 96, 96).rgb
 
 
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 512), (512, 128), (80, 96)])
+async def test_a_rectangle_by_rule(width: int, height: int) -> None:
+    made = service(card=BY_RULE)
+    body = (await post(GOOD | {"size": f"{width}x{height}", "seed": 3}, made)).json()
+    assert body["size"] == f"{width}x{height}"
+    with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
+        assert image.size == (width, height)
+        assert f"Size: {width}x{height}" in image.text["parameters"]  # type: ignore[attr-defined]  # of PNG files
+
+
+@pytest.mark.parametrize(
+    "size", ["100x128", "48x128", "128x528", "512x512", "128", "128x", "64x64x64", "٦٤x64"]
+)
+async def test_a_rectangle_outside_the_rule(size: str) -> None:
+    error = refused(await post(GOOD | {"size": size}, service(card=BY_RULE)))
+    assert error["param"] == "size"
+    assert error["message"] == (
+        f"size {size!r} is not one of this model's: WIDTHxHEIGHT in multiples of 16 from 64 to "
+        "512, 65536 pixels at most, or auto"
+    )
+
+
+async def test_models_tell_their_sizes_as_a_list_or_a_rule() -> None:
+    for card, sizes in ((CARD, ["64x64", "96x96"]), (BY_RULE, RULE)):
+        async with client(service(card=card)) as http:
+            (model,) = (await http.get("/v1/models")).json()["data"]
+        assert model["diffusion_edge"]["sizes"] == sizes
+
+
+async def test_guidance_may_differ_by_stage() -> None:
+    """A plan's own goes before the model's own, and that before the request's."""
+    stages = {name: stage.model_dump() for name, stage in CARD.stages.items()}
+    stages["edge"]["guidance"] = 1.0
+    card = FamilyCard.model_validate(CARD.model_dump() | {"stages": stages})
+    asked = GOOD | {"guidance_scale": 5, "diffusion_edge": {"plan": "cloud:8@7.5,edge:6,device:6"}}
+    transport = FakeTransport()
+    ours = (await post(asked, service(transport, card=card))).json()["diffusion_edge"]
+    assert ours["plan"] == transport.packets[0]["plan"] == "cloud:8@7.5,edge:6@1,device:6"
+    assert [span["guidance_scale"] for span in ours["spans"]] == [7.5, 1.0, 5.0]
+    chosen = await post(GOOD | {"diffusion_edge": {"policy": "edge-only"}}, service(card=card))
+    assert chosen.json()["diffusion_edge"]["plan"] == "edge:20@1"
+    elastic = (await post(GOOD, service(card=card), "/v1/plan")).json()
+    assert all(
+        span["guidance_scale"] == (1.0 if span["stage"] == "edge" else 4.0)
+        for span in elastic["spans"]
+    )
+
+
 async def test_png_says_how_it_was_made() -> None:
     body = (await post(GOOD | {"seed": 3})).json()
     with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
@@ -192,6 +251,10 @@ async def test_models_health_and_readiness() -> None:
         assert refused(await http.get("/v1/models/other"))["code"] == "model_not_found"
         assert (await http.get("/health")).json() == {"status": "live"}
         assert (await http.get("/ready")).json()["status"] == "ready"
+    reaching = FakeBoard(settings(), reaches={"edge": ("cloud", "device", "edge")})
+    async with client(service(board=reaching)) as http:
+        stages = (await http.get("/ready")).json()["stages"]
+        assert stages["edge"]["reaches"] == ["cloud", "device", "edge"]
     async with client(service(board=FakeBoard(settings(), dead={"edge"}))) as http:
         response = await http.get("/ready")
         assert response.status_code == 503
@@ -257,6 +320,8 @@ def ours(**options: Any) -> dict[str, Any]:
         (ours(policy="elastic", plan="cloud:20"), "diffusion_edge.policy", "invalid_value"),
         (ours(plan="cloud"), "diffusion_edge.plan", "invalid_plan"),
         (ours(plan="cloud:0"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(plan="cloud:4@"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(plan="cloud:4@51"), "diffusion_edge.plan", "invalid_plan"),
         (ours(plan="cloud:100,edge:51"), "diffusion_edge.plan", "invalid_plan"),
         (ours(plan="tpu:20"), "diffusion_edge.plan", "invalid_plan"),
         (ours(plan="cloud:8") | {"num_inference_steps": 9}, "diffusion_edge.plan", "invalid_plan"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from diffusion_edge.serve import board as module
 from diffusion_edge.serve.board import Board
@@ -44,6 +45,16 @@ async def test_a_stage_leaves_the_view_when_its_word_is_old() -> None:
     clock.advance(0.6)
     assert list(board.view(REQUEST).stages) == ["cloud"]
     assert board.view(REQUEST).links == {}
+
+
+async def test_a_link_is_in_the_view_once_its_stage_reaches_the_other() -> None:
+    async def alone() -> StageStatus:
+        return replace(status("edge"), reaches=("edge",))
+
+    board = a_board({"edge": alone, "cloud": lambda: answers("cloud")}, FakeClock())
+    await board.ask_once("edge")
+    await board.ask_once("cloud")
+    assert list(board.view(REQUEST).links) == [("cloud", "edge")]
 
 
 async def test_the_age_counts_from_the_question() -> None:

@@ -53,14 +53,48 @@ def test_a_port_that_is_none(config: Path) -> None:
 def test_models_that_are_not_there(tiny_family: Path, tmp_path: Path) -> None:
     unknown = config_file(tmp_path, tiny_family, ("model: cloud", "model: giant"))
     with pytest.raises(ConfigError, match="no stage model 'giant'"):
-        check_models(load_config(unknown))
+        check_models(load_config(unknown).settings)
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "family.yaml").write_text((tiny_family / "family.yaml").read_text())
     with pytest.raises(
         ConfigError, match="the model 'device' of the stage 'device' is not on disk"
     ):
-        check_models(load_config(config_file(tmp_path, bare)))
+        check_models(load_config(config_file(tmp_path, bare)).settings)
+
+
+HUB_CARD = """name: far
+title: models of the hub that nobody fetched
+architecture: sd
+licence: unknown
+stages:
+  edge: {hub: nobody/small, tier: edge}
+  cloud: {hub: nobody/large, tier: cloud}
+sizes: {multiple_of: 8, least: 64, most: 128}
+latent_channels: 4
+factor: 8
+max_tokens: 77
+defaults: {size: 64, steps: 4, guidance: 7.5, solver: ddim}
+"""
+
+
+def test_a_family_that_is_not_on_disk_stops_with_the_command_that_fetches_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "family.yaml").write_text(HUB_CARD)
+    machine = REPOSITORY / "serve_configs" / "machine.yaml"
+    with pytest.raises(ConfigError, match="`diffusion-edge models pull far` fetches it"):
+        serve(machine, free_port(), family=str(tmp_path))
+
+
+def test_the_family_may_be_another_than_the_configs(config: Path) -> None:
+    """Whose models the config's stages then have to be."""
+    text = config.read_text().replace("model: cloud", "model: giant")
+    config.write_text(text)
+    with pytest.raises(ConfigError, match="family 'shapes' has no stage model 'giant'"):
+        serve(config, free_port(), family="shapes")
+    with pytest.raises(ConfigError, match="no such family in stage_models"):
+        serve(config, free_port(), family="attic")
 
 
 def test_surroundings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

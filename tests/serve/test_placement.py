@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_edge.config import REPOSITORY, StageConfig, load_config
 from diffusion_edge.errors import PlacementError
-from diffusion_edge.serve.placement import actor_options, await_nodes, missing
+from diffusion_edge.serve.placement import actor_options, await_nodes, has_room, missing
 from tests.fakes import FakeClock
 
 KEY = "diffusion-edge.io/cloud"
@@ -49,6 +49,15 @@ def test_the_least_that_is_missing_is_named(nodes: list[Any], lacks: str) -> Non
     assert missing(STAGES, nodes) == {"cloud": lacks}
 
 
+def test_a_share_of_a_gpu_is_counted() -> None:
+    stages = {"cloud": StageConfig(tier="cloud", model="cloud", num_gpus=0.5)}
+    assert actor_options(stages["cloud"]) == {"num_cpus": 0.1, "num_gpus": 0.5}
+    without, fitting = node(), node()
+    fitting["Resources"] |= {"GPU": 1.0}
+    assert missing(stages, [without]) == {"cloud": "0.5 GPUs"}
+    assert missing(stages, [without, fitting]) == {}
+
+
 def test_one_fitting_node_is_enough() -> None:
     assert missing(STAGES, [node(label=False), node()]) == {}
 
@@ -67,3 +76,12 @@ def test_nodes_may_come_late_but_not_too_late() -> None:
     with pytest.raises(PlacementError, match=f"'cloud' lacks the label {KEY}=true"):
         await_nodes(STAGES, 60.0, lambda: nodes[:1], clock.advance, clock.now)
     assert clock.now() < 1072.5
+
+
+def test_room_is_what_is_free_of_everything_a_stage_needs() -> None:
+    stage = StageConfig(tier="edge", model="edge", num_cpus=0.5, resource="tier/edge")
+    assert has_room(stage, {"CPU": 0.5, "tier/edge": 1.0})
+    assert not has_room(stage, {"CPU": 0.4, "tier/edge": 1.0})
+    assert not has_room(stage, {"CPU": 0.5})
+    assert not has_room(stage.model_copy(update={"num_gpus": 0.5}), {"CPU": 1.0, "tier/edge": 1.0})
+    assert has_room(None, {})

@@ -124,6 +124,11 @@ def test_what_is_emulated_is_known() -> None:
     assert service(board=FakeBoard(settings(), dead={"edge"})).waiting_for() == ("edge",)
 
 
+def test_a_stage_that_does_not_reach_another_one_is_waited_for() -> None:
+    board = FakeBoard(settings(), reaches={"edge": ("device", "edge")})
+    assert service(board=board).waiting_for() == ("edge",)
+
+
 async def test_a_prompt_that_the_model_does_not_read_to_its_end() -> None:
     long = request(prompt="red " * 33)
     assert "longer than the 32 tokens" in (await service().generate(long)).warnings[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from diffusion_edge.errors import DeadlineExceeded, EdgeError, QueueFull, StageLost
+from diffusion_edge.sites import ray as module
 from diffusion_edge.sites.ray import RayTransport, typed
 from diffusion_edge.types import Accepted, Event
 
@@ -24,7 +26,7 @@ class FakeHandle:
     def options(self, **_: Any) -> FakeHandle:
         return self
 
-    def remote(self, packet: bytes) -> FakeHandle:
+    def remote(self, *packet: bytes) -> FakeHandle:
         return self
 
     def cancel(self) -> None:
@@ -82,6 +84,30 @@ async def test_a_dead_replica_is_a_lost_stage(error: Exception) -> None:
 async def test_an_unknown_stage_is_named() -> None:
     with pytest.raises(StageLost, match="no stage 'attic'; there are cloud"):
         await anext(RayTransport({"cloud": FakeHandle()}).run("attic", b""))
+
+
+async def test_a_stage_is_reached_once_it_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GREET_AGAIN_S", 0.0)
+
+    class Late(FakeHandle):
+        async def __aiter__(self) -> AsyncIterator[Event]:
+            if not tried.is_set():
+                tried.set()
+                raise ActorUnavailableError("starting", b"0" * 16)
+            await up.wait()
+            yield Accepted("cloud")
+
+    tried, up = asyncio.Event(), asyncio.Event()
+    transport = RayTransport({"cloud": Late(), "edge": FakeHandle(Accepted("edge"))})
+    assert transport.reached == ()
+    transport.open()
+    await tried.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert transport.reached == ("edge",)
+    up.set()
+    await asyncio.gather(*transport._opening)
+    assert transport.reached == ("cloud", "edge")
 
 
 def test_what_errors_mean() -> None:

@@ -1,0 +1,210 @@
+"""What a benchmark found, as JSON and as a page. No torch at import."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from diffusion_edge.bench.timing import Row
+
+MARKS = ("<!-- written by diffusion-edge bench engine -->", "<!-- end of what it wrote -->")
+NOT_MEASURED = "not measured"
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+
+# ---------------------------------------------------------------------------- records
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it ran: processor, cores that the process may use and those there are, threads that a
+    torch operation uses, and the device of the models."""
+
+    cpu: str
+    cores_used: int
+    cores: int
+    torch_threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arms that did the same work. what: the work, in a sentence."""
+
+    key: str
+    what: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """load: the machine's averages over 1, 5 and 15 minutes, before and after."""
+
+    command: str
+    measured: str
+    family: str
+    stage: str
+    pipeline: str
+    precision: str
+    rounds: int
+    machine: Machine
+    versions: dict[str, str]
+    load_before: tuple[float, ...]
+    load_after: tuple[float, ...]
+    groups: tuple[Group, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"targets": [asdict(target) for target in targets(self)]}
+
+
+def machine(device: str, torch_threads: int) -> Machine:
+    return Machine(
+        cpu=_cpu(),
+        cores_used=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        cores=os.cpu_count() or 0,
+        torch_threads=torch_threads,
+        device=device,
+    )
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def _cpu() -> str:
+    """The processor's model, as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------------------- targets
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure to reach. `ratio`: measured, times as fast as the stock pipeline; None where it was
+    not. `least` and `aim` in the same unit; `as_time` shows all three as shares of its seconds."""
+
+    what: str
+    least: float | None
+    aim: float | None
+    ratio: float | None
+    as_time: bool = False
+
+    def shown(self, value: float | None) -> str:
+        if value is None:
+            return NOT_MEASURED
+        return f"{1 / value:.2f} of its time" if self.as_time else f"{value:.2f}x"
+
+    @property
+    def reached(self) -> str:
+        if self.ratio is None or self.least is None or self.aim is None:
+            return NOT_MEASURED
+        if self.ratio < self.least:
+            return "not reached"
+        return "reached, the aim too" if self.ratio >= self.aim else "reached, the aim not"
+
+
+def targets(report: Report) -> tuple[Target, ...]:
+    """Those of the engine, from the rows that stand for them."""
+    from diffusion_edge.bench.arms import IN_FLIGHT
+    from diffusion_edge.bench.solver_step import WHOLE
+
+    found = {(group.key, row.arm): row.ratio for group in report.groups for row in group.rows}
+    return (
+        Target(
+            "throughput, requests at mixed steps, solvers and guidance values",
+            2.3,
+            3.0,
+            found.get(("mixed", IN_FLIGHT)),
+        ),
+        Target(
+            "batched solver step, batch 8, mixed rows, against eight stock schedulers",
+            8.0,
+            15.0,
+            found.get(("solver", WHOLE)),
+        ),
+        Target(
+            "one request alone, batching on, engine against the bare pipeline",
+            1.0,
+            1.25,
+            found.get(("alone", IN_FLIGHT)),
+            as_time=True,
+        ),
+    )
+
+
+ELSEWHERE = (
+    ("p95 latency under Poisson load at 80 % of the stock pipeline's capacity", "0.5x", "0.35x"),
+    ("rate sustained with p95 below 3x the unloaded latency", "2x", "2.5x"),
+    ("HTTP, routing and Ray over the bare engine, one request", "30 ms p50", "15 ms"),
+)
+"""Targets that this benchmark cannot measure, for they need a server under load."""
+
+# ---------------------------------------------------------------------------- the page
+
+
+def page_lines(report: Report) -> Iterator[str]:
+    """Markdown: where it ran, the targets, and a table for every group."""
+    at = report.machine
+    libraries = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    load = " to ".join(
+        " / ".join(f"{average:.2f}" for average in averages)
+        for averages in (report.load_before, report.load_after)
+    )
+    yield (
+        f"Measured on {report.measured} by `{report.command}`: `{report.stage}` of "
+        f"`{report.family}` against `{report.pipeline}`, {report.rounds} rounds. {at.cpu}, "
+        f"{at.cores_used} of {at.cores} cores used, {at.torch_threads} torch thread(s), device "
+        f"{at.device}; {libraries}. Load average before and after: {load}."
+    )
+    yield from ("", "| target | at least | aim | measured | |", "|---|---|---|---|---|")
+    for target in targets(report):
+        goals = f"{target.shown(target.least)} | {target.shown(target.aim)}"
+        yield f"| {target.what} | {goals} | {target.shown(target.ratio)} | {target.reached} |"
+    for what, least, aim in ELSEWHERE:
+        yield f"| {what} | {least} | {aim} | {NOT_MEASURED} | {NOT_MEASURED} |"
+    for group in report.groups:
+        yield from ("", f"**{group.what}**", "", *_table(group))
+    yield from ("", f"On a GPU: {NOT_MEASURED}. In reduced precision: {NOT_MEASURED}.")
+
+
+def _table(group: Group) -> Iterator[str]:
+    yield "| arm | precision | median | lowest to highest | times as fast | worst error |"
+    yield "|---|---|---|---|---|---|"
+    for row in group.rows:
+        low, high = row.ratios
+        spread = f"{seconds(row.lowest_s)} to {seconds(row.highest_s)}"
+        yield (
+            f"| {row.arm} | {row.precision} | {seconds(row.median_s)} | {spread} | "
+            f"{row.ratio:.2f} ({low:.2f} to {high:.2f}) | {row.error:.1e} |"
+        )
+
+
+def seconds(value: float) -> str:
+    """With a unit that suits it."""
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{1e3 * value:.1f} ms" if value >= 1e-2 else f"{1e6 * value:.0f} µs"
+
+
+def summary(report: Report) -> Iterator[str]:
+    """The same in a few lines of text."""
+    for group in report.groups:
+        yield group.what
+        for row in group.rows:
+            yield (
+                f"  {row.arm}, {row.precision}: {seconds(row.median_s)} "
+                f"({seconds(row.lowest_s)} to {seconds(row.highest_s)}), "
+                f"{row.ratio:.2f} times as fast, error {row.error:.1e}"
+            )
+    for target in targets(report):
+        yield f"{target.what}: {target.shown(target.ratio)}, {target.reached}"

@@ -1,0 +1,140 @@
+"""The denoising loop of a replica: at every step boundary a new batch, by the rules of `batching`.
+
+choose -> step -> release, until nothing is left. What joins or leaves meanwhile counts from the
+next boundary on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
+
+from diffusion_edge.batching import Batching, Sample, next_batch
+from diffusion_edge.engine import run as core
+from diffusion_edge.engine.pace import Clock, Pace
+from diffusion_edge.engine.run import Trajectory
+from diffusion_edge.families.base import Family
+
+Result = TypeVar("Result")
+
+
+class InThread(Protocol):
+    """Runs a function where the stage's torch work runs."""
+
+    def __call__(self, work: Callable[[], Result]) -> Awaitable[Result]: ...
+
+
+@dataclass(eq=False)
+class Entry:
+    """A trajectory in the loop. `stepped` is set when `left` has come to 0; TimeoutError if the
+    deadline (Unix seconds, 0 for none) passed before."""
+
+    sample: Sample
+    trajectory: Trajectory
+    left: int
+    deadline_unix_s: float = 0.0
+    stepped: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    began: float | None = None
+    slept_s: float = 0.0
+    overruns: int = 0
+
+
+class Stepper:
+    """Takes the steps of all trajectories on a replica.
+
+    rows: of a forward pass at most, asked at every boundary; None steps one sample at a time.
+    stated_s: seconds that a step of some rows shall take, for emulation. on_step: told rows and
+    seconds of every forward pass.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        in_thread: InThread,
+        clock: Clock,
+        *,
+        mode: Batching,
+        rows: Callable[[], int | None],
+        stated_s: Callable[[int], float | None],
+        on_step: Callable[[int, float], None],
+    ) -> None:
+        self._family = family
+        self._in_thread = in_thread
+        self._clock = clock
+        self._mode = mode
+        self._rows = rows
+        self._stated_s = stated_s
+        self._on_step = on_step
+        self._entries: list[Entry] = []
+        self._loop: asyncio.Task[None] | None = None
+        self._pace = Pace(clock)
+        self.steps_run = 0
+
+    async def take(self, entry: Entry) -> None:
+        """Returns when the entry has taken its steps; cancelling this takes it out."""
+        self._entries.append(entry)
+        if self._loop is None or self._loop.done():
+            self._pace.restart()
+            self._loop = asyncio.create_task(self._run())
+        try:
+            await entry.stepped
+        finally:
+            self._entries.remove(entry)
+
+    async def _run(self) -> None:
+        while batch := self._choose():
+            await self._step(batch)
+            await asyncio.sleep(0)  # what has left or joined since is seen at the boundary
+
+    def _choose(self) -> list[Entry]:
+        waiting = [entry for entry in self._entries if not entry.stepped.done()]
+        for entry in waiting:
+            if entry.deadline_unix_s and self._clock.unix() > entry.deadline_unix_s:
+                entry.stepped.set_exception(TimeoutError())
+        waiting = [entry for entry in waiting if not entry.stepped.done()]
+        rows = self._rows()
+        chosen = next_batch([entry.sample for entry in waiting], rows or 0) if waiting else []
+        return [waiting[index] for index in (chosen if rows else chosen[:1])]
+
+    async def _step(self, batch: Sequence[Entry]) -> None:
+        trajectories = self._padded([entry.trajectory for entry in batch], batch[0].sample.rows)
+        rows = len(trajectories) * batch[0].sample.rows
+        began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
+        work = self._in_thread(partial(core.step, self._family, trajectories))
+        stated_s = self._stated_s(rows)
+        try:
+            after = await (work if stated_s is None else self._pace.keep(stated_s, work))
+        except Exception as error:
+            await self._failed(batch, error)
+            return
+        self._on_step(rows, self._clock.now() - began)
+        for entry, trajectory in zip(batch, after, strict=False):
+            entry.trajectory = trajectory
+            entry.began = began if entry.began is None else entry.began
+            entry.slept_s += self._pace.slept_s - slept_s
+            entry.overruns += self._pace.overruns - overruns
+            entry.left -= 1
+            self.steps_run += 1
+            if not entry.left and not entry.stepped.done():
+                entry.stepped.set_result(None)
+
+    def _padded(self, trajectories: list[Trajectory], rows: int) -> list[Trajectory]:
+        """In mode `reproducible` as many as always: a row then depends on no other one."""
+        most = self._rows()
+        if self._mode != "reproducible" or most is None:
+            return trajectories
+        missing = max(most // rows, 1) - len(trajectories)
+        return trajectories + trajectories[:1] * missing
+
+    async def _failed(self, batch: Sequence[Entry], error: Exception) -> None:
+        """Of several, each steps alone, so that only what fails by itself is lost."""
+        if len(batch) > 1:
+            for entry in batch:
+                await self._step([entry])
+        elif not batch[0].stepped.done():
+            batch[0].stepped.set_exception(error)

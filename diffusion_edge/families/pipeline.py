@@ -1,0 +1,251 @@
+"""What architectures over a diffusers folder share: loading, the schedule, the VAE.
+
+An architecture says which models its folder holds, how text becomes conditioning, and how its
+denoiser is called.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import psutil
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from diffusion_edge.errors import ConfigError, DoesNotFit
+from diffusion_edge.families.base import to_pictures
+from diffusion_edge.families.card import Dtype, FamilyCard
+from diffusion_edge.families.weights import human, needed_bytes, weight_files
+from diffusion_edge.schedule import Schedule, resolve
+from diffusion_edge.types import Guiding, Picture
+
+log = logging.getLogger(__name__)
+
+ROOM = 1.1
+"""Memory that must be free, in shares of the weights: what a forward pass holds beside them."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a stage's models are held.
+
+    dtype: None takes the card's. device: `auto` is a GPU where there is one. offload: keep only
+    the model that is at work on the GPU, the others in main memory.
+    """
+
+    dtype: Dtype | None = None
+    device: str = "auto"
+    offload: bool = False
+
+    def torch_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class PipelineFamily:
+    """`Family` over a diffusers folder; see `families.base` for the contract.
+
+    parts: models and tokenizers by their name in the folder; a part that the folder leaves out is
+        not there.
+    noise: the scheduler config that the family was trained with.
+    """
+
+    MODELS: ClassVar[Mapping[str, type]] = {}
+    """Text encoders and the denoiser, by name in the folder; the denoiser comes last."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Models that a folder may leave out."""
+
+    name: str
+    stage: str
+    latent_space: str
+    noise: Mapping[str, Any]
+    channels: int
+    factor: int
+    max_tokens: int
+    knows_all_words: bool
+    device: torch.device
+    parts: Mapping[str, Any] = field(repr=False)
+
+    # ------------------------------------------------------------------ loading
+
+    @classmethod
+    def load(cls, card: FamilyCard, stage: str, loading: Loading) -> Self:
+        """From the stage's folder; text encoders and VAE from others', if the card names them."""
+        own, shared = card.folder(stage), card.folder(card.shared or stage)
+        painter = card.folder(card.vae or stage)
+        *texts, denoiser = cls.MODELS
+        at = {name: shared / name for name in texts}
+        at |= {denoiser: own / denoiser, "vae": painter / "vae"}
+        at = {n: folder for n, folder in at.items() if n not in cls.OPTIONAL or folder.is_dir()}
+        device = loading.torch_device()
+        dtype = loading.dtype or card.stages[stage].dtype_on(device.type)
+        _check_memory(at, dtype, device, loading.offload, stage)
+        parts: dict[str, Any] = {}
+        for name, folder in at.items():
+            kind = cls._vae_class(painter) if name == "vae" else cls.MODELS[name]
+            parts[name] = _model(kind, folder, dtype)
+        for name in texts:
+            tokenizer = name.replace("text_encoder", "tokenizer")
+            if name in parts:
+                parts[tokenizer] = AutoTokenizer.from_pretrained(
+                    shared / tokenizer, local_files_only=True, trust_remote_code=False
+                )
+        models = [parts[name] for name in at]
+        if loading.offload:
+            offload(models, device)
+        else:
+            for model in models:
+                model.to(device)
+        return cls(
+            name=card.name,
+            stage=stage,
+            latent_space=card.latent_space(stage),
+            noise=card.noise(),
+            channels=card.latent_channels,
+            factor=card.factor,
+            max_tokens=card.max_tokens,
+            knows_all_words=not card.vocabulary,
+            device=device,
+            parts=parts,
+        )
+
+    @classmethod
+    def _vae_class(cls, folder: Path) -> type:
+        name = json.loads((folder / "model_index.json").read_text())["vae"][1]
+        for kind in (AutoencoderKL, AutoencoderTiny):
+            if kind.__name__ == name:
+                found: type = kind
+                return found
+        raise ConfigError(
+            f"the VAE is a {name}; AutoencoderKL and AutoencoderTiny are supported",
+            file=str(folder / "model_index.json"),
+            key="vae",
+        )
+
+    # ------------------------------------------------------------------ the contract
+
+    @property
+    def denoiser(self) -> Any:
+        return self.parts[list(self.MODELS)[-1]]
+
+    @property
+    def guiding(self) -> Guiding:
+        return "doubled"
+
+    @property
+    def patch(self) -> int:
+        """Edge of a token in latent cells."""
+        return int(self.denoiser.config.patch_size)
+
+    def schedule(self, solver: str, steps: int, width: int, height: int) -> Schedule:
+        return resolve(self.noise, solver, steps, tokens=self.tokens(width, height))
+
+    def tokens(self, width: int, height: int) -> int:
+        """What the denoiser makes of a picture of this size; the shift of a flow depends on it."""
+        edge = self.factor * self.patch
+        return (width // edge) * (height // edge)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        return (self.channels, height // self.factor, width // self.factor)
+
+    def decode(self, latent: Tensor) -> list[Picture]:
+        vae = self.parts["vae"]
+        scaled = latent / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        return to_pictures(vae.decode(scaled.to(vae.dtype), return_dict=False)[0])
+
+    # ------------------------------------------------------------------ for architectures
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the denoiser and of conditioning."""
+        found: torch.dtype = self.denoiser.dtype
+        return found
+
+    def tokenize(self, tokenizer: str, prompts: Sequence[str], length: int) -> Any:
+        """Token ids and mask (B, length) on the device; longer prompts are cut."""
+        return self.parts[tokenizer](
+            list(prompts),
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+
+    def clip_length(self, tokenizer: str) -> int:
+        """Tokens that a CLIP text encoder reads."""
+        return int(self.parts[tokenizer].model_max_length)
+
+
+def _model(kind: Any, folder: Path, dtype: str) -> Any:
+    """A model for inference, from safetensors; a VAE that overflows in half stays in float32."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ConfigError(f"the model folder lacks {config}", file=str(folder))
+    if not weight_files(folder):
+        raise ConfigError(
+            f"there are no safetensors weights in {folder}; other formats are not loaded, for "
+            "they may run code",
+            file=str(folder),
+        )
+    said = json.loads(config.read_text())
+    architecture = said.get("_class_name") or (said.get("architectures") or [""])[0]
+    if architecture and architecture != kind.__name__:
+        raise ConfigError(
+            f"{config} is of a {architecture}; this architecture needs a {kind.__name__}",
+            file=str(config),
+        )
+    wide = "float32" if said.get("force_upcast") and dtype == "float16" else dtype
+    model = kind.from_pretrained(
+        folder, dtype=getattr(torch, wide), local_files_only=True, use_safetensors=True
+    )
+    return model.eval().requires_grad_(False)
+
+
+def offload(models: Sequence[Any], device: torch.device) -> None:
+    """Each model comes to the device when it is called and sends the one before it away."""
+    from accelerate import cpu_offload_with_hook
+
+    hook = None
+    for model in models:
+        _, hook = cpu_offload_with_hook(model, device, prev_module_hook=hook)
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+def _check_memory(
+    folders: Mapping[str, Path], dtype: str, device: torch.device, offload: bool, stage: str
+) -> None:
+    """DoesNotFit, told from the checkpoints' headers, before anything is loaded."""
+    if offload and device.type != "cuda":
+        raise ConfigError("offload moves models between a GPU and main memory; there is no GPU")
+    try:
+        total = needed_bytes(folders.values(), dtype)
+    except ValueError as error:
+        raise ConfigError(f"{error}; fetch it again") from None
+    log.info("the stage %s needs %s in %s", stage, human(total), dtype)
+    if device.type == "cuda":
+        largest = max(needed_bytes([folder], dtype) for folder in folders.values())
+        free, _ = torch.cuda.mem_get_info(device)
+        _refuse(largest if offload else total, free, f"the GPU {device}", dtype, stage)
+    if device.type == "cpu" or offload:
+        _refuse(total, psutil.virtual_memory().available, "main memory", dtype, stage)
+
+
+def _refuse(needed: int, free: int, place: str, dtype: str, stage: str) -> None:
+    if needed * ROOM <= free:
+        return
+    smaller = "" if dtype != "float32" else "; dtype bfloat16 or float16 needs half of it"
+    raise DoesNotFit(
+        f"the stage {stage!r} needs {human(needed)} for its weights in {dtype} and "
+        f"{human(int(needed * (ROOM - 1)))} to work with; {place} has {human(free)} free{smaller}"
+    )

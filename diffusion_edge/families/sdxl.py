@@ -1,0 +1,64 @@
+"""Stable Diffusion XL and its distilled siblings: a UNet with two CLIP text encoders.
+
+The UNet is also told the second encoder's summary of the prompt and the size of the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from diffusion_edge.families.base import Conditioning
+from diffusion_edge.families.pipeline import PipelineFamily
+
+
+class Architecture(PipelineFamily):
+    MODELS = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "unet": UNet2DConditionModel,
+    }
+
+    @property
+    def patch(self) -> int:
+        return 1
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        """Hidden states (B, 77, D1 + D2) and the pooled (B, D); zeros for an empty prompt.
+
+        The base model was trained with zeros where it has no prompt.
+        """
+        hidden = []
+        for number in ("", "_2"):
+            length = self.clip_length(f"tokenizer{number}")
+            tokens = self.tokenize(f"tokenizer{number}", prompts, length)
+            encoded = self.parts[f"text_encoder{number}"](
+                tokens.input_ids, output_hidden_states=True
+            )
+            hidden.append(encoded.hidden_states[-2])
+        spoken = torch.tensor([bool(p) for p in prompts], device=self.device, dtype=self.dtype)
+        states = torch.cat(hidden, dim=-1).to(self.dtype) * spoken[:, None, None]
+        pooled = encoded.text_embeds.to(self.dtype) * spoken[:, None]
+        return Conditioning({"hidden": states, "pooled": pooled})
+
+    def predict(
+        self, latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        height, width = (edge * self.factor for edge in latent.shape[-2:])
+        told = (height, width, 0, 0, height, width)  # original size, crop, target size
+        sizes = torch.tensor([told], device=latent.device, dtype=self.dtype)
+        output: Tensor = self.denoiser(
+            latent.to(self.dtype),
+            timestep,
+            encoder_hidden_states=conditioning.tensors["hidden"],
+            added_cond_kwargs={
+                "text_embeds": conditioning.tensors["pooled"],
+                "time_ids": sizes.repeat(len(latent), 1),
+            },
+            return_dict=False,
+        )[0]
+        return output.float()

@@ -1,0 +1,246 @@
+"""The commands `models list`, `models check` and `models pull`. The last two ask the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffusion_edge.errors import ConfigError, EdgeError
+from diffusion_edge.profile.command import family_folder
+
+if TYPE_CHECKING:
+    from diffusion_edge.families.card import FamilyCard
+    from diffusion_edge.families.hub import Listing
+    from diffusion_edge.families.space import Space
+
+FAMILIES = Path("stage_models")
+
+Family = Annotated[Path, typer.Argument(help="A name in stage_models, or a family's folder.")]
+
+
+def listing() -> None:
+    """The families here: their stages, models and licences, and what of them is on disk."""
+    from rich.console import Console
+
+    from diffusion_edge.families.card import load_card
+
+    console = Console()
+    for folder in _folders():
+        card = load_card(folder)
+        if console.is_terminal:
+            console.print(_table(card))
+            continue
+        typer.echo(f"{card.name} ({card.architecture}): {card.title}")
+        for row in _rows(card):
+            typer.echo("  " + "  ".join(row))
+
+
+def _folders() -> list[Path]:
+    return sorted(path.parent for path in FAMILIES.glob("*/family.yaml"))
+
+
+def _rows(card: FamilyCard) -> list[tuple[str, str, str, str, str]]:
+    """Stage, tier, model, licence, whether it is on disk."""
+    return [
+        (
+            stage,
+            at.tier,
+            at.hub or f"{card.root / (at.folder or '')}",
+            at.licence or card.licence,
+            "missing" if _missing(card, stage) else "on disk",
+        )
+        for stage, at in card.stages.items()
+    ]
+
+
+def _table(card: FamilyCard) -> object:
+    from rich.table import Table
+
+    table = Table(title=f"{card.name} ({card.architecture}): {card.title}", title_justify="left")
+    for column in ("stage", "tier", "model", "licence", "here"):
+        table.add_column(column)
+    for row in _rows(card):
+        table.add_row(*row)
+    return table
+
+
+# ---------------------------------------------------------------------------- check
+
+
+def check(family: Family) -> None:
+    """Tell what of a family is on disk, what it needs, and whether its stages fit together.
+
+    Status 1 if files are missing, or if the stages do not share one latent space.
+    """
+    card = _card(family)
+    good = True
+    for stage in card.stages:
+        lacking = _missing(card, stage)
+        good = good and not lacking
+        typer.echo(f"{stage}: {_place(card, stage)}: {_state(card, stage, lacking)}")
+        typer.echo(f"  memory: {_memory(card, stage)}")
+    for line, fits in _spaces(card):
+        good = good and fits
+        typer.echo(line)
+    if not good:
+        raise typer.Exit(1)
+
+
+def _place(card: FamilyCard, stage: str) -> str:
+    at = card.stages[stage]
+    return str(card.root / (at.folder or "")) if at.hub is None else f"{at.hub} at {at.revision}"
+
+
+def _missing(card: FamilyCard, stage: str) -> list[str]:
+    """Files that the stage lacks; those of another's text encoders are the other's."""
+    from diffusion_edge.families import hub
+
+    folder = _folder(card, stage)
+    return [hub.INDEX] if folder is None else hub.missing(folder, card.encodes(stage))
+
+
+def _folder(card: FamilyCard, stage: str) -> Path | None:
+    """Where the stage's model lies, be it whole or not."""
+    from diffusion_edge.families import hub
+
+    at = card.stages[stage]
+    return hub.snapshot(at.hub, at.revision) if at.hub else card.root / (at.folder or "")
+
+
+def _state(card: FamilyCard, stage: str, lacking: list[str]) -> str:
+    from diffusion_edge.families import hub
+    from diffusion_edge.families.weights import human
+
+    if not lacking:
+        return "on disk"
+    names = "" if lacking == [hub.INDEX] else f" {', '.join(lacking)}"
+    at = card.stages[stage]
+    if at.hub is None:
+        return f"missing{names or ' ' + hub.INDEX}"
+    try:
+        nbytes = hub.to_come(hub.ask(at.hub, at.revision), card.encodes(stage))
+    except ConfigError as error:
+        return f"missing{names}; size not known: {error.message}"
+    return f"missing{names}; {human(nbytes)} to fetch"
+
+
+def _memory(card: FamilyCard, stage: str) -> str:
+    """What the stage's weights come to in the card's dtype."""
+    from diffusion_edge.families.weights import BYTES, human, needed_bytes
+
+    at = card.stages[stage]
+    texting = card.shared or stage
+    own, shared = _folder(card, stage), _folder(card, texting)
+    whole = not _missing(card, stage) and not _missing(card, texting)
+    if whole and own is not None and shared is not None:
+        texts = sorted(shared.glob("text_encoder*"))
+        models = [own / "vae", *own.glob("unet"), *own.glob("transformer"), *texts]
+        return f"{human(needed_bytes(models, at.dtype))} in {at.dtype}"
+    if at.parameters_millions is None:
+        return "not known before the weights are here"
+    nbytes = BYTES[at.dtype] * at.parameters_millions * 1e6
+    return f"{human(nbytes)} in {at.dtype} for the denoiser; text encoders and VAE come on top"
+
+
+def _spaces(card: FamilyCard) -> list[tuple[str, bool]]:
+    """A sentence on each stage's latent space, and whether it fits that of the others."""
+    from diffusion_edge.families.space import space
+
+    found: dict[str, Space] = {}
+    lines: list[tuple[str, bool]] = []
+    for stage in card.stages:
+        folder = _folder(card, stage)
+        if folder is None or any(name.startswith("vae/") for name in _missing(card, stage)):
+            continue
+        try:
+            found[stage] = space(folder / "vae")
+        except EdgeError as error:
+            lines.append((f"latent space of {stage}: {error.message}", False))
+    reference = card.vae or card.reference
+    if reference not in found:
+        return [*lines, (f"latent space: not known before the VAE of {reference} is here", True)]
+    for stage, its in found.items():
+        lines += _compared(card, stage, its, reference, found[reference])
+    if all(fits for _, fits in lines):
+        numbers = ", ".join(f"{name} {value:g}" for name, value in found[reference].numbers.items())
+        names = ", ".join(found)
+        lines.append((f"latent space: one for {names} ({numbers})", True))
+    return lines
+
+
+def _compared(
+    card: FamilyCard, stage: str, its: Space, reference: str, other: Space
+) -> list[tuple[str, bool]]:
+    """A sentence if the two differ."""
+    numbers, weights = its.scaled_unlike(other), its.weights_unlike(other)
+    if not numbers and not weights:
+        return []
+    line = f"latent space: the VAE of {stage} is not that of {reference}: "
+    line += "; ".join([*numbers, *weights])
+    if card.vae is None or numbers:
+        return [(f"{line}. They cannot hand off to each other", False)]
+    return [(f"{line}. The card says that {reference}'s stands for all", True)]
+
+
+# ---------------------------------------------------------------------------- pull
+
+
+def pull(family: Family) -> None:
+    """Fetch what is missing of a family from the Hugging Face hub, and no more than that.
+
+    An interrupted fetch goes on with the same command.
+    """
+    from diffusion_edge.families import hub
+    from diffusion_edge.families.weights import human
+
+    card = _card(family)
+    absent = [s for s, at in card.stages.items() if at.hub is not None and _missing(card, s)]
+    asked = {stage: _asked(card, stage) for stage in absent}
+    sizes = {stage: hub.to_come(said, card.encodes(stage)) for stage, said in asked.items()}
+    hub.check_room(sum(sizes.values()))
+    try:
+        for stage, said in asked.items():
+            typer.echo(f"{stage}: {said.repository}, {human(sizes[stage])} to come")
+            typer.echo(f"  licence: {_licence(card, stage, said)}")
+            folder = hub.fetch(said, card.stages[stage].revision, card.encodes(stage))
+            typer.echo(f"  commit {said.commit}, in {folder}")
+    except KeyboardInterrupt:
+        typer.secho("what is done is kept; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+    lacking = [stage for stage in card.stages if _missing(card, stage)]
+    if lacking:
+        raise ConfigError(
+            f"{', '.join(lacking)} of {card.name} should be in {card.root}, but {card.root} "
+            "lacks files; they are not on the hub"
+        )
+    typer.echo(f"{card.name} is on disk; `diffusion-edge models check {family}` compares its VAEs")
+
+
+def _asked(card: FamilyCard, stage: str) -> Listing:
+    from diffusion_edge.families import hub
+
+    at = card.stages[stage]
+    assert at.hub is not None
+    return hub.ask(at.hub, at.revision)
+
+
+def _licence(card: FamilyCard, stage: str, said: Listing) -> str:
+    known = said.licence or card.stages[stage].licence or card.licence
+    if not said.gated:
+        return known
+    return (
+        f"{known}. The model is gated: accept the licence on {said.page} and log in with "
+        "`hf auth login`"
+    )
+
+
+def _card(family: Path) -> FamilyCard:
+    from diffusion_edge.families.card import load_card
+
+    folder = family_folder(family)
+    if not (folder / "family.yaml").is_file():
+        known = ", ".join(path.name for path in _folders())
+        raise ConfigError(f"{family} is no family's folder; the families here are {known}")
+    return load_card(folder)
