@@ -275,7 +275,7 @@ class StageStatus:
 
     `step_s` maps the number of rows in a forward pass (a guided sample is two rows) to seconds.
     `emulated` says that the seconds are stated by the config, not measured. `reaches` names the
-    stages that it can hand off to by now; None means all. `guiding`: a guided sample of a model
+    other stages that it can hand off to by now; None means all. `guiding`: a guided sample of a model
     that does not double takes one row.
     """
 
@@ -296,7 +296,7 @@ class StageStatus:
     guiding: Guiding = "doubled"
 
     def can_reach(self, stage: str) -> bool:
-        return self.reaches is None or stage in self.reaches
+        return stage == self.stage or self.reaches is None or stage in self.reaches
 
     def seconds_per_step(self, guided: bool) -> float:
         rows = 2 if guided and self.guiding == "doubled" else 1

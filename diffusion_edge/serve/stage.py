@@ -41,8 +41,9 @@ class Stage:
         )
         await self._worker.warm_up(card.defaults.size, card.defaults.solver)
         app = serve.get_replica_context().app_name
+        others = [stage for stage in settings.stages if stage != name]
         self._transport = RayTransport(
-            {stage: serve.get_deployment_handle(stage, app) for stage in settings.stages}
+            {stage: serve.get_deployment_handle(stage, app) for stage in others}
         )
         self._transport.open()
 

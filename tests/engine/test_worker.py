@@ -297,6 +297,16 @@ async def test_closing_reaches_the_next_stage() -> None:
         await asyncio.wait_for(busy.closed.wait(), 5)
 
 
+async def test_a_packet_for_the_same_stage_stays_in_the_replica() -> None:
+    async with a_worker() as worker:
+        whole = done(await all_of(worker, a_packet("edge:4")))
+        cut = done(await all_of(worker, a_packet("edge:1,edge:3"), NOWHERE))
+        assert cut.picture == whole.picture
+        assert [(hop.source, hop.target) for hop in cut.hops] == [("edge", "edge")]
+        assert [(span.start, span.stop) for span in cut.spans] == [(0, 1), (1, 4)]
+        assert worker.status().queued == 0
+
+
 async def test_bad_packets_are_refused_before_they_queue() -> None:
     async with a_worker() as worker:
         for data, error in [

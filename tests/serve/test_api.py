@@ -251,10 +251,10 @@ async def test_models_health_and_readiness() -> None:
         assert refused(await http.get("/v1/models/other"))["code"] == "model_not_found"
         assert (await http.get("/health")).json() == {"status": "live"}
         assert (await http.get("/ready")).json()["status"] == "ready"
-    reaching = FakeBoard(settings(), reaches={"edge": ("cloud", "device", "edge")})
+    reaching = FakeBoard(settings(), reaches={"edge": ("cloud", "device")})
     async with client(service(board=reaching)) as http:
         stages = (await http.get("/ready")).json()["stages"]
-        assert stages["edge"]["reaches"] == ["cloud", "device", "edge"]
+        assert stages["edge"]["reaches"] == ["cloud", "device"]
     async with client(service(board=FakeBoard(settings(), dead={"edge"}))) as http:
         response = await http.get("/ready")
         assert response.status_code == 503

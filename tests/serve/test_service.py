@@ -125,7 +125,7 @@ def test_what_is_emulated_is_known() -> None:
 
 
 def test_a_stage_that_does_not_reach_another_one_is_waited_for() -> None:
-    board = FakeBoard(settings(), reaches={"edge": ("device", "edge")})
+    board = FakeBoard(settings(), reaches={"edge": ("device",)})
     assert service(board=board).waiting_for() == ("edge",)
 
 
