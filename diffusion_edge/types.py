@@ -275,8 +275,8 @@ class StageStatus:
 
     `step_s` maps the number of rows in a forward pass (a guided sample is two rows) to seconds.
     `emulated` says that the seconds are stated by the config, not measured. `reaches` names the
-    other stages that it can hand off to by now; None means all. `guiding`: a guided sample of a model
-    that does not double takes one row.
+    other stages that it can hand off to by now; None means all. `guiding`: a guided sample of a
+    model that does not double takes one row.
     """
 
     stage: str
