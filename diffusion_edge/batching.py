@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+Number = TypeVar("Number", int, float)
 Batching = Literal["in-flight", "reproducible", "off"]
 """in-flight: samples join and leave at any step. reproducible: also in forward passes of one fixed
 size, so that a picture does not depend on its company in any bit. off: one sample at a time."""
@@ -87,6 +88,6 @@ def drained_s(work: Sequence[tuple[int, int]], step_s: Mapping[int, float]) -> f
     return sum(steps * rows for steps, rows in work) * step_s[full] / full
 
 
-def nearest(step_s: Mapping[int, float], rows: int) -> float:
-    """Seconds of a step of the measured size that is nearest to `rows`."""
-    return step_s[min(step_s, key=lambda known: abs(known - rows))]
+def nearest(measured: Mapping[int, Number], rows: int) -> Number:
+    """What was measured for the size that is nearest to `rows`."""
+    return measured[min(measured, key=lambda known: abs(known - rows))]

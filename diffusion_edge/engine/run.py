@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_edge.errors import InvalidTensor, WrongPosition
-from diffusion_edge.families.base import Conditioning, Family, join
+from diffusion_edge.families.base import Conditioning, Family, join, split
 from diffusion_edge.packet import Packet
 from diffusion_edge.schedule import Schedule
 from diffusion_edge.solver import Table, apply, build_table
@@ -87,6 +87,8 @@ def begin(family: Family, packet: Packet) -> Trajectory:
             )
     guidance = packet.guidance_now
     doubled = family.guiding == "doubled" and guidance > 1
+    texts = [packet.prompt, packet.negative_prompt] if doubled else [packet.prompt]
+    positive, *negative = split(family.encode_text(texts))
     return Trajectory(
         latent=latent.to(family.device),
         history=tuple(tensor.to(family.device) for tensor in history),
@@ -95,8 +97,8 @@ def begin(family: Family, packet: Packet) -> Trajectory:
         table=table,
         seed=packet.seed,
         guidance=guidance,
-        positive=family.encode_text([packet.prompt]),
-        negative=family.encode_text([packet.negative_prompt]) if doubled else None,
+        positive=positive,
+        negative=negative[0] if negative else None,
     )
 
 
@@ -206,11 +208,9 @@ def warnings_of(family: Family, packet: Packet, trajectory: Trajectory) -> tuple
     """A sentence for a negative prompt that the model has no use for, and for every word of the
     prompts that the family does not know."""
     unused = packet.negative_prompt and family.guiding != "doubled"
-    negative = trajectory.negative.unknown if trajectory.negative else ()
-    words = dict.fromkeys((*trajectory.positive.unknown, *negative))
     return (
         *(("this model takes no negative prompt; it was not used",) if unused else ()),
-        *(f"the word {word!r} is not known to this family" for word in words),
+        *(f"the word {word!r} is not known to this family" for word in trajectory.positive.unknown),
     )
 
 

@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from diffusion_edge.batching import Batching, Sample, next_batch
-from diffusion_edge.engine import run as core
 from diffusion_edge.engine.pace import Clock, Pace
 from diffusion_edge.engine.run import Trajectory
-from diffusion_edge.families.base import Family
-
-Result = TypeVar("Result")
 
 
-class InThread(Protocol):
-    """Runs a function where the stage's torch work runs."""
+class Step(Protocol):
+    """Steps trajectories that are so many rows of a forward pass."""
 
-    def __call__(self, work: Callable[[], Result]) -> Awaitable[Result]: ...
+    def __call__(
+        self, trajectories: Sequence[Trajectory], rows: int
+    ) -> Awaitable[list[Trajectory]]: ...
 
 
 @dataclass(eq=False)
@@ -54,8 +51,7 @@ class Stepper:
 
     def __init__(
         self,
-        family: Family,
-        in_thread: InThread,
+        step: Step,
         clock: Clock,
         *,
         mode: Batching,
@@ -63,8 +59,7 @@ class Stepper:
         stated_s: Callable[[int], float | None],
         on_step: Callable[[int, float], None],
     ) -> None:
-        self._family = family
-        self._in_thread = in_thread
+        self._take_step = step
         self._clock = clock
         self._mode = mode
         self._rows = rows
@@ -105,7 +100,7 @@ class Stepper:
         trajectories = self._padded([entry.trajectory for entry in batch], batch[0].sample.rows)
         rows = len(trajectories) * batch[0].sample.rows
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
-        work = self._in_thread(partial(core.step, self._family, trajectories))
+        work = self._take_step(trajectories, rows)
         stated_s = self._stated_s(rows)
         try:
             after = await (work if stated_s is None else self._pace.keep(stated_s, work))

@@ -9,22 +9,21 @@ meanwhile. The event loop stays free to accept, cancel and report between and du
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
-
-import torch
 
 from diffusion_edge import batching
 from diffusion_edge.batching import Batching, Sample
 from diffusion_edge.config import Emulate
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.hop import Guarded
+from diffusion_edge.engine.lanes import Lanes
 from diffusion_edge.engine.measure import Seconds, measure, resident_bytes
 from diffusion_edge.engine.pace import Clock, Pace, RealClock
+from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
 from diffusion_edge.families.base import Family
@@ -122,17 +121,11 @@ class Worker:
         self._asked_rows = rows
         self._jobs: list[Job] = []
         self._overruns = 0
-        self._thread, side = (
-            ThreadPoolExecutor(
-                1, f"{name}-{stage}", initializer=torch.set_num_threads, initargs=(threads,)
-            )
-            for name in ("steps", "side")
-        )
-        self._side = side if overlap else self._thread
+        self._lanes = Lanes(f"steps-{stage}", threads)
+        self._side = Lanes(f"side-{stage}", threads) if overlap else self._lanes
         self._side_turn = asyncio.Lock()
         self._stepper = Stepper(
-            family,
-            self._in_thread,
+            self._step,
             self._clock,
             mode=mode,
             rows=self._rows,
@@ -185,14 +178,14 @@ class Worker:
 
     async def warm_up(self, size: int, solver: str) -> Seconds:
         """Measures this stage on images of `size` pixels; returns what was really measured."""
-        measured = await measure(self._family, size, solver, self._in_thread, self._clock)
+        measured = await measure(self._family, size, solver, self._lanes, self._clock)
         self._measured = measured
         return measured
 
     def close(self) -> None:
         """Ends the threads; what waits in them is dropped."""
-        for thread in (self._thread, self._side):
-            thread.shutdown(wait=False, cancel_futures=True)
+        self._lanes.close()
+        self._side.close()
 
     # ------------------------------------------------------------------ one job
 
@@ -282,7 +275,7 @@ class Worker:
 
     async def _beside(self, pace: Pace, stated_s: float, work: Callable[[], Result]) -> Result:
         """Encoding or decoding, in the thread for it and one at a time."""
-        done = asyncio.get_running_loop().run_in_executor(self._side, work)
+        done = self._side.run(work)
         return await (done if self._stated is None else pace.keep(stated_s, done))
 
     async def _hand_on(self, done: Outcome, forward: Transport) -> AsyncGenerator[Event, None]:
@@ -362,8 +355,8 @@ class Worker:
             f"of {plan.stop}"
         )
 
-    def _in_thread(self, work: Callable[[], Result]) -> Awaitable[Result]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def _step(self, trajectories: Sequence[Trajectory], rows: int) -> Awaitable[list[Trajectory]]:
+        return self._lanes.step(self._family, trajectories, self._seconds.lanes_for(rows))
 
 
 async def _stopped(task: asyncio.Task[Outcome]) -> None:

@@ -30,6 +30,17 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning({name: torch.cat([p.tensors[name] for p in parts]) for name in names})
 
 
+def split(whole: Conditioning) -> list[Conditioning]:
+    """Its rows, each a batch of one; the first keeps what is said of unknown words."""
+    rows = [
+        dict(zip(whole.tensors, row, strict=True))
+        for row in zip(*(torch.split(t, 1) for t in whole.tensors.values()), strict=True)
+    ]
+    return [
+        Conditioning(tensors, whole.unknown if at == 0 else ()) for at, tensors in enumerate(rows)
+    ]
+
+
 class Family(Protocol):
     """One denoiser and what it shares with its siblings: the text encoders and the VAE.
 

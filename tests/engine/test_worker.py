@@ -361,7 +361,7 @@ async def test_a_hop_is_carried_by_the_plans_codec() -> None:
 async def test_warm_up_measures_rows_and_memory() -> None:
     async with a_worker() as worker:
         status = worker.status()
-    assert set(status.step_s) == {1, 2, 4, 8}
+    assert {1, 2, 4} <= set(status.step_s)
     assert min(status.step_s.values()) > 0
     assert status.encode_s > 0
     assert status.decode_s > 0

@@ -1,0 +1,110 @@
+"""Batches cut into lanes: the same latents, nothing left running, one failure told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_edge.engine import run as core
+from diffusion_edge.engine.lanes import Lanes, cut
+from diffusion_edge.engine.measure import measure
+from diffusion_edge.engine.pace import RealClock
+from diffusion_edge.engine.run import Trajectory
+from diffusion_edge.families.base import Conditioning
+from tests.engine.test_worker import a_packet
+from tests.fakes import FakeFamily
+from tests.theorem import BOUND, relative
+
+
+@pytest.fixture
+def lanes() -> Iterator[Lanes]:
+    made = Lanes("test", 2)
+    yield made
+    made.close()
+
+
+def some(family: FakeFamily, count: int) -> list[Trajectory]:
+    return [core.begin(family, a_packet("edge:4", seed=seed)) for seed in range(count)]
+
+
+@pytest.mark.parametrize(("samples", "count"), [(1, 1), (3, 2), (7, 3), (4, 4)])
+def test_parts_are_in_order_and_even(samples: int, count: int) -> None:
+    family = FakeFamily("edge")
+    batch = some(family, samples)
+    parts = cut(batch, count)
+    assert [t for part in parts for t in part] == batch
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert len(parts) == count
+
+
+async def test_lanes_run_side_by_side_and_change_nothing(lanes: Lanes) -> None:
+    family = FakeFamily("edge")
+    batch = some(family, 5)
+    expected = core.step(family, batch)
+    together = threading.Barrier(2, timeout=30)  # broken unless both lanes are in predict at once
+    family.on_predict = together.wait
+    after = await lanes.step(family, batch, lanes=2)
+    assert [t.seed for t in after] == [t.seed for t in batch]
+    for one, other in zip(after, expected, strict=True):
+        assert one.position == other.position == 1
+        assert relative(one.latent, other.latent) <= BOUND
+
+
+async def test_a_single_trajectory_is_not_cut(lanes: Lanes) -> None:
+    family = FakeFamily("edge")
+    (before,) = some(family, 1)
+    (after,) = await lanes.step(family, [before], lanes=2)
+    assert torch.equal(after.latent, core.step(family, [before])[0].latent)
+
+
+async def test_a_failure_is_told_after_the_other_lane_has_ended(lanes: Lanes) -> None:
+    ended = threading.Event()
+
+    class Broken(FakeFamily):
+        def predict(
+            self, latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning
+        ) -> Tensor:
+            if len(latent) == 1:
+                raise FloatingPointError("the first lane")
+            result = super().predict(latent, timestep, guidance, c)
+            ended.set()
+            return result
+
+    family = Broken("edge")
+    with pytest.raises(FloatingPointError):
+        await lanes.step(family, some(family, 3), lanes=2)
+    assert ended.is_set()
+
+
+async def test_warm_up_takes_the_faster_of_one_pass_and_lanes() -> None:
+    family = FakeFamily("edge")
+    for threads, allowed in ((1, {1}), (2, {1, 2})):
+        lanes = Lanes("test", threads)
+        try:
+            seconds = await measure(family, 16, "ddim", lanes, RealClock())
+        finally:
+            lanes.close()
+        assert set(seconds.lanes) == set(seconds.step_s)
+        assert set(seconds.lanes.values()) <= allowed
+        assert seconds.lanes[1] == 1
+
+
+async def test_warm_up_ends_where_memory_does(lanes: Lanes) -> None:
+    class Small(FakeFamily):
+        def predict(
+            self, latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning
+        ) -> Tensor:
+            if len(latent) > 2:
+                raise torch.OutOfMemoryError("no room for more than two rows")
+            return super().predict(latent, timestep, guidance, c)
+
+    only = Lanes("test", 1)
+    try:
+        seconds = await measure(Small("edge"), 16, "ddim", only, RealClock())
+    finally:
+        only.close()
+    assert set(seconds.step_s) == {1, 2}
