@@ -277,6 +277,7 @@ app.add_typer(models, name="models")
 bench = typer.Typer(help="Measure speed against the stock pipeline.", no_args_is_help=True)
 bench.callback()(lambda: None)
 bench.command()(errors_for_people()(bench_command.engine))
+bench.command()(errors_for_people()(bench_command.serve))
 app.add_typer(bench, name="bench")
 
 

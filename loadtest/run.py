@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import platform
 import random
 import sys
@@ -27,6 +26,8 @@ import httpx
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+from diffusion_edge.bench.open_loop import poisson, quantile
 
 PROMPTS = (
     "a red circle on a white background",
@@ -71,22 +72,6 @@ class Summary:
     overrun_share: float
     valid: bool
     machine: str
-
-
-def arrivals(rate: float, seconds: float, rng: random.Random) -> list[float]:
-    """Times in [0, seconds) of a Poisson process of `rate` a second."""
-    times, at = [], rng.expovariate(rate)
-    while at < seconds:
-        times.append(at)
-        at += rng.expovariate(rate)
-    return times
-
-
-def quantile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least `share` of the values do not exceed."""
-    if not values:
-        return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def summarise(sent: Sequence[Sent], seconds: float, elapsed_s: float) -> Summary:
@@ -157,7 +142,7 @@ async def load(
     args: argparse.Namespace, transport: httpx.AsyncBaseTransport | None = None
 ) -> tuple[list[Sent], float]:
     """Sends everything that is due; returns what came of it and the seconds it took in all."""
-    due = arrivals(args.rate, args.seconds, random.Random(args.seed))
+    due = poisson(args.rate, args.seconds, random.Random(args.seed))
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
         base_url=args.url, timeout=args.timeout, limits=limits, transport=transport

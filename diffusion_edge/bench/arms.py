@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, cast
 
 import torch
@@ -24,6 +27,7 @@ from diffusion_edge.types import Done, Picture, Plan
 
 ONE_BY_ONE = "stock pipeline, one at a time"
 BY_WAITING = "stock pipeline, batched by waiting"
+EACH_CORE = "stock pipelines, one on each core"
 IN_FLIGHT = "engine, in-flight"
 BATCHING_OFF = "engine, batching off"
 OVERLAP_OFF = "engine, overlap off"
@@ -47,6 +51,7 @@ class Arm:
 def all_arms(card: FamilyCard, family: Family, pipeline: StockPipeline) -> Iterator[list[Arm]]:
     """The arms by their names above, the stock pipeline one at a time first."""
     watched = Watched(family)
+    threads = torch.get_num_threads()
     with asyncio.Runner() as runner, ExitStack() as closing:
 
         def ours(name: str, **options: Any) -> Arm:
@@ -61,11 +66,35 @@ def all_arms(card: FamilyCard, family: Family, pipeline: StockPipeline) -> Itera
             Arm(
                 BY_WAITING, pipeline.by_waiting, lambda asked: pipeline.by_waiting(asked, "latent")
             ),
+            *([each_core(card, family, threads, closing)] if threads > 1 else []),
             ours(IN_FLIGHT),
             ours(BATCHING_OFF, mode="off"),
             ours(OVERLAP_OFF, overlap=False),
             ours(REPRODUCIBLE, mode="reproducible"),
         ]
+
+
+def each_core(card: FamilyCard, family: Family, threads: int, closing: ExitStack) -> Arm:
+    """As many stock pipelines as torch has threads, one thread each, that share the requests."""
+    free: SimpleQueue[StockPipeline] = SimpleQueue()
+    for _ in range(threads):
+        free.put(StockPipeline(card, family.stage, family.device))
+    pool = closing.enter_context(
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    )
+
+    def one(asked: Asked, output: str) -> Any:
+        pipeline = free.get()
+        try:
+            return pipeline.one_by_one([asked], output)[0]
+        finally:
+            free.put(pipeline)
+
+    return Arm(
+        EACH_CORE,
+        lambda asked: list(pool.map(partial(one, output="pil"), asked)),
+        lambda asked: list(pool.map(partial(one, output="latent"), asked)),
+    )
 
 
 # ---------------------------------------------------------------------------- ours

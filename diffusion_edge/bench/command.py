@@ -1,61 +1,131 @@
-"""The command `bench engine`. Torch is imported when it is needed."""
+"""The commands `bench engine` and `bench serve`. Torch is imported when it is needed."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.profile.command import family_folder
 
+if TYPE_CHECKING:
+    from diffusion_edge.families.card import FamilyCard
+
 FAMILY = Path("stage_models/shapes")
 STEPS = 20
 REQUESTS = 8
 ROUNDS = 5
+SERVE_STEPS = 12
+SERVE_ROUNDS = 3
+SERVE_SECONDS = 40.0
+
+FamilyFolder = Annotated[
+    Path, typer.Argument(help="The family's folder, or its name in stage_models.")
+]
+Stage = Annotated[str | None, typer.Option(help="The family's reference if not given.")]
+Steps = Annotated[
+    int, typer.Option(min=4, max=100, help="Of the first request; mixed ones take shares.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the first image.")]
+PageFile = Annotated[Path | None, typer.Option(help="A Markdown page for the tables.")]
 
 
 def engine(
-    family: Annotated[
-        Path, typer.Argument(help="The family's folder, or its name in stage_models.")
-    ] = FAMILY,
-    stage: Annotated[str | None, typer.Option(help="The family's reference if not given.")] = None,
+    family: FamilyFolder = FAMILY,
+    stage: Stage = None,
     requests: Annotated[int, typer.Option(min=1, help="That come at once.")] = REQUESTS,
     rounds: Annotated[int, typer.Option(min=1, help="In each, every arm runs once.")] = ROUNDS,
-    steps: Annotated[
-        int, typer.Option(min=4, max=500, help="Of the first request; mixed ones take shares.")
-    ] = STEPS,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first image.")] = 1000,
-    page: Annotated[Path | None, typer.Option(help="A Markdown page for the tables.")] = None,
+    steps: Steps = STEPS,
+    seed: Seed = 1000,
+    page: PageFile = None,
 ) -> None:
     """The engine against the stock pipeline: the same images, then seconds. Ends in a JSON line."""
     from diffusion_edge.bench.engine import Task, measure
-    from diffusion_edge.bench.report import MARKS, page_lines, summary
-    from diffusion_edge.families.card import load_card
-    from diffusion_edge.families.quiet import quiet_libraries
-    from diffusion_edge.profile.plots import between
+    from diffusion_edge.bench.report import ENGINE_MARKS, page_lines, summary
 
-    card = load_card(family_folder(family))
-    named = stage or card.reference
-    card.folder(named)  # a stage that is not there is told before the work
-    text = ""
-    if page is not None:
-        if not page.parent.is_dir():
-            raise InvalidRequest(f"{page}: there is no folder {page.parent}")
-        text = page.read_text() if page.exists() else "# Performance\n\n" + "\n".join(MARKS) + "\n"
-        between(text, MARKS, "", page)
-    quiet_libraries()
+    card, named = _card(family, stage)
+    _check(page, ENGINE_MARKS)
     command = (
         f"diffusion-edge bench engine {family.name} --stage {named} --requests {requests} "
         f"--rounds {rounds} --steps {steps} --seed {seed}"
     )
-    task = Task(card, named, requests, rounds, steps, seed, command)
-    # Lines rather than a bar: a bar draws itself from a thread of its own while arms are timed.
-    report = measure(task, lambda line: typer.echo(line, err=True))
+    report = measure(Task(card, named, requests, rounds, steps, seed, command), _tell)
+    _write(page, ENGINE_MARKS, page_lines(report))
+    _tell_all(summary(report), report.as_json())
+
+
+def serve(
+    family: FamilyFolder = FAMILY,
+    stage: Stage = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Of the loads of a fixed rate.")
+    ] = SERVE_ROUNDS,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of one load.")] = SERVE_SECONDS,
+    steps: Steps = SERVE_STEPS,
+    seed: Seed = 1000,
+    page: PageFile = None,
+) -> None:
+    """The server against Ray Serve with stock pipelines, under load. Ends in a JSON line."""
+    from diffusion_edge.bench.report import SERVE_MARKS
+    from diffusion_edge.bench.serve import Task, measure
+    from diffusion_edge.bench.serve_report import page_lines, summary
+
+    card, named = _card(family, stage)
+    _check(page, SERVE_MARKS)
+    command = (
+        f"diffusion-edge bench serve {family.name} --stage {named} --rounds {rounds} "
+        f"--seconds {seconds:g} --steps {steps} --seed {seed}"
+    )
+    report = measure(Task(card, named, steps, seconds, rounds, seed, command), _tell)
+    _write(page, SERVE_MARKS, page_lines(report))
+    _tell_all(summary(report), report.as_json())
+
+
+# ---------------------------------------------------------------------------- shared
+
+
+def _card(family: Path, stage: str | None) -> tuple[FamilyCard, str]:
+    """The card and the stage's name, which is one on disk."""
+    from diffusion_edge.families.card import load_card
+    from diffusion_edge.families.quiet import quiet_libraries
+
+    card = load_card(family_folder(family))
+    named = stage or card.reference
+    card.folder(named)  # a stage that is not there is told before the work
+    quiet_libraries()
+    return card, named
+
+
+def _check(page: Path | None, marks: tuple[str, str]) -> None:
+    """InvalidRequest, before the work, where the page could not take the tables."""
     if page is not None:
-        page.write_text(between(text, MARKS, "\n".join(page_lines(report)), page))
-    for line in summary(report):
+        if not page.parent.is_dir():
+            raise InvalidRequest(f"{page}: there is no folder {page.parent}")
+        _placed(page, marks, "")
+
+
+def _write(page: Path | None, marks: tuple[str, str], lines: Iterable[str]) -> None:
+    if page is not None:
+        page.write_text(_placed(page, marks, "\n".join(lines)))
+
+
+def _placed(page: Path, marks: tuple[str, str], text: str) -> str:
+    from diffusion_edge.profile.plots import between
+
+    old = page.read_text() if page.exists() else "# Performance\n\n" + "\n".join(marks) + "\n"
+    return between(old, marks, text, page)
+
+
+def _tell(line: str) -> None:
+    # Lines rather than a bar: a bar draws itself from a thread of its own while arms are timed.
+    typer.echo(line, err=True)
+
+
+def _tell_all(lines: Iterable[str], found: Mapping[str, Any]) -> None:
+    for line in lines:
         typer.echo(line)
-    typer.echo(json.dumps(report.as_json()))
+    typer.echo(json.dumps(found))

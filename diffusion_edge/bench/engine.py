@@ -13,6 +13,7 @@ import torch
 from diffusion_edge.bench import solver_step, workload
 from diffusion_edge.bench.arms import (
     BY_WAITING,
+    EACH_CORE,
     IN_FLIGHT,
     ONE_BY_ONE,
     Arm,
@@ -104,7 +105,9 @@ def measure(task: Task, tell: Callable[[str], None]) -> Report:
 def _workloads(task: Task, arms: Sequence[Arm], pipeline: StockPipeline) -> list[_Plan]:
     """Checked, and every arm has made its pictures once."""
     by_name = {arm.name: arm for arm in arms}
-    some = [by_name[name] for name in (ONE_BY_ONE, BY_WAITING, IN_FLIGHT)]
+    some = [
+        by_name[name] for name in (ONE_BY_ONE, BY_WAITING, EACH_CORE, IN_FLIGHT) if name in by_name
+    ]
     mixed = workload.mixed(task.card, task.requests, task.steps, task.seed)
     equal = workload.equal(task.card, task.requests, task.steps, task.seed)
     alone = equal[:1]
@@ -120,7 +123,13 @@ def _workloads(task: Task, arms: Sequence[Arm], pipeline: StockPipeline) -> list
             pipeline,
         ),
         _plan("equal", f"{len(equal)} equal requests at once ({equal[0]})", some, equal, pipeline),
-        _plan("alone", f"One request alone ({alone[0]})", [some[0], some[2]], alone, pipeline),
+        _plan(
+            "alone",
+            f"One request alone ({alone[0]})",
+            [by_name[ONE_BY_ONE], by_name[IN_FLIGHT]],
+            alone,
+            pipeline,
+        ),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +12,12 @@ from typing import Any
 
 from diffusion_edge.bench.timing import Row
 
-MARKS = ("<!-- written by diffusion-edge bench engine -->", "<!-- end of what it wrote -->")
+ENGINE_MARKS, SERVE_MARKS = (
+    (f"<!-- written by {command} -->", f"<!-- end of what {command} wrote -->")
+    for command in ("diffusion-edge bench engine", "diffusion-edge bench serve")
+)
 NOT_MEASURED = "not measured"
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "ray")
 
 # ---------------------------------------------------------------------------- records
 
@@ -73,6 +76,15 @@ def machine(device: str, torch_threads: int) -> Machine:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def averages(before: Sequence[float], after: Sequence[float]) -> str:
+    """Load averages over 1, 5 and 15 minutes, in words."""
+    return " to ".join(" / ".join(f"{average:.2f}" for average in load) for load in (before, after))
 
 
 def _cpu() -> str:
@@ -142,36 +154,23 @@ def targets(report: Report) -> tuple[Target, ...]:
     )
 
 
-ELSEWHERE = (
-    ("p95 latency under Poisson load at 80 % of the stock pipeline's capacity", "0.5x", "0.35x"),
-    ("rate sustained with p95 below 3x the unloaded latency", "2x", "2.5x"),
-    ("HTTP, routing and Ray over the bare engine, one request", "30 ms p50", "15 ms"),
-)
-"""Targets that this benchmark cannot measure, for they need a server under load."""
-
 # ---------------------------------------------------------------------------- the page
 
 
 def page_lines(report: Report) -> Iterator[str]:
     """Markdown: where it ran, the targets, and a table for every group."""
     at = report.machine
-    libraries = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    load = " to ".join(
-        " / ".join(f"{average:.2f}" for average in averages)
-        for averages in (report.load_before, report.load_after)
-    )
     yield (
         f"Measured on {report.measured} by `{report.command}`: `{report.stage}` of "
         f"`{report.family}` against `{report.pipeline}`, {report.rounds} rounds. {at.cpu}, "
         f"{at.cores_used} of {at.cores} cores used, {at.torch_threads} torch thread(s), device "
-        f"{at.device}; {libraries}. Load average before and after: {load}."
+        f"{at.device}; {listed(report.versions)}. Load average before and after: "
+        f"{averages(report.load_before, report.load_after)}."
     )
     yield from ("", "| target | at least | aim | measured | |", "|---|---|---|---|---|")
     for target in targets(report):
         goals = f"{target.shown(target.least)} | {target.shown(target.aim)}"
         yield f"| {target.what} | {goals} | {target.shown(target.ratio)} | {target.reached} |"
-    for what, least, aim in ELSEWHERE:
-        yield f"| {what} | {least} | {aim} | {NOT_MEASURED} | {NOT_MEASURED} |"
     for group in report.groups:
         yield from ("", f"**{group.what}**", "", *_table(group))
     yield from ("", f"On a GPU: {NOT_MEASURED}. In reduced precision: {NOT_MEASURED}.")

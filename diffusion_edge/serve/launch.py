@@ -70,7 +70,7 @@ def _serve(config: ServeConfig, address: str | None) -> None:
 
     logging.disable(logging.INFO)  # Serve would tell every step
     settings, name = with_stages(config.settings), config.application.name
-    ray_of = joined_ray(address, name) if address else own_ray(settings)
+    ray_of = joined_ray(address, name) if address else own_ray(settings.stages.values())
     url = _url(config.http_options)
     with Console(stderr=True).status("starting Ray") as status, ray_of:
         raise_on_signals()  # Ray took SIGTERM for itself

@@ -7,14 +7,14 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import serve
 
-from diffusion_edge.config import Settings
+from diffusion_edge.config import StageConfig
 from diffusion_edge.errors import ConfigError, EdgeError
 from diffusion_edge.serve.processes import adopt_orphans, descendants, end_descendants
 from diffusion_edge.serve.signals import ignore_signals
@@ -25,7 +25,7 @@ _LONGEST_PARENT = 24
 
 
 @contextmanager
-def own_ray(settings: Settings) -> Iterator[None]:
+def own_ray(stages: Collection[StageConfig]) -> Iterator[None]:
     """A Ray of one node that carries every stage's label and resource.
 
     It shares nothing with another Ray on the machine: own folder, own ports, and the token of
@@ -35,7 +35,6 @@ def own_ray(settings: Settings) -> Iterator[None]:
     others = descendants()
     parent = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="de-", dir=parent if len(parent) < _LONGEST_PARENT else "/tmp")
-    stages = settings.stages.values()
     try:
         _connect(
             address="local",

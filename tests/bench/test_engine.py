@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from diffusion_edge.bench import arms, report
-from diffusion_edge.bench.report import MARKS, NOT_MEASURED
+from diffusion_edge.bench.report import ENGINE_MARKS, NOT_MEASURED
 from diffusion_edge.bench.stock import StockPipeline
 from diffusion_edge.bench.workload import mixed
 from diffusion_edge.cli import app
@@ -42,7 +42,7 @@ def test_it_measures_all_arms_and_writes_between_the_marks(
     tiny_family: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "performance.md"
-    page.write_text(f"# Before\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nafter\n")
+    page.write_text(f"# Before\n\n{ENGINE_MARKS[0]}\nold\n{ENGINE_MARKS[1]}\n\nafter\n")
     result = run(tiny_family, "--stage", "edge", "--page", page, rounds=2)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])
@@ -64,7 +64,22 @@ def test_it_measures_all_arms_and_writes_between_the_marks(
     assert "old" not in text
     for arm in (row["arm"] for each in groups.values() for row in each):
         assert f"| {arm} | float32 | " in text
-    assert text.count(f"| {NOT_MEASURED} | {NOT_MEASURED} |") == len(report.ELSEWHERE)
+
+
+def test_with_several_threads_there_is_a_stock_pipeline_on_each_core(tiny_family: Path) -> None:
+    card = load_card(tiny_family)
+    family = load_family(card, "edge")
+    pipeline = StockPipeline(card, "edge", family.device)
+    requests = mixed(card, 5, 4, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with arms.all_arms(card, family, pipeline) as every:
+            by_name = {arm.name: arm for arm in every}
+            both = [by_name[arms.ONE_BY_ONE], by_name[arms.EACH_CORE]]
+            assert arms.errors_of(both, requests, pipeline)[arms.EACH_CORE] <= 1e-5
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_arm_that_makes_other_images_stops_it(

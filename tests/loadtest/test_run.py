@@ -6,28 +6,8 @@ import random
 import httpx
 import pytest
 
-from loadtest.run import Sent, arrivals, load, parser, quantile, summarise, table
-
-
-def test_arrivals_are_poisson() -> None:
-    """Mean and variance of the count in a unit of time are the rate."""
-    times = arrivals(5.0, 2000.0, random.Random(1))
-    assert times == sorted(times)
-    assert times[0] > 0
-    assert times[-1] < 2000
-    counts = [0] * 2000
-    for at in times:
-        counts[int(at)] += 1
-    mean = sum(counts) / len(counts)
-    variance = sum((c - mean) ** 2 for c in counts) / len(counts)
-    assert mean == pytest.approx(5, rel=0.05)
-    assert variance == pytest.approx(5, rel=0.15)
-
-
-def test_quantiles() -> None:
-    values = [3.0, 1.0, 2.0, 4.0]
-    assert [quantile(values, q) for q in (0.25, 0.5, 0.75, 0.99)] == [1.0, 2.0, 3.0, 4.0]
-    assert quantile([], 0.5) is None
+from diffusion_edge.bench.open_loop import poisson
+from loadtest.run import Sent, load, parser, summarise, table
 
 
 def test_a_summary_counts_failures_and_voids_overruns() -> None:
@@ -63,7 +43,7 @@ async def test_load_sends_what_is_due_and_reads_the_answers() -> None:
     args = parser().parse_args(["--rate", "200", "--seconds", "0.1", "--policy", "cloud-only"])
     sent, elapsed_s = await load(args, httpx.MockTransport(answer))
     summary = summarise(sent, args.seconds, elapsed_s)
-    assert summary.sent == len(seen) == len(arrivals(200, 0.1, random.Random(0)))
+    assert summary.sent == len(seen) == len(poisson(200, 0.1, random.Random(0)))
     assert summary.outcomes["ok"] == len(seen) // 2
     assert summary.plans == {"cloud:20": len(seen) // 2}
     assert summary.emulated

@@ -1,0 +1,76 @@
+"""Open-loop load: requests are sent when they are due, whether or not earlier ones are answered.
+
+So a slow server shows as latency and not as a lower rate. A latency counts from the time a request
+was due. No torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+Send = Callable[[int], Awaitable[bool]]
+"""Sends request number i and waits for its answer; whether it was the picture."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request: when it was due and how long its answer took from then on, in seconds."""
+
+    due_s: float
+    latency_s: float
+    ok: bool
+
+
+def poisson(rate: float, seconds: float, rng: random.Random) -> list[float]:
+    """Times in [0, seconds) of a Poisson process of `rate` a second."""
+    times, at = [], rng.expovariate(rate)
+    while at < seconds:
+        times.append(at)
+        at += rng.expovariate(rate)
+    return times
+
+
+def bursty(rate: float, seconds: float, rng: random.Random, burst: int) -> list[float]:
+    """Bursts of `burst` requests at once; the bursts are Poisson, the mean rate is `rate`."""
+    return [at for at in poisson(rate / burst, seconds, rng) for _ in range(burst)]
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """The smallest value that at least `share` of the values do not exceed."""
+    if not values:
+        return None
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+async def drive(send: Send, due: Sequence[float]) -> list[Sent]:
+    """Sends request i `due[i]` seconds from now on; returns when all are answered."""
+    start = time.monotonic()
+
+    async def one(number: int, due_s: float) -> Sent:
+        await asyncio.sleep(max(0.0, start + due_s - time.monotonic()))
+        ok = await send(number)
+        return Sent(due_s, time.monotonic() - start - due_s, ok)
+
+    return list(await asyncio.gather(*(one(i, due_s) for i, due_s in enumerate(due))))
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """The highest rate that holds, known to lie between `low` and `high`; the middle is taken by
+    ratio."""
+
+    low: float
+    high: float
+
+    @property
+    def rate(self) -> float:
+        return math.sqrt(self.low * self.high)
+
+    def after(self, holds: bool) -> Bisection:
+        """With what a probe at `rate` showed."""
+        return Bisection(self.rate, self.high) if holds else Bisection(self.low, self.rate)

@@ -1,0 +1,185 @@
+"""The benchmark of the server: whole with the tiny family, and in its parts without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from diffusion_edge.bench import serve
+from diffusion_edge.bench.report import NOT_MEASURED, Machine
+from diffusion_edge.bench.serve import OURS_OFF, STOCK, STOCK_EACH, Arm, Task, _Bench
+from diffusion_edge.bench.serve_report import (
+    OURS,
+    Loaded,
+    Overhead,
+    ServeReport,
+    Sustained,
+    Unloaded,
+    page_lines,
+    targets,
+)
+from diffusion_edge.bench.servers import running
+from diffusion_edge.bench.workload import Asked
+from diffusion_edge.cli import app
+from diffusion_edge.errors import EdgeError, UnequalArm
+from diffusion_edge.families.card import load_card
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_the_whole_of_it(
+    tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four servers, every part once, and nothing left behind."""
+    monkeypatch.setattr(serve, "PROBES", 1)
+    monkeypatch.setattr(serve, "PAIRS", 1)
+    page = tmp_path / "performance.md"
+    said = ("--rounds", "1", "--seconds", "1", "--steps", "4", "--page", str(page))
+    result = CliRunner().invoke(app, ["bench", "serve", str(tiny_family), *said])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    arms = [row["arm"] for row in found["unloaded"]]
+    assert arms[0] == STOCK
+    assert arms[-2:] == [OURS, OURS_OFF]
+    assert set(arms) <= {STOCK, STOCK_EACH, OURS, OURS_OFF}
+    assert all(load["failed"] == 0 for load in found["loads"])
+    assert max(found["worst_levels"].values()) <= 1
+    assert all(target for target in found["targets"])
+    assert page.read_text().count("| float32 |") > 10
+    assert psutil.Process().children(recursive=True) == []
+
+
+# ---------------------------------------------------------------------------- without servers
+
+
+def a_bench(family: Path, arms: dict[str, Arm], runner: asyncio.Runner) -> _Bench:
+    task = Task(load_card(family), "cloud", steps=4, seconds=0.05, rounds=2, seed=0)
+    return _Bench(task, runner, arms, lambda line: None)
+
+
+def grey(level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2), (level, level, level)).save(file, "PNG")
+    return file.getvalue()
+
+
+def painting(name: str, level: int) -> Arm:
+    async def ask(asked: Asked) -> bytes:
+        return grey(level)
+
+    return Arm(name, ask)
+
+
+@pytest.mark.parametrize(("level", "equal"), [(100, True), (101, True), (102, False)])
+def test_an_arm_that_makes_other_pictures_is_not_timed(
+    tiny_family: Path, level: int, equal: bool
+) -> None:
+    arms = {"stock": painting("stock", 100), "ours": painting("ours", level)}
+    with asyncio.Runner() as runner:
+        bench = a_bench(tiny_family, arms, runner)
+        if equal:
+            assert bench.differences() == {"stock": 0, "ours": level - 100}
+        else:
+            with pytest.raises(UnequalArm, match=r"'ours' differs .* by 2 of 255"):
+                bench.differences()
+
+
+def test_all_arms_get_the_same_arrivals_and_failures_are_counted(tiny_family: Path) -> None:
+    asked: dict[str, list[Asked]] = {"stock": [], "ours": []}
+
+    def arm(name: str) -> Arm:
+        async def ask(request: Asked) -> bytes | None:
+            asked[name].append(request)
+            return None if name == "ours" and request.seed == 0 else grey(0)
+
+        return Arm(name, ask)
+
+    with asyncio.Runner() as runner:
+        bench = a_bench(tiny_family, {name: arm(name) for name in asked}, runner)
+        stock, ours = bench.loaded("bursty", 200.0)
+    assert sorted(asked["stock"], key=str) == sorted(asked["ours"], key=str)
+    assert len({request.solver for request in asked["stock"]}) > 1
+    assert (stock.sent, stock.failed) == (ours.sent, 0)
+    assert ours.failed == 2  # one in each round
+    assert len(stock.p95_by_round_s) == 2
+
+
+def test_a_rate_with_failures_does_not_hold(tiny_family: Path) -> None:
+    async def ask(asked: Asked) -> bytes | None:
+        return None
+
+    with asyncio.Runner() as runner:
+        bench = a_bench(
+            tiny_family, {"stock": painting("stock", 0), "ours": Arm("ours", ask)}, runner
+        )
+        stock, ours = bench.sustained(capacity=200.0, limit_s=30.0)
+    assert stock.holds_per_s > ours.fails_per_s
+    assert ours.holds_per_s == pytest.approx(0.3 * 200)
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    with (
+        pytest.raises(EdgeError, match=r"did not start; it said: .*no folder"),
+        running("diffusion_edge.cli", ["serve", "no folder at all.yaml"]),
+    ):
+        pass
+
+
+def a_report() -> ServeReport:
+    def loaded(kind: str, arm: str, p95_s: float | None) -> Loaded:
+        return Loaded(kind, arm, 1.5, 60, 0, 0.4, p95_s, (p95_s,))
+
+    return ServeReport(
+        command="diffusion-edge bench serve",
+        measured="2026-01-01",
+        family="tiny",
+        stage="cloud",
+        mixed="ddim 4/3.5",
+        machine=Machine("a CPU", 2, 2, 2, ""),
+        versions={"torch": "2.13.0"},
+        load_before=(0.0, 0.0, 0.0),
+        load_after=(1.0, 1.0, 1.0),
+        seconds=40,
+        rounds=2,
+        burst=4,
+        worst_levels={STOCK: 0, OURS: 1},
+        unloaded=(Unloaded(STOCK, 0.5, 0.7, 0.5), Unloaded(OURS, 0.5, 0.7, 0.5)),
+        capacity_per_s=2.0,
+        loads=tuple(
+            loaded(kind, arm, p95_s)
+            for kind in ("poisson", "bursty")
+            for arm, p95_s in ((STOCK, 2.0), (OURS, 0.8))
+        ),
+        limit_s=1.5,
+        sustained=(Sustained(STOCK, 1.0, 1.1), Sustained(OURS, 2.5, 2.6)),
+        overhead=Overhead("ddim 4/3.5", 0.22, 0.20, 0.020, 0.018, 0.024),
+    )
+
+
+def test_targets_are_judged_against_one_stock_pipeline() -> None:
+    p95, rate, overhead = targets(a_report())
+    assert (p95.reached, rate.reached, overhead.reached) == (
+        "reached, the aim not",
+        "reached, the aim too",
+        "reached, the aim not",
+    )
+    page = "\n".join(page_lines(a_report()))
+    assert "| 0.50 of its time | 0.35 of its time | 0.40 of its time |" in page
+    assert "| 30.0 ms | 15.0 ms | 20.0 ms | reached, the aim not |" in page
+    assert "| diffusion-edge | float32 | 2.50/s | 2.60/s | 2.50 |" in page
+
+
+def test_an_arm_without_an_answer_has_no_ratio() -> None:
+    report = a_report()
+    silent = tuple(replace(load, p95_s=None) if load.arm == OURS else load for load in report.loads)
+    report = replace(report, loads=silent)
+    assert targets(report)[0].reached == NOT_MEASURED
+    assert "| - |" in "\n".join(page_lines(report))
