@@ -52,10 +52,7 @@ def create_app(service: Service) -> FastAPI:
         body = parse(await read_body(request))
         asked = service.request(body)
         result = await unless_client_leaves(request, service.generate(asked))
-        output_format = body.output_format or "png"
-        files = await asyncio.to_thread(_files, result, output_format)
-        answer = answers.images(result, files, output_format, service)
-        return JSONResponse(answer, headers={"x-request-id": asked.request_id})
+        return await asyncio.to_thread(_images, result, body.output_format or "png", service)
 
     @app.post("/v1/plan", openapi_extra=takes)
     async def plan(request: Request) -> Response:
@@ -96,11 +93,14 @@ def _body_schema() -> dict[str, Any]:
     }
 
 
-def _files(result: GenerationResult, output_format: OutputFormat) -> list[bytes]:
-    return [
+def _images(result: GenerationResult, output_format: OutputFormat, service: Service) -> Response:
+    """Writes the pictures into an answer: of large ones work for a thread, not for the loop."""
+    files = [
         encode(image.picture, output_format, Made(result.request, result.choice.plan, i))
         for i, image in enumerate(result.images)
     ]
+    answer = answers.images(result, files, output_format, service)
+    return JSONResponse(answer, headers={"x-request-id": result.request.request_id})
 
 
 # ---------------------------------------------------------------------------- one request

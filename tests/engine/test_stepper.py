@@ -71,7 +71,9 @@ def alone(plan: str, **changes: Any) -> Any:
     return run_last_span(FakeFamily("edge"), a_packet(plan, **changes))[1]
 
 
-async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_what_can_share_a_pass_does(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Solver, step count and guidance value may differ; size and being guided may not."""
     packets = [
         a_packet("edge:4", guidance=2.0),
@@ -79,13 +81,17 @@ async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) 
         a_packet("edge:4"),
         a_packet("edge:4", guidance=3.0, width=32),
     ]
-    async with a_worker() as worker:
+    async with a_worker(on_predict=gate) as worker:
         monkeypatch.setattr(worker, "_rows", lambda: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         keys = [worker._sample(packet).key for packet in packets]
         assert keys[0] == keys[1]
         assert len(set(keys)) == 3
-        await asyncio.gather(*(all_of(worker, packet) for packet in packets))
+        running = [asyncio.create_task(all_of(worker, packet)) for packet in packets]
+        await gate.reached()
+        await encoded(worker, 4)
+        gate.open()
+        await asyncio.gather(*running)
     assert max(passes.rows) == 4
     assert sum(passes.rows) == 2 * 4 + 2 * 5 + 4 + 2 * 4
 

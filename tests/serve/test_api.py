@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,7 +19,9 @@ from PIL import Image
 
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.serve import api
 from diffusion_edge.serve.api import MAX_BODY_BYTES, create_app
+from diffusion_edge.serve.png import encode
 from diffusion_edge.serve.service import Service
 
 from .fakes import (
@@ -266,6 +269,26 @@ async def test_the_description_of_the_api_can_be_read() -> None:
     async with client() as http:
         described = (await http.get("/openapi.json")).json()
     assert GENERATE in described["paths"]
+
+
+async def test_others_are_served_while_a_picture_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, writing, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def slow(*picture: Any) -> bytes:
+        loop.call_soon_threadsafe(writing.set)
+        assert go_on.wait(10), "the loop stood still"
+        return encode(*picture)
+
+    monkeypatch.setattr(api, "encode", slow)
+    async with client() as http:
+        answer = asyncio.create_task(http.post(GENERATE, json=GOOD))
+        await writing.wait()
+        assert (await http.get("/health")).status_code == 200
+        assert not answer.done()
+        go_on.set()
+        assert (await answer).status_code == 200
 
 
 # ---------------------------------------------------------------------------- wrong requests

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import json
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from diffusion_edge.config import Settings
@@ -31,15 +34,22 @@ PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
 
 
 @pytest.fixture
-async def api(tiny_family: Path) -> AsyncIterator[httpx.AsyncClient]:
-    card = load_card(tiny_family)
-    config = settings(family=str(tiny_family))
-    workers = {
+async def workers(tiny_family: Path) -> AsyncIterator[dict[str, Worker]]:
+    card, config = load_card(tiny_family), settings(family=str(tiny_family))
+    made = {
         name: Worker(load_family(card, name), stage=name, tier=stage.tier, capacity=4)
         for name, stage in config.stages.items()
     }
-    for worker in workers.values():
+    for worker in made.values():
         await worker.warm_up(16, "ddim")
+    yield made
+    for worker in made.values():
+        worker.close()
+
+
+@pytest.fixture
+async def app(tiny_family: Path, workers: dict[str, Worker]) -> FastAPI:
+    card, config = load_card(tiny_family), settings(family=str(tiny_family))
     board = seen(workers, config, partial(carriage, card, None, 0.01))
     for name in workers:
         await board.ask_once(name)
@@ -50,11 +60,14 @@ async def api(tiny_family: Path) -> AsyncIterator[httpx.AsyncClient]:
         board=board,
         transport=LocalTransport(workers),
     )
-    transport = httpx.ASGITransport(create_app(service))
+    return create_app(service)
+
+
+@pytest.fixture
+async def api(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         yield http
-    for worker in workers.values():
-        worker.close()
 
 
 def seen(
@@ -144,3 +157,37 @@ async def test_more_images_than_a_queue_holds(
     assert response.status_code == 429
     assert int(response.headers["retry-after"]) >= 1
     assert len((await pictures(api))[0]) == 1
+
+
+async def test_a_client_that_does_not_read_holds_no_slot(
+    app: FastAPI, workers: dict[str, Worker]
+) -> None:
+    body = json.dumps(PROMPT | {"diffusion_edge": {"plan": "cloud:4,edge:3"}}).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+    sent: list[Any] = []
+    answered = asyncio.Event()
+
+    async def receive() -> Any:
+        for message in messages:
+            return message
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        answered.set()
+        await asyncio.Event().wait()
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/images/generations",
+        "headers": [],
+        "query_string": b"",
+    }
+    serving = asyncio.create_task(app(scope, receive, send))
+    await answered.wait()
+    assert sent[0]["status"] == 200
+    assert [worker.status().queued for worker in workers.values()] == [0, 0, 0]
+    assert not serving.done()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
