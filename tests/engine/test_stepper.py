@@ -71,9 +71,7 @@ def alone(plan: str, **changes: Any) -> Any:
     return run_last_span(FakeFamily("edge"), a_packet(plan, **changes))[1]
 
 
-async def test_only_what_can_share_a_pass_does(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_what_can_share_a_pass_does(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Solver, step count and guidance value may differ; size and being guided may not."""
     packets = [
         a_packet("edge:4", guidance=2.0),
