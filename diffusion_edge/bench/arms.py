@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.bench.stock import StockPipeline
-from diffusion_edge.bench.timing import BOUND, ROUNDING, check_equal
 from diffusion_edge.bench.workload import Asked
+from diffusion_edge.engine.lanes import leave_cores_to_lanes
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import StageLost
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.families.load import load_family
+from diffusion_edge.families.pipeline import Loading
 from diffusion_edge.packet import new_packet, write
 from diffusion_edge.sites.local import LocalTransport
 from diffusion_edge.types import Done, Picture, Plan
@@ -30,55 +32,57 @@ BY_WAITING = "stock pipeline, batched by waiting"
 EACH_CORE = "stock pipelines, one on each core"
 IN_FLIGHT = "engine, in-flight"
 BATCHING_OFF = "engine, batching off"
-OVERLAP_OFF = "engine, overlap off"
+OVERLAP_ON = "engine, overlap on"
 REPRODUCIBLE = "engine, reproducible"
+
+_ENGINES: Mapping[str, Mapping[str, Any]] = {
+    IN_FLIGHT: {},
+    BATCHING_OFF: {"mode": "off"},
+    OVERLAP_ON: {"overlap": True},
+    REPRODUCIBLE: {"mode": "reproducible"},
+}
+"""Options of `Worker`."""
 
 
 @dataclass(frozen=True)
-class Arm:
+class Maker:
     """One way to make the images of a workload.
 
     pictures: what is timed, from requests to 8-bit pictures. latents: the final latents
     (1, C, h, w) by request, for the check.
     """
 
-    name: str
     pictures: Callable[[Sequence[Asked]], Sequence[Any]]
     latents: Callable[[Sequence[Asked]], Sequence[Tensor]]
 
 
+def names(threads: int) -> list[str]:
+    """Of the arms, the stock pipeline one at a time first."""
+    stock = [ONE_BY_ONE, BY_WAITING, *([EACH_CORE] if threads > 1 else [])]
+    return [*stock, *_ENGINES]
+
+
 @contextmanager
-def all_arms(card: FamilyCard, family: Family, pipeline: StockPipeline) -> Iterator[list[Arm]]:
-    """The arms by their names above, the stock pipeline one at a time first."""
-    watched = Watched(family)
-    threads = torch.get_num_threads()
-    with asyncio.Runner() as runner, ExitStack() as closing:
-
-        def ours(name: str, **options: Any) -> Arm:
-            engine = Engine(runner, card, watched, **options)
-            closing.callback(engine.close)
-            return Arm(name, engine.pictures, engine.latents)
-
-        yield [
-            Arm(
-                ONE_BY_ONE, pipeline.one_by_one, lambda asked: pipeline.one_by_one(asked, "latent")
-            ),
-            Arm(
-                BY_WAITING, pipeline.by_waiting, lambda asked: pipeline.by_waiting(asked, "latent")
-            ),
-            *([each_core(card, family, threads, closing)] if threads > 1 else []),
-            ours(IN_FLIGHT),
-            ours(BATCHING_OFF, mode="off"),
-            ours(OVERLAP_OFF, overlap=False),
-            ours(REPRODUCIBLE, mode="reproducible"),
-        ]
+def maker(name: str, card: FamilyCard, stage: str, threads: int) -> Iterator[Maker]:
+    """The arm of that name, in this process and with so many cores to use."""
+    with ExitStack() as closing:
+        if name in _ENGINES:
+            yield _engine(card, stage, threads, _ENGINES[name], closing)
+        elif name == EACH_CORE:
+            yield _each_core(card, stage, threads, closing)
+        else:
+            torch.set_num_threads(threads)
+            pipeline = StockPipeline(card, stage, Loading().torch_device())
+            make = pipeline.by_waiting if name == BY_WAITING else pipeline.one_by_one
+            yield Maker(make, partial(make, output="latent"))
 
 
-def each_core(card: FamilyCard, family: Family, threads: int, closing: ExitStack) -> Arm:
-    """As many stock pipelines as torch has threads, one thread each, that share the requests."""
+def _each_core(card: FamilyCard, stage: str, threads: int, closing: ExitStack) -> Maker:
+    """A stock pipeline on each core, one thread each, that share the requests."""
+    torch.set_num_threads(1)
     free: SimpleQueue[StockPipeline] = SimpleQueue()
     for _ in range(threads):
-        free.put(StockPipeline(card, family.stage, family.device))
+        free.put(StockPipeline(card, stage, Loading().torch_device()))
     pool = closing.enter_context(
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     )
@@ -90,11 +94,21 @@ def each_core(card: FamilyCard, family: Family, threads: int, closing: ExitStack
         finally:
             free.put(pipeline)
 
-    return Arm(
-        EACH_CORE,
+    return Maker(
         lambda asked: list(pool.map(partial(one, output="pil"), asked)),
         lambda asked: list(pool.map(partial(one, output="latent"), asked)),
     )
+
+
+def _engine(
+    card: FamilyCard, stage: str, threads: int, options: Mapping[str, Any], closing: ExitStack
+) -> Maker:
+    leave_cores_to_lanes()
+    family = Watched(load_family(card, stage, Loading(dtype="float32")))
+    runner = closing.enter_context(asyncio.Runner())
+    engine = Engine(runner, card, family, threads, **options)
+    closing.callback(engine.close)
+    return Maker(engine.pictures, engine.latents)
 
 
 # ---------------------------------------------------------------------------- ours
@@ -120,7 +134,12 @@ class Engine:
     """A worker of one stage that gets all requests at once, as packets, over LocalTransport."""
 
     def __init__(
-        self, runner: asyncio.Runner, card: FamilyCard, family: Watched, **options: Any
+        self,
+        runner: asyncio.Runner,
+        card: FamilyCard,
+        family: Watched,
+        threads: int,
+        **options: Any,
     ) -> None:
         self._runner, self._card, self._family = runner, card, family
         self._stage: str = family.stage
@@ -129,7 +148,7 @@ class Engine:
             stage=self._stage,
             tier=card.stages[self._stage].tier,
             capacity=1024,
-            threads=torch.get_num_threads(),
+            threads=threads,
             **options,
         )
         self._transport = LocalTransport({self._stage: self._worker})
@@ -161,37 +180,3 @@ class Engine:
                 if isinstance(event, Done):
                     return event.picture
         raise StageLost(f"the stage {self._stage!r} ended without a picture", stage=self._stage)
-
-
-# ---------------------------------------------------------------------------- equality
-
-
-def relative(x: Tensor, reference: Tensor) -> float:
-    """Relative L2 error."""
-    return float(torch.linalg.vector_norm(x - reference) / torch.linalg.vector_norm(reference))
-
-
-def errors_of(
-    arms: Sequence[Arm], requests: Sequence[Asked], pipeline: StockPipeline
-) -> dict[str, float]:
-    """By arm, the worst error of a final latent against the first arm's, each request made by it
-    alone. Raises UnequalArm where more than rounding makes the difference.
-
-    Beyond BOUND an error still is rounding if it is at most ROUNDING times what one unit in the
-    last place of the initial noise does to the stock pipeline: a stiff model makes much of little.
-    """
-    expected = arms[0].latents(requests)
-    found = {arms[0].name: 0.0}
-    for arm in arms[1:]:
-        latents = arm.latents(requests)
-        errors = [relative(x, y) for x, y in zip(latents, expected, strict=True)]
-        for at, error in enumerate(errors):
-            if not error <= BOUND:
-                floor = relative(pipeline.one_ulp(requests[at]), expected[at])
-                check_equal(
-                    arm.name,
-                    {f"request {at}, {requests[at]}": error},
-                    max(BOUND, ROUNDING * floor),
-                )
-        found[arm.name] = max(errors)
-    return found

@@ -11,18 +11,11 @@ from functools import partial
 import torch
 
 from diffusion_edge.bench import solver_step, workload
-from diffusion_edge.bench.arms import (
-    BY_WAITING,
-    EACH_CORE,
-    IN_FLIGHT,
-    ONE_BY_ONE,
-    Arm,
-    all_arms,
-    errors_of,
-)
+from diffusion_edge.bench.arms import BY_WAITING, EACH_CORE, IN_FLIGHT, ONE_BY_ONE, OVERLAP_ON
+from diffusion_edge.bench.isolated import Arm, all_arms, errors_of
 from diffusion_edge.bench.report import Group, Report, machine, versions
 from diffusion_edge.bench.stock import StockPipeline
-from diffusion_edge.bench.timing import Timed, interleaved, rows, timed
+from diffusion_edge.bench.timing import Timed, interleaved, rows
 from diffusion_edge.bench.workload import Asked
 from diffusion_edge.families.card import Dtype, FamilyCard
 from diffusion_edge.families.load import load_family
@@ -62,7 +55,9 @@ def measure(task: Task, tell: Callable[[str], None]) -> Report:
     card = task.card
     family = load_family(card, task.stage, Loading(dtype=PRECISION))
     pipeline = StockPipeline(card, task.stage, family.device)
-    with all_arms(card, family, pipeline) as arms:
+    threads = torch.get_num_threads()
+    tell("starting a process for every arm")
+    with all_arms(card, task.stage, threads) as arms:
         tell("equality of all arms")
         plans = [
             *_workloads(task, arms, pipeline),
@@ -94,7 +89,7 @@ def measure(task: Task, tell: Callable[[str], None]) -> Report:
         pipeline=pipeline.name,
         precision=PRECISION,
         rounds=task.rounds,
-        machine=machine(str(family.device), torch.get_num_threads()),
+        machine=machine(str(family.device), threads),
         versions=versions(),
         load_before=before,
         load_after=os.getloadavg(),
@@ -106,7 +101,9 @@ def _workloads(task: Task, arms: Sequence[Arm], pipeline: StockPipeline) -> list
     """Checked, and every arm has made its pictures once."""
     by_name = {arm.name: arm for arm in arms}
     some = [
-        by_name[name] for name in (ONE_BY_ONE, BY_WAITING, EACH_CORE, IN_FLIGHT) if name in by_name
+        by_name[name]
+        for name in (ONE_BY_ONE, BY_WAITING, EACH_CORE, IN_FLIGHT, OVERLAP_ON)
+        if name in by_name
     ]
     mixed = workload.mixed(task.card, task.requests, task.steps, task.seed)
     equal = workload.equal(task.card, task.requests, task.steps, task.seed)
@@ -126,7 +123,7 @@ def _workloads(task: Task, arms: Sequence[Arm], pipeline: StockPipeline) -> list
         _plan(
             "alone",
             f"One request alone ({alone[0]})",
-            [by_name[ONE_BY_ONE], by_name[IN_FLIGHT]],
+            [by_name[name] for name in (ONE_BY_ONE, IN_FLIGHT, OVERLAP_ON)],
             alone,
             pipeline,
         ),
@@ -142,8 +139,8 @@ def _plan(
 ) -> _Plan:
     errors = errors_of(arms, requests, pipeline)
     for arm in arms:
-        arm.pictures(requests[:1])
-    timings = {arm.name: timed(partial(arm.pictures, requests)) for arm in arms}
+        arm.seconds(requests[:1])
+    timings: dict[str, Timed] = {arm.name: partial(arm.seconds, requests) for arm in arms}
     return _Plan(key, what, timings, errors)
 
 

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import httpx
 import numpy as np
-import torch
 from PIL import Image
 
 from diffusion_edge.batching import Batching
@@ -44,6 +43,7 @@ from diffusion_edge.bench.serve_report import (
 from diffusion_edge.bench.servers import free_port, running
 from diffusion_edge.bench.timing import timed, turned
 from diffusion_edge.bench.workload import Asked
+from diffusion_edge.engine.lanes import leave_cores_to_lanes
 from diffusion_edge.errors import UnequalArm
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
@@ -107,7 +107,7 @@ def measure(task: Task, tell: Callable[[str], None]) -> ServeReport:
             family=card.name,
             stage=task.stage,
             mixed=", ".join(map(str, bench.mixed)),
-            machine=machine("", torch.get_num_threads()),
+            machine=machine("", os.cpu_count() or 1),
             versions=versions(),
             load_before=before,
             load_after=os.getloadavg(),
@@ -313,9 +313,9 @@ class _Bench:
         self.tell("overhead over the bare engine")
         task, card = self.task, self.task.card
         few = workload.equal(card, 1, FEW_STEPS, task.seed)
+        leave_cores_to_lanes()
         family = load_family(card, task.stage, Loading(dtype="float32"))
-        torch.set_num_threads(os.cpu_count() or 1)
-        engine = Engine(self.runner, card, Watched(family))
+        engine = Engine(self.runner, card, Watched(family), threads=os.cpu_count() or 1)
         served: list[float] = []
         bare: list[float] = []
         once = timed(lambda: engine.pictures(few))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_edge.bench.arms import relative
+from diffusion_edge.bench.isolated import relative
 from diffusion_edge.bench.stock import stock_scheduler
 from diffusion_edge.bench.timing import Timed, check_equal
 from diffusion_edge.bench.workload import steady

@@ -66,6 +66,15 @@ class Lanes:
         return asyncio.get_running_loop().run_in_executor(self._lanes[lane], narrowed)
 
 
+def leave_cores_to_lanes() -> None:
+    """To be called in the thread that loads models, before it does.
+
+    Once OpenMP has more threads in a process than there are cores it no longer spins between
+    parallel parts, and small ones take twice as long; so none but the first lane has any.
+    """
+    torch.set_num_threads(1)
+
+
 def cut(trajectories: Sequence[Trajectory], count: int) -> list[Sequence[Trajectory]]:
     """`count` parts in order, their sizes differing by at most one."""
     bounds = [len(trajectories) * part // count for part in range(count + 1)]

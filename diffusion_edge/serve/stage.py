@@ -19,12 +19,14 @@ class Stage:
 
     async def __init__(self, name: str, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         # Here and not above: the process that deploys has no need of torch.
+        from diffusion_edge.engine.lanes import leave_cores_to_lanes
         from diffusion_edge.engine.worker import Worker
         from diffusion_edge.families.load import load_family
         from diffusion_edge.families.pipeline import Loading
 
         config = settings.stages[name]
         card = load_card(family_folder(settings.family))
+        leave_cores_to_lanes()
         self._worker = Worker(
             load_family(card, config.model, Loading(config.dtype, config.device, config.offload)),
             stage=name,
@@ -35,7 +37,7 @@ class Stage:
             emulate=config.emulate,
             mode=config.batching,
             rows=config.batch_rows,
-            overlap=not config.offload,
+            overlap=False if config.offload else None,
             links=settings.emulated_links(name),
             hop_timeout_s=settings.hop_timeout_s,
         )

@@ -12,10 +12,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from diffusion_edge.bench import arms, report
+from diffusion_edge.bench.isolated import Arm, relative
 from diffusion_edge.bench.report import ENGINE_MARKS, NOT_MEASURED
 from diffusion_edge.bench.stock import StockPipeline
 from diffusion_edge.bench.workload import mixed
 from diffusion_edge.cli import app
+from diffusion_edge.errors import ConfigError, EdgeError
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 
@@ -25,11 +27,11 @@ ARMS = {
         arms.BY_WAITING,
         arms.IN_FLIGHT,
         arms.BATCHING_OFF,
-        arms.OVERLAP_OFF,
+        arms.OVERLAP_ON,
         arms.REPRODUCIBLE,
     ],
-    "equal": [arms.ONE_BY_ONE, arms.BY_WAITING, arms.IN_FLIGHT],
-    "alone": [arms.ONE_BY_ONE, arms.IN_FLIGHT],
+    "equal": [arms.ONE_BY_ONE, arms.BY_WAITING, arms.IN_FLIGHT, arms.OVERLAP_ON],
+    "alone": [arms.ONE_BY_ONE, arms.IN_FLIGHT, arms.OVERLAP_ON],
 }
 
 
@@ -68,30 +70,43 @@ def test_it_measures_all_arms_and_writes_between_the_marks(
 
 def test_with_several_threads_there_is_a_stock_pipeline_on_each_core(tiny_family: Path) -> None:
     card = load_card(tiny_family)
-    family = load_family(card, "edge")
-    pipeline = StockPipeline(card, "edge", family.device)
     requests = mixed(card, 5, 4, 0)
+    assert arms.names(2) == [*arms.names(1)[:2], arms.EACH_CORE, *arms.names(1)[2:]]
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
     try:
-        with arms.all_arms(card, family, pipeline) as every:
-            by_name = {arm.name: arm for arm in every}
-            both = [by_name[arms.ONE_BY_ONE], by_name[arms.EACH_CORE]]
-            assert arms.errors_of(both, requests, pipeline)[arms.EACH_CORE] <= 1e-5
+        with (
+            arms.maker(arms.ONE_BY_ONE, card, "edge", 1) as one,
+            arms.maker(arms.EACH_CORE, card, "edge", 2) as each,
+        ):
+            pairs = zip(one.latents(requests), each.latents(requests), strict=True)
+            assert all(relative(x, y) <= 1e-5 for x, y in pairs)
+            assert len(each.pictures(requests)) == 5
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_arm_whose_process_fails_says_so(tiny_family: Path) -> None:
+    card = load_card(tiny_family)
+    arm = Arm(arms.IN_FLIGHT, card, "no such stage", 1)
+    try:
+        with pytest.raises(ConfigError, match="no such stage"):
+            arm.await_ready()
+        with pytest.raises(EdgeError, match=r"the process of the arm .* ended"):
+            arm.seconds([])
+    finally:
+        arm.close()
 
 
 def test_an_arm_that_makes_other_images_stops_it(
     tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = arms.Engine.latents
+    original = Arm.latents
 
-    def other(self: arms.Engine, asked: Any) -> Any:
+    def other(self: Arm, asked: Any) -> Any:
         *rest, last = original(self, asked)
-        return [*rest, last * 1.001]
+        return [*rest, last * 1.001] if self.name == arms.IN_FLIGHT else [*rest, last]
 
-    monkeypatch.setattr(arms.Engine, "latents", other)
+    monkeypatch.setattr(Arm, "latents", other)
     page = tmp_path / "performance.md"
     result = run(tiny_family, "--stage", "device", "--requests", "2", "--page", page)
     assert result.exit_code == 1
@@ -110,8 +125,8 @@ def test_the_stock_pipeline_gives_the_order_of_the_requests(tiny_family: Path) -
     alone = pipeline.one_by_one(asked, "latent")
     waited = pipeline.by_waiting(asked, "latent")
     for x, y in zip(alone, waited, strict=True):
-        assert arms.relative(x, y) <= 1e-5
-    assert arms.relative(alone[0], alone[2]) > 1e-2
+        assert relative(x, y) <= 1e-5
+    assert relative(alone[0], alone[2]) > 1e-2
 
 
 @pytest.mark.parametrize(
