@@ -32,13 +32,13 @@ BY_WAITING = "stock pipeline, batched by waiting"
 EACH_CORE = "stock pipelines, one on each core"
 IN_FLIGHT = "engine, in-flight"
 BATCHING_OFF = "engine, batching off"
-OVERLAP_ON = "engine, overlap on"
+OVERLAP_OFF = "engine, overlap off"
 REPRODUCIBLE = "engine, reproducible"
 
 _ENGINES: Mapping[str, Mapping[str, Any]] = {
     IN_FLIGHT: {},
     BATCHING_OFF: {"mode": "off"},
-    OVERLAP_ON: {"overlap": True},
+    OVERLAP_OFF: {"overlap": False},
     REPRODUCIBLE: {"mode": "reproducible"},
 }
 """Options of `Worker`."""

@@ -70,6 +70,11 @@ class Stepper:
         self._pace = Pace(clock)
         self.steps_run = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a trajectory in the loop."""
+        return bool(self._entries)
+
     async def take(self, entry: Entry) -> None:
         """Returns when the entry has taken its steps; cancelling this takes it out."""
         self._entries.append(entry)

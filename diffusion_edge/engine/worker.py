@@ -2,8 +2,8 @@
 
     run: admit -> encode -> step with others ... -> decode -> picture or the next stage
 
-Needs no Ray. Torch works in threads: some take the steps, and on a GPU another one encodes and
-decodes meanwhile. The event loop stays free to accept, cancel and report between and during steps.
+Needs no Ray. Torch works in threads: some take the steps, another one encodes and decodes
+meanwhile. The event loop stays free to accept, cancel and report between and during steps.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class Worker:
 
     emulate: seconds that the parts shall take; a step's are of one sample, so nothing is batched
     then. mode: see `batching`. rows: of a forward pass at most; None lets the measured seconds
-    decide. overlap: whether encoding and decoding have a thread of their own; None means not on a
-    CPU, where taking turns with steps is measured faster. links: by target, the ways that are
-    acted out by sleeping before a hand-off. Call `warm_up` once before the first `run`.
+    decide. overlap: whether encoding and decoding have a thread of their own while there are steps
+    to take. links: by target, the ways that are acted out by sleeping before a hand-off. Call
+    `warm_up` once before the first `run`.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Worker:
         emulate: Emulate | None = None,
         mode: Batching = "in-flight",
         rows: int | None = None,
-        overlap: bool | None = None,
+        overlap: bool = True,
         links: Mapping[str, Link] | None = None,
         hop_timeout_s: float = 5.0,
         clock: Clock | None = None,
@@ -122,8 +122,6 @@ class Worker:
         self._jobs: list[Job] = []
         self._overruns = 0
         self._lanes = Lanes(f"steps-{stage}", threads)
-        if overlap is None:
-            overlap = emulate is not None or family.device.type != "cpu"
         self._side = Lanes(f"side-{stage}", 1) if overlap else self._lanes
         self._side_turn = asyncio.Lock()
         self._stepper = Stepper(
@@ -276,8 +274,9 @@ class Worker:
         return Outcome(record, picture, onward, core.warnings_of(family, packet, trajectory))
 
     async def _beside(self, pace: Pace, stated_s: float, work: Callable[[], Result]) -> Result:
-        """Encoding or decoding, in the thread for it and one at a time."""
-        done = self._side.run(work)
+        """Encoding or decoding, one at a time: in the thread for it, or on all cores when there are
+        no steps to take."""
+        done = (self._side if self._stepper.busy else self._lanes).run(work)
         return await (done if self._stated is None else pace.keep(stated_s, done))
 
     async def _hand_on(self, done: Outcome, forward: Transport) -> AsyncGenerator[Event, None]:

@@ -27,11 +27,11 @@ ARMS = {
         arms.BY_WAITING,
         arms.IN_FLIGHT,
         arms.BATCHING_OFF,
-        arms.OVERLAP_ON,
+        arms.OVERLAP_OFF,
         arms.REPRODUCIBLE,
     ],
-    "equal": [arms.ONE_BY_ONE, arms.BY_WAITING, arms.IN_FLIGHT, arms.OVERLAP_ON],
-    "alone": [arms.ONE_BY_ONE, arms.IN_FLIGHT, arms.OVERLAP_ON],
+    "equal": [arms.ONE_BY_ONE, arms.BY_WAITING, arms.IN_FLIGHT, arms.OVERLAP_OFF],
+    "alone": [arms.ONE_BY_ONE, arms.IN_FLIGHT, arms.OVERLAP_OFF],
 }
 
 

@@ -45,7 +45,7 @@ class Passes:
 async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with a_worker(on_predict=gate, rows=8, overlap=True) as worker:
+    async with a_worker(on_predict=gate, rows=8) as worker:
         monkeypatch.setattr(worker, "_rows", lambda: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         long = asyncio.create_task(all_of(worker, a_packet("edge:6")))
@@ -79,7 +79,7 @@ async def test_only_what_can_share_a_pass_does(gate: Gate, monkeypatch: pytest.M
         a_packet("edge:4"),
         a_packet("edge:4", guidance=3.0, width=32),
     ]
-    async with a_worker(on_predict=gate, overlap=True) as worker:
+    async with a_worker(on_predict=gate) as worker:
         monkeypatch.setattr(worker, "_rows", lambda: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         keys = [worker._sample(packet).key for packet in packets]
