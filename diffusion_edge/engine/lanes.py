@@ -60,6 +60,9 @@ class Lanes:
 
     def _in(self, lane: int, threads: int, work: Callable[[], Result]) -> Awaitable[Result]:
         def narrowed() -> Result:
+            # A thread takes up the process' number at its first question; asked later, it would
+            # be one that another lane has set since.
+            torch.get_num_threads()
             torch.set_num_threads(threads)
             return work()
 
