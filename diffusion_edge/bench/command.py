@@ -73,6 +73,7 @@ def serve(
     from diffusion_edge.bench.report import SERVE_MARKS
     from diffusion_edge.bench.serve import Task, measure
     from diffusion_edge.bench.serve_report import page_lines, summary
+    from diffusion_edge.serve.signals import signals_raise
 
     card, named = _card(family, stage)
     _check(page, SERVE_MARKS)
@@ -80,7 +81,8 @@ def serve(
         f"diffusion-edge bench serve {family.name} --stage {named} --rounds {rounds} "
         f"--seconds {seconds:g} --steps {steps} --seed {seed}"
     )
-    report = measure(Task(card, named, steps, seconds, rounds, seed, command), _tell)
+    with signals_raise():  # a SIGTERM ends the servers too
+        report = measure(Task(card, named, steps, seconds, rounds, seed, command), _tell)
     _write(page, SERVE_MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
 

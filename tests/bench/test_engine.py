@@ -40,6 +40,7 @@ def run(*more: str | Path, rounds: int = 1) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.timeout(300)
 def test_it_measures_all_arms_and_writes_between_the_marks(
     tiny_family: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_an_arm_whose_process_fails_says_so(tiny_family: Path) -> None:
         arm.close()
 
 
+@pytest.mark.timeout(300)
 def test_an_arm_that_makes_other_images_stops_it(
     tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
