@@ -1,6 +1,7 @@
 """The benchmark of the server: the same pictures first, then all arms under the same load in turns.
 
-Every arm is a server of its own, started once, on the same machine; only one has work at a time.
+Every arm is a server of its own, and the only one that runs: idle ones beside it take enough of the
+cores to slow what wants them all. So it is started anew in every round.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
@@ -52,6 +54,10 @@ from diffusion_edge.families.pipeline import Loading
 STOCK = "Ray Serve, one stock pipeline"
 STOCK_EACH = "Ray Serve, a stock pipeline for each core"
 OURS_OFF = "diffusion-edge, batching off"
+_OURS: Mapping[str, Batching] = {OURS: "in-flight", OURS_OFF: "off"}
+
+Kind = Literal["poisson", "bursty"]
+KINDS: tuple[Kind, ...] = ("poisson", "bursty")
 
 BURST = 4
 RANGE = (0.3, 3.0)
@@ -87,83 +93,76 @@ class Arm:
 
 
 def measure(task: Task, tell: Callable[[str], None]) -> ServeReport:
-    """`tell` gets a line before every part. Raises UnequalArm before any load."""
-    card = task.card
-    with asyncio.Runner() as runner, _arms(task, runner, tell) as arms:
-        before = os.getloadavg()
-        bench = _Bench(task, runner, arms, tell)
-        differences = bench.differences()
-        unloaded, capacity = bench.unloaded()
-        rate, limit_s = SHARE * capacity, PATIENCE * unloaded[0].p50_s
-        loads = (
-            *bench.loaded("poisson", rate),
-            *bench.loaded("bursty", rate),
-        )
-        sustained = bench.sustained(capacity, limit_s)
-        overhead = bench.overhead()
-        return ServeReport(
-            command=task.command,
-            measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
-            family=card.name,
-            stage=task.stage,
-            mixed=", ".join(map(str, bench.mixed)),
-            machine=machine("", os.cpu_count() or 1),
-            versions=versions(),
-            load_before=before,
-            load_after=os.getloadavg(),
-            seconds=task.seconds,
-            rounds=task.rounds,
-            burst=BURST,
-            worst_levels=differences,
-            unloaded=unloaded,
-            capacity_per_s=capacity,
-            loads=loads,
-            limit_s=limit_s,
-            sustained=sustained,
-            overhead=overhead,
-        )
+    """`tell` gets a line before every part. Raises UnequalArm before an arm's first load."""
+    before = os.getloadavg()
+    cores = os.cpu_count() or 1
+    names = [STOCK, *([STOCK_EACH] if cores > 1 else []), OURS, OURS_OFF]
+    with asyncio.Runner() as runner:
+        bench = Bench(task, runner, tell)
+        for turn in range(task.rounds):
+            for name in turned(names, turn):  # in the first round the stock pipeline is first
+                tell(f"round {turn + 1} of {task.rounds}: starting {name}")
+                with _server(name, task, runner, cores) as arm:
+                    bench.visit(arm, turn)
+    stock = bench.found[STOCK]
+    return ServeReport(
+        command=task.command,
+        measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        family=task.card.name,
+        stage=task.stage,
+        mixed=", ".join(map(str, bench.mixed)),
+        machine=machine("", cores),
+        versions=versions(),
+        load_before=before,
+        load_after=os.getloadavg(),
+        seconds=task.seconds,
+        rounds=task.rounds,
+        burst=BURST,
+        worst_levels={name: bench.found[name].levels for name in names},
+        unloaded=tuple(unloaded(name, bench.found[name].alone_s) for name in names),
+        capacity_per_s=stock.capacity_per_s,
+        loads=tuple(
+            loaded(kind, name, bench.rate, bench.found[name].sent[kind])
+            for kind in KINDS
+            for name in names
+        ),
+        limit_s=bench.limit_s,
+        sustained=tuple(
+            Sustained(name, search.low, search.high)
+            for name in names
+            if (search := bench.found[name].search) is not None
+        ),
+        overhead=overhead(str(bench.few), bench.found[OURS].pairs_s),
+    )
 
 
 # ---------------------------------------------------------------------------- the arms
 
 
 @contextmanager
-def _arms(
-    task: Task, runner: asyncio.Runner, tell: Callable[[str], None]
-) -> Iterator[dict[str, Arm]]:
-    """All servers, up and warm; the stock pipeline first."""
-    cores = os.cpu_count() or 1
-    with ExitStack() as closing, tempfile.TemporaryDirectory() as folder:
-
-        def start(name: str, module: str, *arguments: str) -> httpx.AsyncClient:
-            tell(f"starting: {name}")
-            url = closing.enter_context(running(module, arguments))
-            client = httpx.AsyncClient(
-                base_url=url,
-                timeout=TIMEOUT_S,
-                limits=httpx.Limits(max_connections=None),
-                trust_env=False,
-            )
-            closing.callback(lambda: runner.run(client.aclose()))
-            return client
-
-        def stock(name: str, replicas: int, threads: int) -> Arm:
+def _server(name: str, task: Task, runner: asyncio.Runner, cores: int) -> Iterator[Arm]:
+    """The arm's server, up and warm, and nothing else."""
+    with ExitStack() as closing:
+        if name in _OURS:
+            folder = closing.enter_context(tempfile.TemporaryDirectory())
+            path = Path(folder) / "bench.yaml"
+            path.write_text(json.dumps(_config(task, _OURS[name], cores)))
+            started = running("diffusion_edge.cli", ["serve", str(path)])
+            ask = _ask_ours
+        else:
+            replicas, threads = (1, cores) if name == STOCK else (cores, 1)
+            where = (str(task.card.root), task.stage, "--port", str(free_port()))
             counts = ("--replicas", str(replicas), "--threads", str(threads))
-            port = ("--port", str(free_port()))
-            where = (str(task.card.root), task.stage)
-            client = start(name, "diffusion_edge.bench.stock_server", *where, *port, *counts)
-            return Arm(name, lambda asked: _ask_stock(client, asked))
-
-        def ours(name: str, batching: Batching) -> Arm:
-            path = Path(folder) / f"{batching}.yaml"
-            path.write_text(json.dumps(_config(task, batching, cores)))
-            client = start(name, "diffusion_edge.cli", "serve", str(path))
-            return Arm(name, lambda asked: _ask_ours(client, asked))
-
-        arms = [stock(STOCK, 1, cores)]
-        arms += [stock(STOCK_EACH, cores, 1)] if cores > 1 else []
-        arms += [ours(OURS, "in-flight"), ours(OURS_OFF, "off")]
-        yield {arm.name: arm for arm in arms}
+            started = running("diffusion_edge.bench.stock_server", [*where, *counts])
+            ask = _ask_stock
+        client = httpx.AsyncClient(
+            base_url=closing.enter_context(started),
+            timeout=TIMEOUT_S,
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,
+        )
+        closing.callback(lambda: runner.run(client.aclose()))
+        yield Arm(name, partial(ask, client))
 
 
 def _config(task: Task, batching: Batching, cores: int) -> dict[str, Any]:
@@ -219,143 +218,118 @@ async def _ask_ours(client: httpx.AsyncClient, asked: Asked) -> bytes | None:
 # ---------------------------------------------------------------------------- the parts
 
 
-@dataclass(frozen=True)
-class _Bench:
-    task: Task
-    runner: asyncio.Runner
-    arms: Mapping[str, Arm]
-    tell: Callable[[str], None]
+@dataclass
+class Found:
+    """What an arm's visits showed so far. sent: by kind of load and round. pairs_s: through the
+    server and in the bare engine."""
+
+    levels: int = 0
+    alone_s: list[float] = field(default_factory=list)
+    sent: dict[Kind, list[list[Sent]]] = field(default_factory=lambda: {k: [] for k in KINDS})
+    search: Bisection | None = None
+    pairs_s: list[tuple[float, float]] = field(default_factory=list)
 
     @property
-    def mixed(self) -> list[Asked]:
-        return workload.mixed(self.task.card, 8, self.task.steps, self.task.seed)
+    def capacity_per_s(self) -> float:
+        """Requests a second, one after the other."""
+        return 1 / mean(self.alone_s)
 
-    def differences(self) -> dict[str, int]:
-        """By arm, the largest difference of an 8-bit value from the first arm's pictures."""
-        self.tell("equality of all arms")
-        pictures = {
-            name: [_pixels(self._one(arm, asked)[0]) for asked in self.mixed]
-            for name, arm in self.arms.items()
-        }
-        expected = next(iter(pictures.values()))
-        worst = {
-            name: max(int(np.abs(a - b).max()) for a, b in zip(made, expected, strict=True))
-            for name, made in pictures.items()
-        }
-        for name, levels in worst.items():
-            if levels > LEVELS:
-                raise UnequalArm(
-                    f"a picture by {name!r} differs from the stock pipeline's by {levels} of 255 "
-                    f"levels, at most {LEVELS}; its seconds would not be those of the same work"
-                )
+
+class Bench:
+    """Visits one server after the other and keeps what it found."""
+
+    def __init__(self, task: Task, runner: asyncio.Runner, tell: Callable[[str], None]) -> None:
+        self._task, self._runner, self._tell = task, runner, tell
+        self.mixed = workload.mixed(task.card, 8, task.steps, task.seed)
+        (self.few,) = workload.equal(task.card, 1, FEW_STEPS, task.seed)
+        self.found: dict[str, Found] = {}
+        self.rate = self.limit_s = self._capacity = 0.0
+        self._expected: list[np.ndarray[Any, Any]] = []
+
+    def visit(self, arm: Arm, turn: int) -> None:
+        """A round of every part. The first arm of all decides on pictures, rate and limit."""
+        first = not self.found
+        found = self.found.setdefault(arm.name, Found())
+        if turn == 0:
+            self._tell("  the same pictures")
+            found.levels = self.levels(arm)
+        self._tell("  one after the other")
+        found.alone_s += [self._one(arm, asked)[1] for asked in self.mixed]
+        if first:
+            self._capacity = found.capacity_per_s
+            self.rate, self.limit_s = SHARE * self._capacity, PATIENCE * median(found.alone_s)
+        for kind in KINDS:
+            self._tell(f"  {kind}, {self.rate:.2f} a second")
+            found.sent[kind].append(self.load(arm, kind, self.rate, turn))
+        if turn == 0 and arm.name != OURS_OFF:
+            found.search = self.search(arm, self._capacity, self.limit_s)
+        if turn == 0 and arm.name == OURS:
+            found.pairs_s = self._pairs(arm)
+
+    def levels(self, arm: Arm) -> int:
+        """The largest difference of an 8-bit value from the first arm's pictures. Raises
+        UnequalArm above LEVELS."""
+        made = [_pixels(self._one(arm, asked)[0]) for asked in self.mixed]
+        self._expected = self._expected or made
+        worst = max(int(np.abs(a - b).max()) for a, b in zip(made, self._expected, strict=True))
+        if worst > LEVELS:
+            raise UnequalArm(
+                f"a picture by {arm.name!r} differs from the stock pipeline's by {worst} of 255 "
+                f"levels, at most {LEVELS}; its seconds would not be those of the same work"
+            )
         return worst
 
-    def unloaded(self) -> tuple[tuple[Unloaded, ...], float]:
-        """The mixed requests one after the other, in turns; and how many a second the first arm
-        makes so."""
-        taken: dict[str, list[float]] = {name: [] for name in self.arms}
-        for turn in range(self.task.rounds):
-            self.tell(f"unloaded: round {turn + 1} of {self.task.rounds}")
-            for name in turned(list(self.arms), turn):
-                taken[name] += [self._one(self.arms[name], asked)[1] for asked in self.mixed]
-        rows = tuple(
-            Unloaded(name, median(seconds), quantile(seconds, 0.95) or 0.0, mean(seconds))
-            for name, seconds in taken.items()
-        )
-        return rows, 1 / rows[0].mean_s
-
-    def loaded(self, kind: Literal["poisson", "bursty"], rate: float) -> Iterator[Loaded]:
+    def load(self, arm: Arm, kind: Kind, rate: float, turn: int) -> list[Sent]:
         """The same arrivals for every arm, others in every round."""
-        sent: dict[str, list[list[Sent]]] = {name: [] for name in self.arms}
-        for turn in range(self.task.rounds):
-            rng = random.Random(f"{self.task.seed} {kind} {turn}")
-            due = (
-                poisson(rate, self.task.seconds, rng)
-                if kind == "poisson"
-                else bursty(rate, self.task.seconds, rng, BURST)
-            )
-            for name in turned(list(self.arms), turn):
-                self.tell(f"{kind}, {rate:.2f}/s: round {turn + 1}: {name}")
-                sent[name].append(self._drive(self.arms[name], due))
-        for name, rounds in sent.items():
-            every = [one for each in rounds for one in each]
-            latencies = [one.latency_s for one in every if one.ok]
-            yield Loaded(
-                kind=kind,
-                arm=name,
-                rate_per_s=rate,
-                sent=len(every),
-                failed=len(every) - len(latencies),
-                p50_s=quantile(latencies, 0.5),
-                p95_s=quantile(latencies, 0.95),
-                p95_by_round_s=tuple(
-                    quantile([one.latency_s for one in each if one.ok], 0.95) for each in rounds
-                ),
-            )
+        rng = random.Random(f"{self._task.seed} {kind} {turn}")
+        if kind == "poisson":
+            return self._drive(arm, poisson(rate, self._task.seconds, rng))
+        return self._drive(arm, bursty(rate, self._task.seconds, rng, BURST))
 
-    def sustained(self, capacity: float, limit_s: float) -> tuple[Sustained, ...]:
-        """By bisection, an arm's probe after the other's; without what is only for comparison."""
+    def search(self, arm: Arm, capacity: float, limit_s: float) -> Bisection:
+        """For the rate at which every request is answered and p95 stays below the limit."""
         low, high = (share * capacity for share in RANGE)
-        searches = {name: Bisection(low, high) for name in self.arms if name != OURS_OFF}
+        search = Bisection(low, high)
         for probe in range(PROBES):
-            for name in turned(list(searches), probe):
-                rate = searches[name].rate
-                self.tell(f"sustained: probe {probe + 1} of {PROBES}: {name} at {rate:.2f}/s")
-                rng = random.Random(f"{self.task.seed} sustained {probe}")
-                sent = self._drive(self.arms[name], poisson(rate, self.task.seconds, rng))
-                p95 = quantile([one.latency_s for one in sent], 0.95) or 0.0
-                holds = bool(sent) and all(one.ok for one in sent) and p95 < limit_s
-                searches[name] = searches[name].after(holds)
-        return tuple(Sustained(name, found.low, found.high) for name, found in searches.items())
+            self._tell(f"  probe {probe + 1} of {PROBES}: {search.rate:.2f} a second")
+            rng = random.Random(f"{self._task.seed} sustained {probe}")
+            sent = self._drive(arm, poisson(search.rate, self._task.seconds, rng))
+            p95 = quantile([one.latency_s for one in sent], 0.95) or 0.0
+            search = search.after(bool(sent) and all(one.ok for one in sent) and p95 < limit_s)
+        return search
 
-    def overhead(self) -> Overhead:
-        """One short request at a time, through our server and in a bare engine here, in turns."""
-        self.tell("overhead over the bare engine")
-        task, card = self.task, self.task.card
-        few = workload.equal(card, 1, FEW_STEPS, task.seed)
+    def _pairs(self, arm: Arm) -> list[tuple[float, float]]:
+        """Seconds of a short request through the server and in a bare engine here, in turns."""
+        self._tell("  overhead over the bare engine")
+        task = self._task
         leave_cores_to_lanes()
-        family = load_family(card, task.stage, Loading(dtype="float32"))
-        engine = Engine(self.runner, card, Watched(family), threads=os.cpu_count() or 1)
-        served: list[float] = []
-        bare: list[float] = []
-        once = timed(lambda: engine.pictures(few))
+        family = load_family(task.card, task.stage, Loading(dtype="float32"))
+        engine = Engine(self._runner, task.card, Watched(family), threads=os.cpu_count() or 1)
+        once = timed(lambda: engine.pictures([self.few]))
         try:
-            for _ in range(PAIRS + 1):
-                served.append(self._one(self.arms[OURS], few[0])[1])
-                bare.append(once())
+            pairs = [(self._one(arm, self.few)[1], once()) for _ in range(PAIRS + 1)]
         finally:
             engine.close()
-        del served[0], bare[0]  # of the first use
-        differences = [a - b for a, b in zip(served, bare, strict=True)]
-        return Overhead(
-            what=str(few[0]),
-            served_s=median(served),
-            bare_s=median(bare),
-            difference_s=median(differences),
-            lowest_s=quantile(differences, 0.25) or 0.0,
-            highest_s=quantile(differences, 0.75) or 0.0,
-        )
+        return pairs[1:]  # without the first use
 
     def _one(self, arm: Arm, asked: Asked) -> tuple[bytes, float]:
         """The picture and its seconds. Raises UnequalArm where there is none."""
         began = time.perf_counter()
-        png = self.runner.run(_awaited(arm.ask(asked)))
+        png = self._runner.run(_awaited(arm.ask(asked)))
         took_s = time.perf_counter() - began
         if png is None:
             raise UnequalArm(f"{arm.name!r} gave no picture for {asked}")
         return png, took_s
 
     def _drive(self, arm: Arm, due: Sequence[float]) -> list[Sent]:
-        mixed, seed = self.mixed, self.task.seed
-
         async def send(number: int) -> bool:
-            asked = replace(mixed[number % len(mixed)], seed=seed + number)
+            asked = self.mixed[number % len(self.mixed)]
             try:
-                return await arm.ask(asked) is not None
+                return await arm.ask(replace(asked, seed=self._task.seed + number)) is not None
             except httpx.HTTPError:
                 return False
 
-        return self.runner.run(drive(send, due))
+        return self._runner.run(drive(send, due))
 
 
 async def _awaited(work: Awaitable[bytes | None]) -> bytes | None:
@@ -364,3 +338,38 @@ async def _awaited(work: Awaitable[bytes | None]) -> bytes | None:
 
 def _pixels(png: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.int16)
+
+
+# ---------------------------------------------------------------------------- what it comes to
+
+
+def unloaded(arm: str, seconds: Sequence[float]) -> Unloaded:
+    return Unloaded(arm, median(seconds), quantile(seconds, 0.95) or 0.0, mean(seconds))
+
+
+def loaded(kind: Kind, arm: str, rate: float, rounds: Sequence[Sequence[Sent]]) -> Loaded:
+    by_round = [[one.latency_s for one in each if one.ok] for each in rounds]
+    latencies = [latency_s for each in by_round for latency_s in each]
+    sent = sum(map(len, rounds))
+    return Loaded(
+        kind=kind,
+        arm=arm,
+        rate_per_s=rate,
+        sent=sent,
+        failed=sent - len(latencies),
+        p50_s=quantile(latencies, 0.5),
+        p95_s=quantile(latencies, 0.95),
+        p95_by_round_s=tuple(quantile(each, 0.95) for each in by_round),
+    )
+
+
+def overhead(what: str, pairs_s: Sequence[tuple[float, float]]) -> Overhead:
+    differences = [served - bare for served, bare in pairs_s]
+    return Overhead(
+        what=what,
+        served_s=median(served for served, _ in pairs_s),
+        bare_s=median(bare for _, bare in pairs_s),
+        difference_s=median(differences),
+        lowest_s=quantile(differences, 0.25) or 0.0,
+        highest_s=quantile(differences, 0.75) or 0.0,
+    )

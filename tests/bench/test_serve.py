@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from diffusion_edge.bench import serve
 from diffusion_edge.bench.report import NOT_MEASURED, Machine
-from diffusion_edge.bench.serve import OURS_OFF, STOCK, STOCK_EACH, Arm, Task, _Bench
+from diffusion_edge.bench.serve import OURS_OFF, STOCK, STOCK_EACH, Arm, Bench, Task
 from diffusion_edge.bench.serve_report import (
     OURS,
     Loaded,
@@ -61,9 +61,9 @@ def test_the_whole_of_it(
 # ---------------------------------------------------------------------------- without servers
 
 
-def a_bench(family: Path, arms: dict[str, Arm], runner: asyncio.Runner) -> _Bench:
+def a_bench(family: Path, runner: asyncio.Runner) -> Bench:
     task = Task(load_card(family), "cloud", steps=4, seconds=0.05, rounds=2, seed=0)
-    return _Bench(task, runner, arms, lambda line: None)
+    return Bench(task, runner, lambda line: None)
 
 
 def grey(level: int) -> bytes:
@@ -83,14 +83,14 @@ def painting(name: str, level: int) -> Arm:
 def test_an_arm_that_makes_other_pictures_is_not_timed(
     tiny_family: Path, level: int, equal: bool
 ) -> None:
-    arms = {"stock": painting("stock", 100), "ours": painting("ours", level)}
     with asyncio.Runner() as runner:
-        bench = a_bench(tiny_family, arms, runner)
+        bench = a_bench(tiny_family, runner)
+        assert bench.levels(painting("stock", 100)) == 0
         if equal:
-            assert bench.differences() == {"stock": 0, "ours": level - 100}
+            assert bench.levels(painting("ours", level)) == level - 100
         else:
             with pytest.raises(UnequalArm, match=r"'ours' differs .* by 2 of 255"):
-                bench.differences()
+                bench.levels(painting("ours", level))
 
 
 def test_all_arms_get_the_same_arrivals_and_failures_are_counted(tiny_family: Path) -> None:
@@ -104,12 +104,17 @@ def test_all_arms_get_the_same_arrivals_and_failures_are_counted(tiny_family: Pa
         return Arm(name, ask)
 
     with asyncio.Runner() as runner:
-        bench = a_bench(tiny_family, {name: arm(name) for name in asked}, runner)
-        stock, ours = bench.loaded("bursty", 200.0)
+        bench = a_bench(tiny_family, runner)
+        stock, ours = (
+            serve.loaded(
+                "bursty", name, 200.0, [bench.load(arm(name), "bursty", 200.0, i) for i in range(2)]
+            )
+            for name in asked
+        )
     assert sorted(asked["stock"], key=str) == sorted(asked["ours"], key=str)
     assert len({request.solver for request in asked["stock"]}) > 1
-    assert (stock.sent, stock.failed) == (ours.sent, 0)
-    assert ours.failed == 2  # one in each round
+    assert stock.sent == ours.sent
+    assert (stock.failed, ours.failed) == (0, 2)  # one in each round
     assert len(stock.p95_by_round_s) == 2
 
 
@@ -118,12 +123,11 @@ def test_a_rate_with_failures_does_not_hold(tiny_family: Path) -> None:
         return None
 
     with asyncio.Runner() as runner:
-        bench = a_bench(
-            tiny_family, {"stock": painting("stock", 0), "ours": Arm("ours", ask)}, runner
-        )
-        stock, ours = bench.sustained(capacity=200.0, limit_s=30.0)
-    assert stock.holds_per_s > ours.fails_per_s
-    assert ours.holds_per_s == pytest.approx(0.3 * 200)
+        bench = a_bench(tiny_family, runner)
+        stock = bench.search(painting("stock", 0), capacity=200.0, limit_s=30.0)
+        ours = bench.search(Arm("ours", ask), capacity=200.0, limit_s=30.0)
+    assert stock.low > ours.high
+    assert ours.low == pytest.approx(0.3 * 200)
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
