@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_edge.engine.run import Trajectory, begin, run_last_span, step
+from diffusion_edge.engine.run import Trajectory, begin, run_last_span, run_span, step
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Family
 from diffusion_edge.packet import Packet, write
@@ -161,20 +161,25 @@ class Recording:
 async def test_the_engine_hands_off_the_same_packet(
     by_flow: dict[bool, Model], solver: str
 ) -> None:
+    """One model under two names: a packet for the same stage would stay there."""
     family, case = by_flow[solver in FLOW].family, Case(solver, 10)
-    worker = Worker(family, stage="device", tier="device")
+    first = Worker(family, stage="device", tier="device")
+    second = Worker(family, stage="edge", tier="edge")
     try:
-        await worker.warm_up(16, solver)
+        await first.warm_up(16, solver)
+        await second.warm_up(16, solver)
         picture = run_last_span(family, a_packet(family, case))[1]
         for cut in range(1, case.steps):
-            way = Recording(worker)
-            fresh = write(a_packet(family, case, cut))
-            events = [event async for event in worker.run(fresh, way)]
-            assert way.packets == [crossing(family, case, cut)]
+            plan = Plan.of((("device", cut), ("edge", case.steps - cut)))
+            packet = replace(a_packet(family, case), plan=plan)
+            way = Recording(second)
+            events = [event async for event in first.run(write(packet), way)]
+            assert way.packets == [write(run_span(family, packet, plan.spans[0]))]
             assert isinstance(events[-1], Done)
             assert events[-1].picture == picture
     finally:
-        worker.close()
+        first.close()
+        second.close()
 
 
 # ---------------------------------------------------------------------------- over processes
