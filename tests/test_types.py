@@ -70,7 +70,7 @@ def test_a_stages_own_guidance_fills_spans_that_have_none() -> None:
 def test_only_a_model_that_doubles_takes_two_rows() -> None:
     def status(**more: object) -> StageStatus:
         seconds = {1: 0.1, 2: 0.15}
-        return StageStatus("a", "edge", "a", 0.0, 0, 8, seconds, 0.0, 0.0, 1, **more)  # type: ignore[arg-type]
+        return StageStatus("a", "edge", "a", 0.0, 0, 8, seconds, 0.0, 0.0, 1, **more)  # type: ignore[arg-type]  # of any field
 
     assert status().seconds_per_step(guided=True) == 0.15
     assert status().seconds_per_step(guided=False) == 0.1
