@@ -44,7 +44,7 @@ def generate(
         family = families[span.stage]
         started = time.perf_counter()
         trajectory = begin(family, packet)
-        warnings |= dict.fromkeys(warnings_of(family, packet, trajectory))
+        warnings |= dict.fromkeys(warnings_of(family, packet))
         for _ in range(span.steps):
             (trajectory,) = step(family, [trajectory])
             on_step()

@@ -32,13 +32,15 @@ BY_WAITING = "stock pipeline, batched by waiting"
 EACH_CORE = "stock pipelines, one on each core"
 IN_FLIGHT = "engine, in-flight"
 BATCHING_OFF = "engine, batching off"
-OVERLAP_OFF = "engine, overlap off"
+TOGETHER_OFF = "engine, texts and pictures one by one"
+LANES_OFF = "engine, passes not cut over cores"
 REPRODUCIBLE = "engine, reproducible"
 
 _ENGINES: Mapping[str, Mapping[str, Any]] = {
     IN_FLIGHT: {},
     BATCHING_OFF: {"mode": "off"},
-    OVERLAP_OFF: {"overlap": False},
+    TOGETHER_OFF: {"together": False},
+    LANES_OFF: {"cut": False},
     REPRODUCIBLE: {"mode": "reproducible"},
 }
 """Options of `Worker`."""

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from diffusion_edge.bench import solver_step, workload
-from diffusion_edge.bench.arms import BY_WAITING, EACH_CORE, IN_FLIGHT, ONE_BY_ONE, OVERLAP_OFF
+from diffusion_edge.bench.arms import BY_WAITING, EACH_CORE, IN_FLIGHT, ONE_BY_ONE, TOGETHER_OFF
 from diffusion_edge.bench.isolated import Arm, all_arms, errors_of
 from diffusion_edge.bench.report import Group, Report, machine, versions
 from diffusion_edge.bench.stock import StockPipeline
@@ -102,7 +102,7 @@ def _workloads(task: Task, arms: Sequence[Arm], pipeline: StockPipeline) -> list
     by_name = {arm.name: arm for arm in arms}
     some = [
         by_name[name]
-        for name in (ONE_BY_ONE, BY_WAITING, EACH_CORE, IN_FLIGHT, OVERLAP_OFF)
+        for name in (ONE_BY_ONE, BY_WAITING, EACH_CORE, IN_FLIGHT, TOGETHER_OFF)
         if name in by_name
     ]
     mixed = workload.mixed(task.card, task.requests, task.steps, task.seed)
@@ -123,7 +123,7 @@ def _workloads(task: Task, arms: Sequence[Arm], pipeline: StockPipeline) -> list
         _plan(
             "alone",
             f"One request alone ({alone[0]})",
-            [by_name[name] for name in (ONE_BY_ONE, IN_FLIGHT, OVERLAP_OFF)],
+            [by_name[name] for name in (ONE_BY_ONE, IN_FLIGHT)],
             alone,
             pipeline,
         ),

@@ -1,5 +1,5 @@
-"""The threads that a stage steps in: a batch in one forward pass over all of them, or cut into
-lanes, a part of the samples on each.
+"""The threads that a stage steps in: a forward pass over all of them, or cut into lanes, a part of
+its rows on each.
 
 On a CPU several small passes side by side often take less time than one that all cores share;
 which it is for how many rows is measured at warm-up.
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from diffusion_edge.engine import run as core
-from diffusion_edge.engine.run import Trajectory
-from diffusion_edge.families.base import Family
+from diffusion_edge.engine.run import Predict, Trajectory
+from diffusion_edge.families.base import Conditioning, Family
 
 Result = TypeVar("Result")
 
@@ -32,33 +33,46 @@ class Lanes:
 
     def run(self, work: Callable[[], Result]) -> Awaitable[Result]:
         """One call, in the first thread, which all cores may help."""
-        return self._in(0, self.threads, work)
+        return asyncio.wrap_future(self._in(0, self.threads, work))
 
-    async def step(
+    def step(
         self, family: Family, trajectories: Sequence[Trajectory], lanes: int
-    ) -> list[Trajectory]:
-        """One step of each, cut into `lanes` parts or as many as there are trajectories."""
-        count = min(lanes, len(trajectories))
-        done = await asyncio.gather(
-            *(
-                self._in(lane, self.threads // count, partial(core.step, family, part))
-                for lane, part in enumerate(cut(trajectories, count))
-            ),
-            return_exceptions=True,  # no lane is left running when this returns
-        )
-        after: list[Trajectory] = []
-        for part in done:
-            if isinstance(part, BaseException):
-                raise part
-            after += part
-        return after
+    ) -> Awaitable[list[Trajectory]]:
+        """One step of each, its forward pass cut into `lanes` parts."""
+        predict = partial(self._predict, family.predict, lanes) if lanes > 1 else family.predict
+        work = partial(core.step, family, trajectories, predict)
+        return asyncio.wrap_future(self._in(0, self.threads // lanes, work))
 
     def close(self) -> None:
         """Ends the threads; what waits in them is dropped."""
         for lane in self._lanes:
             lane.shutdown(wait=False, cancel_futures=True)
 
-    def _in(self, lane: int, threads: int, work: Callable[[], Result]) -> Awaitable[Result]:
+    def _predict(
+        self,
+        predict: Predict,
+        lanes: int,
+        latent: Tensor,
+        timestep: Tensor,
+        guidance: Tensor,
+        conditioning: Conditioning,
+    ) -> Tensor:
+        """As `predict`, the first part in this thread, which is the first lane's."""
+
+        def part(rows: slice) -> Tensor:
+            with torch.inference_mode():
+                return predict(latent[rows], timestep[rows], guidance[rows], conditioning[rows])
+
+        first, *others = cut(len(latent), lanes)
+        threads = self.threads // lanes
+        elsewhere = [self._in(n, threads, partial(part, rows)) for n, rows in enumerate(others, 1)]
+        try:
+            here = part(first)
+        finally:
+            wait(elsewhere)  # no lane is left running when this returns
+        return torch.cat([here, *(future.result() for future in elsewhere)])
+
+    def _in(self, lane: int, threads: int, work: Callable[[], Result]) -> Future[Result]:
         def narrowed() -> Result:
             # A thread takes up the process' number at its first question; asked later, it would
             # be one that another lane has set since.
@@ -66,7 +80,7 @@ class Lanes:
             torch.set_num_threads(threads)
             return work()
 
-        return asyncio.get_running_loop().run_in_executor(self._lanes[lane], narrowed)
+        return self._lanes[lane].submit(narrowed)
 
 
 def leave_cores_to_lanes() -> None:
@@ -78,7 +92,7 @@ def leave_cores_to_lanes() -> None:
     torch.set_num_threads(1)
 
 
-def cut(trajectories: Sequence[Trajectory], count: int) -> list[Sequence[Trajectory]]:
+def cut(rows: int, count: int) -> list[slice]:
     """`count` parts in order, their sizes differing by at most one."""
-    bounds = [len(trajectories) * part // count for part in range(count + 1)]
-    return [trajectories[a:b] for a, b in pairwise(bounds)]
+    bounds = [rows * part // count for part in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(bounds)]

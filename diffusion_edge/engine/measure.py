@@ -55,8 +55,10 @@ class Seconds:
         return replace(self, step_s={**self.step_s, rows: known + 0.1 * (took_s - known)})
 
 
-async def measure(family: Family, size: int, solver: str, lanes: Lanes, clock: Clock) -> Seconds:
-    """Medians over images of `size` pixels.
+async def measure(
+    family: Family, size: int, solver: str, lanes: Lanes, clock: Clock, cut: bool = True
+) -> Seconds:
+    """Medians over images of `size` pixels. cut: whether lanes are tried.
 
     Batches grow until two sizes in a row brought no more rows a second, or memory ends.
     """
@@ -73,7 +75,7 @@ async def measure(family: Family, size: int, solver: str, lanes: Lanes, clock: C
     encode_s, trajectory = await timed(lambda: lanes.run(partial(core.begin, family, packet)))
     step_s: dict[int, float] = {}
     cuts: dict[int, int] = {}
-    side_by_side = lanes.threads if family.device.type == "cpu" else 1
+    side_by_side = lanes.threads if cut and family.device.type == "cpu" else 1
     idle = 0
     for rows in ROWS:
         batch, found = [trajectory] * rows, {}

@@ -1,15 +1,16 @@
 """Runs spans: one batched step for trajectories that may each stand somewhere else.
 
-    begin: packet -> trajectory        step: trajectories -> trajectories
-    finish: trajectory -> packet       decode: trajectory -> picture
+    begin_all: packets -> trajectories   step: trajectories -> trajectories
+    finish: trajectory -> packet         decode_all: trajectories -> pictures
 
 The plain function `run_span` and the server drive the same `step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from diffusion_edge.packet import Packet
 from diffusion_edge.schedule import Schedule
 from diffusion_edge.solver import Table, apply, build_table
 from diffusion_edge.types import Picture, Span
+
+Predict = Callable[[Tensor, Tensor, Tensor, Conditioning], Tensor]
+"""As `Family.predict`."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,33 @@ def step_noise(shape: Sequence[int], seed: int, step: int) -> Tensor:
 
 
 @torch.inference_mode()
-def begin(family: Family, packet: Packet) -> Trajectory:
-    """Takes up a packet: encodes the prompt and, before the first step, draws the noise.
+def begin_all(family: Family, packets: Sequence[Packet]) -> list[Trajectory]:
+    """Takes up packets: encodes all their texts in one call and, before a first step, draws the
+    noise.
 
-    Raises InvalidTensor if the latent does not fit the family and size.
+    Raises InvalidTensor if a latent does not fit the family and size.
     """
+    texts = [_texts(family, packet) for packet in packets]
+    encoded = split(family.encode_text([text for own in texts for text in own]))
+    ends = list(accumulate(map(len, texts)))
+    return [
+        _begun(family, packet, encoded[start:end])
+        for packet, start, end in zip(packets, [0, *ends], ends, strict=False)
+    ]
+
+
+def begin(family: Family, packet: Packet) -> Trajectory:
+    """`begin_all` of one."""
+    return begin_all(family, [packet])[0]
+
+
+def _texts(family: Family, packet: Packet) -> list[str]:
+    """What is to be encoded: the prompt and, where guidance doubles the batch, the negative one."""
+    doubled = family.guiding == "doubled" and packet.guidance_now > 1
+    return [packet.prompt, packet.negative_prompt] if doubled else [packet.prompt]
+
+
+def _begun(family: Family, packet: Packet, texts: Sequence[Conditioning]) -> Trajectory:
     schedule = packet.schedule or family.schedule(
         packet.solver, packet.steps, packet.width, packet.height
     )
@@ -85,10 +111,7 @@ def begin(family: Family, packet: Packet) -> Trajectory:
                 f"{packet.solver} {table.history} history tensors; the packet has "
                 f"{tuple(latent.shape[1:])} and {len(history)}"
             )
-    guidance = packet.guidance_now
-    doubled = family.guiding == "doubled" and guidance > 1
-    texts = [packet.prompt, packet.negative_prompt] if doubled else [packet.prompt]
-    positive, *negative = split(family.encode_text(texts))
+    positive, *negative = texts
     return Trajectory(
         latent=latent.to(family.device),
         history=tuple(tensor.to(family.device) for tensor in history),
@@ -96,19 +119,23 @@ def begin(family: Family, packet: Packet) -> Trajectory:
         schedule=schedule,
         table=table,
         seed=packet.seed,
-        guidance=guidance,
+        guidance=packet.guidance_now,
         positive=positive,
         negative=negative[0] if negative else None,
     )
 
 
 @torch.inference_mode()
-def step(family: Family, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+def step(
+    family: Family, trajectories: Sequence[Trajectory], predict: Predict | None = None
+) -> list[Trajectory]:
     """One step of every trajectory: one forward pass, one solver step.
 
     The trajectories must share the latent shape and be all guided or all unguided; solver,
-    schedule, position and guidance value may differ.
+    schedule, position and guidance value may differ. predict: the forward pass, the family's own
+    unless the caller runs it in some way of its own.
     """
+    predict = predict or family.predict
     latent = torch.cat([t.latent for t in trajectories])
     device, column = latent.device, (-1,) + (1,) * (latent.ndim - 1)
     scales = torch.stack([t.table.input_scale[t.position] for t in trajectories]).to(device)
@@ -119,13 +146,11 @@ def step(family: Family, trajectories: Sequence[Trajectory]) -> list[Trajectory]
     negatives = [t.negative for t in trajectories if t.negative is not None]
     if negatives:
         both = join([*negatives, positive])
-        twice = family.predict(
-            torch.cat([scaled, scaled]), timesteps.repeat(2), guidance.repeat(2), both
-        )
+        twice = predict(torch.cat([scaled, scaled]), timesteps.repeat(2), guidance.repeat(2), both)
         without, wanted = twice.chunk(2)
         output = without + guidance.view(column) * (wanted - without)
     else:
-        output = family.predict(scaled, timesteps, guidance, positive)
+        output = predict(scaled, timesteps, guidance, positive)
     latents, *histories = apply(
         _rows(trajectories).to(device),
         latent,
@@ -199,18 +224,26 @@ def finish(packet: Packet, trajectory: Trajectory) -> Packet:
 
 
 @torch.inference_mode()
+def decode_all(family: Family, trajectories: Sequence[Trajectory]) -> list[Picture]:
+    """The pictures of trajectories of one latent shape that have taken their last step."""
+    return family.decode(torch.cat([t.latent for t in trajectories]))
+
+
 def decode(family: Family, trajectory: Trajectory) -> Picture:
-    """The picture of a trajectory that has taken its last step."""
-    return family.decode(trajectory.latent)[0]
+    """`decode_all` of one."""
+    return decode_all(family, [trajectory])[0]
 
 
-def warnings_of(family: Family, packet: Packet, trajectory: Trajectory) -> tuple[str, ...]:
+def warnings_of(family: Family, packet: Packet) -> tuple[str, ...]:
     """A sentence for a negative prompt that the model has no use for, and for every word of the
     prompts that the family does not know."""
     unused = packet.negative_prompt and family.guiding != "doubled"
+    unknown = dict.fromkeys(
+        word for text in _texts(family, packet) for word in family.unknown_words(text)
+    )
     return (
         *(("this model takes no negative prompt; it was not used",) if unused else ()),
-        *(f"the word {word!r} is not known to this family" for word in trajectory.positive.unknown),
+        *(f"the word {word!r} is not known to this family" for word in unknown),
     )
 
 

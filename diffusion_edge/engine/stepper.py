@@ -44,7 +44,8 @@ class Entry:
 class Stepper:
     """Takes the steps of all trajectories on a replica.
 
-    rows: of a forward pass at most, asked at every boundary; None steps one sample at a time.
+    turn: held during a step; what shares it takes turns with the steps. rows: of a forward pass at
+    most, asked at every boundary; None steps one sample at a time.
     stated_s: seconds that a step of some rows shall take, for emulation. on_step: told rows and
     seconds of every forward pass.
     """
@@ -53,6 +54,7 @@ class Stepper:
         self,
         step: Step,
         clock: Clock,
+        turn: asyncio.Lock,
         *,
         mode: Batching,
         rows: Callable[[], int | None],
@@ -61,6 +63,7 @@ class Stepper:
     ) -> None:
         self._take_step = step
         self._clock = clock
+        self._turn = turn
         self._mode = mode
         self._rows = rows
         self._stated_s = stated_s
@@ -69,11 +72,6 @@ class Stepper:
         self._loop: asyncio.Task[None] | None = None
         self._pace = Pace(clock)
         self.steps_run = 0
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is a trajectory in the loop."""
-        return bool(self._entries)
 
     async def take(self, entry: Entry) -> None:
         """Returns when the entry has taken its steps; cancelling this takes it out."""
@@ -87,8 +85,13 @@ class Stepper:
             self._entries.remove(entry)
 
     async def _run(self) -> None:
-        while batch := self._choose():
-            await self._step(batch)
+        working = True
+        while working:
+            async with self._turn:
+                batch = self._choose()
+                working = bool(batch)
+                if batch:
+                    await self._step(batch)
             await asyncio.sleep(0)  # what has left or joined since is seen at the boundary
 
     def _choose(self) -> list[Entry]:

@@ -2,18 +2,19 @@
 
     run: admit -> encode -> step with others ... -> decode -> picture or the next stage
 
-Needs no Ray. Torch works in threads: some take the steps, another one encodes and decodes
-meanwhile. The event loop stays free to accept, cancel and report between and during steps.
+Needs no Ray. Torch works in threads of its own, so the event loop is free to accept, cancel and
+report between and during steps.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from itertools import takewhile
+from typing import Any
 
 from diffusion_edge import batching
 from diffusion_edge.batching import Batching, Sample
@@ -22,9 +23,10 @@ from diffusion_edge.engine import run as core
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.engine.lanes import Lanes
 from diffusion_edge.engine.measure import Seconds, measure, resident_bytes
-from diffusion_edge.engine.pace import Clock, Pace, RealClock
+from diffusion_edge.engine.pace import Clock, RealClock
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.engine.stepper import Entry, Stepper
+from diffusion_edge.engine.together import Made, Together
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
 from diffusion_edge.families.base import Family
 from diffusion_edge.packet import Packet, read, write
@@ -42,7 +44,12 @@ from diffusion_edge.types import (
     Transport,
 )
 
-Result = TypeVar("Result")
+TEXTS = 8
+"""Requests whose texts are encoded in one call at most; more gained nothing."""
+
+CELLS = 1024
+"""Latent cells that are decoded in one call at most. Larger pictures gain nothing by company, and
+several at once may be more than memory holds."""
 
 # ---------------------------------------------------------------------------- records
 
@@ -85,9 +92,10 @@ class Worker:
 
     emulate: seconds that the parts shall take; a step's are of one sample, so nothing is batched
     then. mode: see `batching`. rows: of a forward pass at most; None lets the measured seconds
-    decide. overlap: whether encoding and decoding have a thread of their own while there are steps
-    to take. links: by target, the ways that are acted out by sleeping before a hand-off. Call
-    `warm_up` once before the first `run`.
+    decide. together: whether texts that wait at the same time are encoded in one call, and pictures
+    decoded in one. cut: whether forward passes may be cut over the cores. links: by target, the
+    ways that are acted out by sleeping before a hand-off. Call `warm_up` once before the first
+    `run`.
     """
 
     def __init__(
@@ -102,7 +110,8 @@ class Worker:
         emulate: Emulate | None = None,
         mode: Batching = "in-flight",
         rows: int | None = None,
-        overlap: bool = True,
+        together: bool = True,
+        cut: bool = True,
         links: Mapping[str, Link] | None = None,
         hop_timeout_s: float = 5.0,
         clock: Clock | None = None,
@@ -119,14 +128,31 @@ class Worker:
         self._clock: Clock = clock or RealClock()
         self._mode: Batching = mode
         self._asked_rows = rows
+        self._together = together and mode == "in-flight" and emulate is None
+        self._cut = cut
         self._jobs: list[Job] = []
         self._overruns = 0
         self._lanes = Lanes(f"steps-{stage}", threads)
-        self._side = Lanes(f"side-{stage}", 1) if overlap else self._lanes
-        self._side_turn = asyncio.Lock()
+        # One turn for all three: beside each other on the same cores they take longer.
+        turn = asyncio.Lock()
+        self._texts: Together[Packet, Trajectory] = Together(
+            lambda packets: self._lanes.run(partial(core.begin_all, family, packets)),
+            self._clock,
+            turn,
+            most=lambda waiting: min(len(waiting), TEXTS) if self._together else 1,
+            stated_s=self._stated.encode_s if self._stated else None,
+        )
+        self._pictures: Together[Trajectory, Picture] = Together(
+            lambda ended: self._lanes.run(partial(core.decode_all, family, ended)),
+            self._clock,
+            turn,
+            most=lambda waiting: alike(waiting) if self._together else 1,
+            stated_s=self._stated.decode_s if self._stated else None,
+        )
         self._stepper = Stepper(
             self._step,
             self._clock,
+            turn,
             mode=mode,
             rows=self._rows,
             stated_s=lambda rows: self._stated.step(rows) if self._stated else None,
@@ -178,14 +204,15 @@ class Worker:
 
     async def warm_up(self, size: int, solver: str) -> Seconds:
         """Measures this stage on images of `size` pixels; returns what was really measured."""
-        measured = await measure(self._family, size, solver, self._lanes, self._clock)
+        measured = await measure(
+            self._family, size, solver, self._lanes, self._clock, cut=self._cut
+        )
         self._measured = measured
         return measured
 
     def close(self) -> None:
         """Ends the threads; what waits in them is dropped."""
         self._lanes.close()
-        self._side.close()
 
     # ------------------------------------------------------------------ one job
 
@@ -236,48 +263,35 @@ class Worker:
 
     async def _span(self, job: Job) -> Outcome:
         """Encode, step with others, decode or finish. TimeoutError when the deadline passes."""
-        packet, family, clock = job.packet, self._family, self._clock
-        span = packet.plan.spans[0]
-        async with self._side_turn:
-            began, pace = clock.now(), Pace(clock)
-            trajectory = await self._beside(
-                pace, self._seconds.encode_s, partial(core.begin, family, packet)
-            )
-        job.encodes_left, encoded = 0, clock.now()
-        entry = job.entry = Entry(job.sample, trajectory, span.steps, packet.deadline_unix_s)
+        packet, span = job.packet, job.packet.plan.spans[0]
+        text = await self._texts.make(packet)
+        job.encodes_left = 0
+        entry = job.entry = Entry(job.sample, text.result, span.steps, packet.deadline_unix_s)
         await self._stepper.take(entry)
-        stepped, first = clock.now(), entry.began or encoded
-        picture = onward = None
+        stepped, first = self._clock.now(), entry.began or text.ended
         if job.decodes_left:
-            async with self._side_turn:
-                decoding = clock.now()
-                pace.restart()
-                picture = await self._beside(
-                    pace, self._seconds.decode_s, partial(core.decode, family, entry.trajectory)
-                )
-            job.decodes_left = 0
+            picture = await self._pictures.make(entry.trajectory)
+            job.decodes_left, onward = 0, None
         else:
-            decoding, onward = stepped, core.finish(packet, entry.trajectory)
+            picture, onward = None, core.finish(packet, entry.trajectory)
+        parts: list[Made[Any]] = [text, picture] if picture else [text]
         record = SpanRecord(
             stage=self.stage,
             tier=self._tier,
             start=span.start,
             stop=span.stop,
-            queue_s=(began - job.admitted) + (first - encoded) + (decoding - stepped),
+            queue_s=(text.began - job.admitted)
+            + (first - text.ended)
+            + (picture.began - stepped if picture else 0.0),
             run_s=stepped - first,
-            encode_s=encoded - began,
-            decode_s=clock.now() - decoding,
-            emulated_s=entry.slept_s + pace.slept_s,
-            overruns=entry.overruns + pace.overruns,
+            encode_s=text.seconds,
+            decode_s=picture.seconds if picture else 0.0,
+            emulated_s=entry.slept_s + sum(part.slept_s for part in parts),
+            overruns=entry.overruns + sum(part.overruns for part in parts),
         )
         self._overruns += record.overruns
-        return Outcome(record, picture, onward, core.warnings_of(family, packet, trajectory))
-
-    async def _beside(self, pace: Pace, stated_s: float, work: Callable[[], Result]) -> Result:
-        """Encoding or decoding, one at a time: in the thread for it, or on all cores when there are
-        no steps to take."""
-        done = (self._side if self._stepper.busy else self._lanes).run(work)
-        return await (done if self._stated is None else pace.keep(stated_s, done))
+        warnings = core.warnings_of(self._family, packet)
+        return Outcome(record, picture.result if picture else None, onward, warnings)
 
     async def _hand_on(self, done: Outcome, forward: Transport) -> AsyncGenerator[Event, None]:
         """Sends the packet to the next stage and passes its events on, ours before its in Done."""
@@ -357,7 +371,15 @@ class Worker:
         )
 
     def _step(self, trajectories: Sequence[Trajectory], rows: int) -> Awaitable[list[Trajectory]]:
-        return self._lanes.step(self._family, trajectories, self._seconds.lanes_for(rows))
+        lanes = min(self._seconds.lanes_for(rows), rows)
+        return self._lanes.step(self._family, trajectories, lanes)
+
+
+def alike(waiting: Sequence[Trajectory]) -> int:
+    """How many latents of the first one's shape lead, up to CELLS in all; at least one."""
+    shape = waiting[0].latent.shape
+    same = takewhile(lambda trajectory: trajectory.latent.shape == shape, waiting)
+    return min(len(list(same)), max(1, CELLS // shape[2:].numel()))
 
 
 async def _stopped(task: asyncio.Task[Outcome]) -> None:

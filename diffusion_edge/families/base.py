@@ -15,11 +15,12 @@ from diffusion_edge.types import Guiding, Picture
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Named tensors that steer the denoiser, each with the batch first; `unknown` lists words
-    of the prompts that the family does not know."""
+    """Named tensors that steer the denoiser, each with the batch first."""
 
     tensors: Mapping[str, Tensor]
-    unknown: tuple[str, ...] = ()
+
+    def __getitem__(self, rows: slice) -> Conditioning:
+        return Conditioning({name: tensor[rows] for name, tensor in self.tensors.items()})
 
 
 def join(parts: Sequence[Conditioning]) -> Conditioning:
@@ -31,14 +32,9 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
 
 
 def split(whole: Conditioning) -> list[Conditioning]:
-    """Its rows, each a batch of one; the first keeps what is said of unknown words."""
-    rows = [
-        dict(zip(whole.tensors, row, strict=True))
-        for row in zip(*(torch.split(t, 1) for t in whole.tensors.values()), strict=True)
-    ]
-    return [
-        Conditioning(tensors, whole.unknown if at == 0 else ()) for at, tensors in enumerate(rows)
-    ]
+    """Its rows, each a batch of one."""
+    rows = len(next(iter(whole.tensors.values())))
+    return [whole[row : row + 1] for row in range(rows)]
 
 
 class Family(Protocol):
@@ -52,6 +48,7 @@ class Family(Protocol):
         embedded, and conditioning of B rows; returns the denoiser's output as float32 in the
         latents' shape, and is differentiable.
     decode: 8-bit pictures of latents (B, ...).
+    unknown_words: those of a prompt that mean nothing to the family.
     """
 
     @property
@@ -80,6 +77,8 @@ class Family(Protocol):
     ) -> Tensor: ...
 
     def decode(self, latent: Tensor) -> list[Picture]: ...
+
+    def unknown_words(self, prompt: str) -> list[str]: ...
 
 
 def to_pictures(images: Tensor) -> list[Picture]:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -99,6 +100,7 @@ class PipelineFamily:
                 parts[tokenizer] = AutoTokenizer.from_pretrained(
                     shared / tokenizer, local_files_only=True, trust_remote_code=False
                 )
+        parts["vae"].to(memory_format=torch.channels_last)  # convolutions like it
         models = [parts[name] for name in at]
         if loading.offload:
             offload(models, device)
@@ -147,7 +149,7 @@ class PipelineFamily:
         return int(self.denoiser.config.patch_size)
 
     def schedule(self, solver: str, steps: int, width: int, height: int) -> Schedule:
-        return resolve(self.noise, solver, steps, tokens=self.tokens(width, height))
+        return _resolved(json.dumps(self.noise), solver, steps, self.tokens(width, height))
 
     def tokens(self, width: int, height: int) -> int:
         """What the denoiser makes of a picture of this size; the shift of a flow depends on it."""
@@ -162,6 +164,15 @@ class PipelineFamily:
         scaled = latent / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
         return to_pictures(vae.decode(scaled.to(vae.dtype), return_dict=False)[0])
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words that a family with a vocabulary does not have."""
+        if self.knows_all_words:
+            return []
+        tokenizer = self.parts["tokenizer"]
+        pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(prompt.lower().strip())
+        vocabulary = tokenizer.get_vocab()
+        return [piece for piece, _ in pieces if piece not in vocabulary]
+
     # ------------------------------------------------------------------ for architectures
 
     @property
@@ -169,6 +180,14 @@ class PipelineFamily:
         """Of the denoiser and of conditioning."""
         found: torch.dtype = self.denoiser.dtype
         return found
+
+    @staticmethod
+    def here(model: Any) -> Any:
+        """The model; one that stays off the device until it is called comes to it."""
+        hook = getattr(model, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(model)
+        return model
 
     def tokenize(self, tokenizer: str, prompts: Sequence[str], length: int) -> Any:
         """Token ids and mask (B, length) on the device; longer prompts are cut."""
@@ -183,6 +202,12 @@ class PipelineFamily:
     def clip_length(self, tokenizer: str) -> int:
         """Tokens that a CLIP text encoder reads."""
         return int(self.parts[tokenizer].model_max_length)
+
+
+@lru_cache(maxsize=256)
+def _resolved(noise: str, solver: str, steps: int, tokens: int) -> Schedule:
+    """`resolve`, which takes a millisecond; the noise config as JSON."""
+    return resolve(json.loads(noise), solver, steps, tokens=tokens)
 
 
 def _model(kind: Any, folder: Path, dtype: str) -> Any:

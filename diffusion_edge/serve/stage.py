@@ -37,7 +37,6 @@ class Stage:
             emulate=config.emulate,
             mode=config.batching,
             rows=config.batch_rows,
-            overlap=not config.offload,
             links=settings.emulated_links(name),
             hop_timeout_s=settings.hop_timeout_s,
         )

@@ -27,11 +27,12 @@ ARMS = {
         arms.BY_WAITING,
         arms.IN_FLIGHT,
         arms.BATCHING_OFF,
-        arms.OVERLAP_OFF,
+        arms.TOGETHER_OFF,
+        arms.LANES_OFF,
         arms.REPRODUCIBLE,
     ],
-    "equal": [arms.ONE_BY_ONE, arms.BY_WAITING, arms.IN_FLIGHT, arms.OVERLAP_OFF],
-    "alone": [arms.ONE_BY_ONE, arms.IN_FLIGHT, arms.OVERLAP_OFF],
+    "equal": [arms.ONE_BY_ONE, arms.BY_WAITING, arms.IN_FLIGHT, arms.TOGETHER_OFF],
+    "alone": [arms.ONE_BY_ONE, arms.IN_FLIGHT],
 }
 
 

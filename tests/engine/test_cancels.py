@@ -125,23 +125,25 @@ class Storm:
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[Picture | None]] = {}
         self._due: dict[tuple[int, Moment], Callable[[], object]] = {}
-        begin, step, decode = core.begin, core.step, core.decode
+        begin, step, decode = core.begin_all, core.step, core.decode_all
 
-        def begun(family: Any, packet: Packet) -> Trajectory:
-            self._pass(packet.seed, Moment("begin", packet.position))
-            return begin(family, packet)
+        def begun(family: Any, packets: Sequence[Packet]) -> list[Trajectory]:
+            for packet in packets:
+                self._pass(packet.seed, Moment("begin", packet.position))
+            return begin(family, packets)
 
-        def stepped(family: Any, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        def stepped(family: Any, trajectories: Sequence[Trajectory], *how: Any) -> list[Trajectory]:
             for trajectory in trajectories:
                 self._pass(trajectory.seed, Moment("step", trajectory.position))
-            return step(family, trajectories)
+            return step(family, trajectories, *how)
 
-        def decoded(family: Any, trajectory: Trajectory) -> Picture:
-            self._pass(trajectory.seed, Moment("decode", trajectory.position))
-            self.latents[trajectory.seed] = trajectory.latent
-            return decode(family, trajectory)
+        def decoded(family: Any, trajectories: Sequence[Trajectory]) -> list[Picture]:
+            for trajectory in trajectories:
+                self._pass(trajectory.seed, Moment("decode", trajectory.position))
+                self.latents[trajectory.seed] = trajectory.latent
+            return decode(family, trajectories)
 
-        for name, wrapped in (("begin", begun), ("step", stepped), ("decode", decoded)):
+        for name, wrapped in (("begin_all", begun), ("step", stepped), ("decode_all", decoded)):
             monkeypatch.setattr(core, name, wrapped)
 
     def _pass(self, seed: int, moment: Moment) -> None:
@@ -243,7 +245,6 @@ async def at_rest(worker: Worker) -> None:
     if worker._stepper._loop is not None:
         await worker._stepper._loop
     await worker._lanes.run(lambda: None)
-    await worker._side.run(lambda: None)
 
 
 def alive() -> Counter[type]:

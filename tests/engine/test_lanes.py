@@ -17,7 +17,7 @@ from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.families.base import Conditioning
 from tests.engine.test_worker import a_packet
 from tests.fakes import FakeFamily
-from tests.theorem import BOUND, relative
+from tests.theorem import BOUND, CONTROL, relative
 
 
 @pytest.fixture
@@ -31,12 +31,10 @@ def some(family: FakeFamily, count: int) -> list[Trajectory]:
     return [core.begin(family, a_packet("edge:4", seed=seed)) for seed in range(count)]
 
 
-@pytest.mark.parametrize(("samples", "count"), [(1, 1), (3, 2), (7, 3), (4, 4)])
-def test_parts_are_in_order_and_even(samples: int, count: int) -> None:
-    family = FakeFamily("edge")
-    batch = some(family, samples)
-    parts = cut(batch, count)
-    assert [t for part in parts for t in part] == batch
+@pytest.mark.parametrize(("rows", "count"), [(1, 1), (3, 2), (7, 3), (4, 4)])
+def test_parts_are_in_order_and_even(rows: int, count: int) -> None:
+    parts = [list(range(rows))[part] for part in cut(rows, count)]
+    assert [row for part in parts for row in part] == list(range(rows))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert len(parts) == count
 
@@ -54,11 +52,15 @@ async def test_lanes_run_side_by_side_and_change_nothing(lanes: Lanes) -> None:
         assert relative(one.latent, other.latent) <= BOUND
 
 
-async def test_a_single_trajectory_is_not_cut(lanes: Lanes) -> None:
+async def test_one_guided_trajectory_has_a_row_for_each_lane(lanes: Lanes) -> None:
     family = FakeFamily("edge")
-    (before,) = some(family, 1)
+    before = core.begin(family, a_packet("edge:4", guidance=3.0))
+    expected = core.step(family, [before])[0].latent
+    together = threading.Barrier(2, timeout=30)
+    family.on_predict = together.wait
     (after,) = await lanes.step(family, [before], lanes=2)
-    assert torch.equal(after.latent, core.step(family, [before])[0].latent)
+    assert relative(after.latent, expected) <= BOUND
+    assert relative(before.latent, expected) > CONTROL
 
 
 async def test_a_failure_is_told_after_the_other_lane_has_ended(lanes: Lanes) -> None:

@@ -51,7 +51,7 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
         long = asyncio.create_task(all_of(worker, a_packet("edge:6")))
         await gate.reached()
         short = asyncio.create_task(all_of(worker, a_packet("edge:2", solver="ddim", seed=1)))
-        await encoded(worker, 2)
+        await waiting(worker, 1)
         gate.open(1)
         await gate.reached()  # both stand in the second pass
         gate.open()
@@ -60,10 +60,10 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
     assert passes.rows == [1, 2, 2, 1, 1, 1]
 
 
-async def encoded(worker: Worker, entries: int) -> None:
-    """Waits until so many trajectories are in the loop."""
+async def waiting(worker: Worker, texts: int) -> None:
+    """Waits until so many requests wait for their texts."""
     async with asyncio.timeout(30):
-        while len(worker._stepper._entries) < entries:
+        while len(worker._texts._waiting) < texts:
             await asyncio.sleep(0)
 
 
@@ -71,7 +71,7 @@ def alone(plan: str, **changes: Any) -> Any:
     return run_last_span(FakeFamily("edge"), a_packet(plan, **changes))[1]
 
 
-async def test_only_what_can_share_a_pass_does(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Solver, step count and guidance value may differ; size and being guided may not."""
     packets = [
         a_packet("edge:4", guidance=2.0),
@@ -79,17 +79,13 @@ async def test_only_what_can_share_a_pass_does(gate: Gate, monkeypatch: pytest.M
         a_packet("edge:4"),
         a_packet("edge:4", guidance=3.0, width=32),
     ]
-    async with a_worker(on_predict=gate) as worker:
+    async with a_worker() as worker:
         monkeypatch.setattr(worker, "_rows", lambda: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         keys = [worker._sample(packet).key for packet in packets]
         assert keys[0] == keys[1]
         assert len(set(keys)) == 3
-        running = [asyncio.create_task(all_of(worker, packet)) for packet in packets]
-        await gate.reached()
-        await encoded(worker, 4)
-        gate.open()
-        await asyncio.gather(*running)
+        await asyncio.gather(*(all_of(worker, packet) for packet in packets))
     assert max(passes.rows) == 4
     assert sum(passes.rows) == 2 * 4 + 2 * 5 + 4 + 2 * 4
 
@@ -160,7 +156,7 @@ class Kept:
         real = family.decode
 
         def decode(latent: Tensor) -> Any:
-            self.latents.append(latent)
+            self.latents += torch.split(latent, 1)
             return real(latent)
 
         monkeypatch.setattr(type(family), "decode", lambda self, latent: decode(latent))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from diffusion_edge.config import Emulate
-from diffusion_edge.engine.run import run_last_span, run_span
-from diffusion_edge.engine.worker import Worker
+from diffusion_edge.engine.run import begin, run_last_span, run_span
+from diffusion_edge.engine.worker import Worker, alike
 from diffusion_edge.errors import (
     DamagedPacket,
     DeadlineExceeded,
@@ -22,9 +24,10 @@ from diffusion_edge.errors import (
     WrongLatentSpace,
     WrongPosition,
 )
+from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet, read, write
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import Accepted, Done, Event, Link, Plan, Progress, Transport
+from diffusion_edge.types import Accepted, Done, Event, Link, Picture, Plan, Progress, Transport
 from tests.fakes import FakeClock, FakeFamily, FakeTransport
 
 NOWHERE = FakeTransport()
@@ -419,3 +422,97 @@ async def test_hundreds_of_cancels_leave_nothing() -> None:
 def test_read_back() -> None:
     packet = a_packet()
     assert read(write(packet), FakeFamily.latent_space) == packet
+
+
+# ---------------------------------------------------------------------------- around the steps
+
+
+class Around(FakeFamily):
+    """Keeps what is encoded and what is decoded, call by call."""
+
+    def __init__(self) -> None:
+        super().__init__("edge")
+        self.texts: list[list[str]] = []
+        self.pictures: list[tuple[int, ...]] = []
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        self.texts.append(list(prompts))
+        return super().encode_text(prompts)
+
+    def decode(self, latent: Tensor) -> list[Picture]:
+        self.pictures.append(tuple(latent.shape))
+        return super().decode(latent)
+
+
+async def around(packets: Sequence[Packet], **options: Any) -> tuple[Around, list[Done]]:
+    family = Around()
+    worker = Worker(family, stage="edge", tier="edge", **options)
+    await worker.warm_up(16, "ddim")
+    family.texts.clear()
+    family.pictures.clear()
+    try:
+        return family, [
+            done(events)
+            for events in await asyncio.gather(*(all_of(worker, packet) for packet in packets))
+        ]
+    finally:
+        worker.close()
+
+
+SEVERAL = (
+    a_packet("edge:3", prompt="one", guidance=2.0, negative_prompt="no", seed=1),
+    a_packet("edge:3", prompt="unknown", seed=2),
+    a_packet("edge:3", prompt="three", guidance=4.0, seed=3, width=32),
+)
+
+
+async def test_texts_that_wait_together_are_encoded_in_one_call() -> None:
+    family, results = await around(SEVERAL)
+    assert family.texts == [["one", "no", "unknown", "three", ""]]
+    for packet, result in zip(SEVERAL, results, strict=True):
+        assert result.picture == run_last_span(FakeFamily("edge"), packet)[1]
+    told = ("the word 'unknown' is not known to this family",)
+    assert [result.warnings for result in results] == [(), told, ()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "off"},
+        {"mode": "reproducible"},
+        {"together": False},
+        {"emulate": Emulate(step_s=0.0)},
+    ],
+    ids=str,
+)
+async def test_they_are_not_where_company_shall_not_matter(options: dict[str, Any]) -> None:
+    family, results = await around(SEVERAL, **options)
+    assert sorted(family.texts) == [["one", "no"], ["three", ""], ["unknown"]]
+    assert sorted(shape[0] for shape in family.pictures) == [1, 1, 1]
+    for packet, result in zip(SEVERAL, results, strict=True):
+        assert result.picture == run_last_span(FakeFamily("edge"), packet)[1]
+
+
+async def test_pictures_of_one_size_that_wait_together_are_decoded_in_one_call() -> None:
+    packets = [a_packet("edge:3", seed=seed) for seed in range(3)]
+    family, results = await around(packets)
+    assert family.pictures == [(3, 3, 4, 4)]
+    for packet, result in zip(packets, results, strict=True):
+        assert result.picture == run_last_span(FakeFamily("edge"), packet)[1]
+
+
+@pytest.mark.parametrize(
+    ("edges", "together"),
+    [
+        ((8,), 1),
+        ((8, 8, 8), 3),
+        ((8, 8, 16, 8), 2),
+        ((8,) * 20, 16),
+        ((16,) * 20, 4),
+        ((64, 64), 1),
+    ],
+)
+def test_how_many_pictures_go_into_one_call(edges: Sequence[int], together: int) -> None:
+    trajectory = begin(FakeFamily("edge"), a_packet())
+    waiting = [replace(trajectory, latent=torch.zeros(1, 3, edge, edge)) for edge in edges]
+    assert alike(waiting) == together

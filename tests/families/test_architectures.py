@@ -188,7 +188,8 @@ def test_two_denoisers_hand_off_in_both_orders(
     packet = a_packet(model, solver, plan)
     handed, _ = carried_out(model, packet)
     first, second = packet.plan.spans
-    before = run_steps(model.family(first.stage), begin(model.cloud, packet), first.steps)
+    family = model.family(first.stage)
+    before = run_steps(family, begin(family, packet), first.steps)
     after = begin(model.family(second.stage), packet)
     whole = run_steps(
         model.family(second.stage),
@@ -278,7 +279,8 @@ def test_only_safetensors_are_loaded(tmp_path: Path) -> None:
 def test_bfloat16_runs_with_latents_in_float32(models: dict[str, Model], name: str) -> None:
     model, solver = models[name], TINY[name].solvers[0]
     half = load_family(load_card(model.root), "cloud", Loading(dtype="bfloat16"))
-    assert half.encode_text([PROMPT]).tensors["hidden"].dtype == torch.bfloat16
+    encoded = half.encode_text([PROMPT]).tensors.values()
+    assert {t.dtype for t in encoded if t.is_floating_point()} == {torch.bfloat16}
     packet = a_packet(model, solver)
     start, wide = begin(half, packet), begin(model.cloud, packet)
     t, guidance = start.table.timesteps[:1], torch.tensor([start.guidance])
@@ -299,7 +301,7 @@ def test_every_tensor_is_made_on_the_familys_device(
     model, meta = models[name], torch.device("meta")
     loaded = load_family(load_card(model.root), "cloud")
     assert isinstance(loaded, PipelineFamily)
-    encoded = loaded.encode_text([PROMPT]).tensors
+    encoded = loaded.encode_text([PROMPT, ""]).tensors
     family = replace(
         loaded,
         device=meta,
@@ -321,19 +323,58 @@ def test_offload_needs_a_gpu(models: dict[str, Model]) -> None:
         load_family(load_card(models["sd"].root), "cloud", Loading(device="cpu", offload=True))
 
 
-def test_offload_changes_nothing_but_the_place(models: dict[str, Model]) -> None:
+@pytest.mark.parametrize(("name", "solver"), [("sd3", "flow-euler"), ("pixart", "ddim")])
+def test_offload_changes_nothing_but_the_place(
+    models: dict[str, Model], name: str, solver: str
+) -> None:
     """Its hooks, on a device that is at hand; each model is there when it is called."""
-    model = models["sd3"]
+    model = models[name]
     loaded = load_family(load_card(model.root), "cloud")
     assert isinstance(loaded, PipelineFamily)
     held = [part for part in loaded.parts.values() if isinstance(part, torch.nn.Module)]
     pipeline.offload(held, torch.device("cpu"))
     assert all(hasattr(part, "_hf_hook") for part in held)
-    packet = a_packet(model, "flow-euler")
+    packet = a_packet(model, solver)
     expected = run_last_span(model.cloud, packet)
     latent, picture = run_last_span(loaded, packet)
     assert torch.equal(latent, expected[0])
     assert picture == expected[1]
+
+
+def test_a_prompt_is_read_by_a_denoiser_that_has_come_to_the_device(
+    models: dict[str, Model],
+) -> None:
+    """PixArt's encoding ends in layers of the denoiser, which no call of it would bring there."""
+
+    class Came:
+        brought = 0
+
+        def pre_forward(self, module: Any) -> None:
+            self.brought += 1
+
+    family = load_family(load_card(models["pixart"].root), "cloud")
+    assert isinstance(family, PipelineFamily)
+    family.denoiser._hf_hook = hook = Came()
+    family.encode_text([PROMPT])
+    assert hook.brought == 1
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_prediction_can_be_trained(models: dict[str, Model], name: str) -> None:
+    """Gradients reach every weight of the denoiser, those that read the prompt too."""
+    model, solver = models[name], TINY[name].solvers[0]
+    family = load_family(load_card(model.root), "cloud")
+    assert isinstance(family, PipelineFamily)
+    start = begin(family, a_packet(model, solver))
+    weights = dict(family.denoiser.requires_grad_(True).named_parameters())
+    output = family.predict(
+        start.latent.clone(),
+        start.table.timesteps[:1].clone(),
+        torch.tensor([start.guidance]),
+        family.encode_text([PROMPT]),
+    )
+    output.square().mean().backward()
+    assert [key for key, weight in weights.items() if weight.grad is None] == []
 
 
 # ---------------------------------------------------------------------------- the seam
