@@ -64,7 +64,9 @@ RANGE = (0.3, 3.0)
 """Times the stock pipeline's capacity, searched for the sustained rate."""
 PROBES = 5
 FEW_STEPS = 4
-PAIRS = 40
+PAIRS = 60
+SETTLE_S = 0.1
+"""Before each of a pair, for what the other one leaves on the cores: OpenMP's threads spin on."""
 LEVELS = 1
 """Of 255, by which a value of a picture may differ: both sides round the same floats."""
 TIMEOUT_S = 300.0
@@ -307,7 +309,10 @@ class Bench:
         engine = Engine(self._runner, task.card, Watched(family), threads=os.cpu_count() or 1)
         once = timed(lambda: engine.pictures([self.few]))
         try:
-            pairs = [(self._one(arm, self.few)[1], once()) for _ in range(PAIRS + 1)]
+            pairs = [
+                (settled(lambda: self._one(arm, self.few)[1]), settled(once))
+                for _ in range(PAIRS + 1)
+            ]
         finally:
             engine.close()
         return pairs[1:]  # without the first use
@@ -330,6 +335,12 @@ class Bench:
                 return False
 
         return self._runner.run(drive(send, due))
+
+
+def settled(measured: Callable[[], float]) -> float:
+    """What it measures after a pause."""
+    time.sleep(SETTLE_S)
+    return measured()
 
 
 async def _awaited(work: Awaitable[bytes | None]) -> bytes | None:

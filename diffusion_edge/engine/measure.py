@@ -56,9 +56,9 @@ class Seconds:
 
 
 async def measure(
-    family: Family, size: int, solver: str, lanes: Lanes, clock: Clock, cut: bool = True
+    family: Family, size: int, solver: str, lanes: Lanes, clock: Clock, parts: int
 ) -> Seconds:
-    """Medians over images of `size` pixels. cut: whether lanes are tried.
+    """Medians over images of `size` pixels. parts: that a forward pass may be cut into.
 
     Batches grow until two sizes in a row brought no more rows a second, or memory ends.
     """
@@ -75,12 +75,11 @@ async def measure(
     encode_s, trajectory = await timed(lambda: lanes.run(partial(core.begin, family, packet)))
     step_s: dict[int, float] = {}
     cuts: dict[int, int] = {}
-    side_by_side = lanes.threads if cut and family.device.type == "cpu" else 1
     idle = 0
     for rows in ROWS:
         batch, found = [trajectory] * rows, {}
         try:
-            for count in {1, min(side_by_side, rows)}:
+            for count in {1, min(parts, rows)}:
                 found[count], _ = await timed(partial(lanes.step, family, batch, count))
         except torch.OutOfMemoryError:
             break

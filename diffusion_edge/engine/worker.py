@@ -129,7 +129,7 @@ class Worker:
         self._mode: Batching = mode
         self._asked_rows = rows
         self._together = together and mode == "in-flight" and emulate is None
-        self._cut = cut
+        self._cuts = threads if cut and family.device.type == "cpu" else 1
         self._jobs: list[Job] = []
         self._overruns = 0
         self._lanes = Lanes(f"steps-{stage}", threads)
@@ -204,9 +204,7 @@ class Worker:
 
     async def warm_up(self, size: int, solver: str) -> Seconds:
         """Measures this stage on images of `size` pixels; returns what was really measured."""
-        measured = await measure(
-            self._family, size, solver, self._lanes, self._clock, cut=self._cut
-        )
+        measured = await measure(self._family, size, solver, self._lanes, self._clock, self._cuts)
         self._measured = measured
         return measured
 
@@ -371,8 +369,14 @@ class Worker:
         )
 
     def _step(self, trajectories: Sequence[Trajectory], rows: int) -> Awaitable[list[Trajectory]]:
-        lanes = min(self._seconds.lanes_for(rows), rows)
-        return self._lanes.step(self._family, trajectories, lanes)
+        return self._lanes.step(self._family, trajectories, self._lanes_for(rows))
+
+    def _lanes_for(self, rows: int) -> int:
+        """Into how many parts a forward pass is cut. In mode `reproducible` that follows from its
+        rows alone, and the parts are equal."""
+        if self._mode == "reproducible":
+            return self._cuts if rows % self._cuts == 0 else 1
+        return min(self._seconds.lanes_for(rows), rows)
 
 
 def alike(waiting: Sequence[Trajectory]) -> int:

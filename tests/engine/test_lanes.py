@@ -87,7 +87,7 @@ async def test_warm_up_takes_the_faster_of_one_pass_and_lanes() -> None:
     for threads, allowed in ((1, {1}), (2, {1, 2})):
         lanes = Lanes("test", threads)
         try:
-            seconds = await measure(family, 16, "ddim", lanes, RealClock())
+            seconds = await measure(family, 16, "ddim", lanes, RealClock(), threads)
         finally:
             lanes.close()
         assert set(seconds.lanes) == set(seconds.step_s)
@@ -106,7 +106,7 @@ async def test_warm_up_ends_where_memory_does(lanes: Lanes) -> None:
 
     only = Lanes("test", 1)
     try:
-        seconds = await measure(Small("edge"), 16, "ddim", only, RealClock())
+        seconds = await measure(Small("edge"), 16, "ddim", only, RealClock(), 1)
     finally:
         only.close()
     assert set(seconds.step_s) == {1, 2}

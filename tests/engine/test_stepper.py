@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +180,17 @@ def requests(family: Family) -> list[Packet]:
 
 
 async def latents(
-    family: Family, mode: Batching, groups: Sequence[Sequence[Packet]], patch: pytest.MonkeyPatch
+    family: Family,
+    mode: Batching,
+    threads: int,
+    groups: Sequence[Sequence[Packet]],
+    patch: pytest.MonkeyPatch,
 ) -> list[Tensor]:
     """Final latents of packets that arrive in groups, by seed."""
     by_seed: dict[int, Tensor] = {}
     with patch.context() as within:
         kept = Kept(family, within)
-        worker = Worker(family, stage="cloud", tier="cloud", mode=mode, rows=8)
+        worker = Worker(family, stage="cloud", tier="cloud", mode=mode, rows=8, threads=threads)
         await worker.warm_up(16, "ddim")
         within.setattr(worker, "_rows", lambda: 8)
         kept.latents.clear()
@@ -211,15 +216,17 @@ def family(tiny_family: Path) -> Family:
     return load_family(load_card(tiny_family), "cloud")
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("mode", ["in-flight", "reproducible"])
 async def test_a_picture_does_not_depend_on_its_company(
-    family: Family, mode: Batching, monkeypatch: pytest.MonkeyPatch
+    family: Family, mode: Batching, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within rounding of another batch size; in mode `reproducible` in no bit."""
+    """Within rounding of another batch size; in mode `reproducible` in no bit, cut or not."""
     packets = requests(family)
-    together = await latents(family, mode, [packets], monkeypatch)
-    one_by_one = await latents(family, mode, [[packet] for packet in packets], monkeypatch)
-    in_pairs = await latents(family, mode, [packets[2:], packets[:2]], monkeypatch)
+    made = partial(latents, family, mode, threads, patch=monkeypatch)
+    together = await made([packets])
+    one_by_one = await made([[packet] for packet in packets])
+    in_pairs = await made([packets[2:], packets[:2]])
     for number, packet in enumerate(packets):
         other = run_last_span(family, replace(packet, seed=packet.seed + 10))[0]
         assert relative(other, one_by_one[number]) > CONTROL
