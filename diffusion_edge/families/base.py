@@ -32,9 +32,10 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
 
 
 def split(whole: Conditioning) -> list[Conditioning]:
-    """Its rows, each a batch of one."""
-    rows = len(next(iter(whole.tensors.values())))
-    return [whole[row : row + 1] for row in range(rows)]
+    """Its rows, each a batch of one with memory of its own, so that none keeps the others'."""
+    parts = {name: [row.clone() for row in torch.split(t, 1)] for name, t in whole.tensors.items()}
+    rows = zip(*parts.values(), strict=True)
+    return [Conditioning(dict(zip(parts, row, strict=True))) for row in rows]
 
 
 class Family(Protocol):
