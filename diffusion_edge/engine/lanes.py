@@ -44,9 +44,11 @@ class Lanes:
         return asyncio.wrap_future(self._in(0, self.threads // lanes, work))
 
     def close(self) -> None:
-        """Ends the threads; what waits in them is dropped."""
-        for lane in self._lanes:
-            lane.shutdown(wait=False, cancel_futures=True)
+        """Ends the threads; what waits for the first one is dropped."""
+        first, *others = self._lanes
+        first.shutdown(wait=False, cancel_futures=True)
+        for lane in others:  # a part that was dropped here would be waited for without end
+            lane.shutdown(wait=False)
 
     def _predict(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -80,6 +82,23 @@ async def test_a_failure_is_told_after_the_other_lane_has_ended(lanes: Lanes) ->
     with pytest.raises(FloatingPointError):
         await lanes.step(family, some(family, 3), lanes=2)
     assert ended.is_set()
+
+
+async def test_closing_leaves_no_thread_waiting_for_a_part() -> None:
+    """Closed while a step's second part is still queued behind other work."""
+    family, blocked, entered = FakeFamily("edge"), threading.Event(), threading.Event()
+    lanes = Lanes("test", 2)
+    try:
+        other = lanes._in(1, 1, partial(blocked.wait, 30))
+        family.on_predict = entered.set
+        stepping = asyncio.ensure_future(lanes.step(family, some(family, 2), lanes=2))
+        assert await asyncio.to_thread(entered.wait, 30)
+        lanes.close()
+    finally:
+        blocked.set()
+    async with asyncio.timeout(30):
+        assert len(await stepping) == 2
+    assert other.result()
 
 
 async def test_warm_up_takes_the_faster_of_one_pass_and_lanes() -> None:
