@@ -209,7 +209,10 @@ class Worker:
         return measured
 
     def close(self) -> None:
-        """Ends the threads; what waits in them is dropped."""
+        """Ends the threads. Who is on this stage then, or comes later, gets StageLost."""
+        why = partial(StageLost, f"the stage {self.stage!r} was closed", stage=self.stage)
+        for line in (self._texts.line, self._stepper.line, self._pictures.line):
+            line.close(why)
         self._lanes.close()
 
     # ------------------------------------------------------------------ one job

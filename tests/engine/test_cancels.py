@@ -232,7 +232,7 @@ async def workers(
     }
     for worker in made.values():
         await worker.warm_up(16, "ddim")
-        monkeypatch.setattr(worker, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
     try:
         yield made
     finally:
@@ -242,8 +242,9 @@ async def workers(
 
 async def at_rest(worker: Worker) -> None:
     """Waits until its threads are done with what nobody waits for any more."""
-    if worker._stepper._loop is not None:
-        await worker._stepper._loop
+    for line in (worker._texts.line, worker._stepper.line, worker._pictures.line):
+        if line._task is not None:
+            await line._task
     await worker._lanes.run(lambda: None)
 
 
@@ -285,7 +286,7 @@ async def test_a_storm_of_cancels_leaves_pictures_and_nothing_else(
         for worker in made.values():
             await at_rest(worker)
             assert (worker.status().queued, worker.status().queue_s) == (0, 0)
-            assert worker._stepper._entries == []
+            assert worker._stepper.line._waiters == []
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert alive() == before
         assert max(storm.afterwards.values()) <= 1  # what a thread had begun
