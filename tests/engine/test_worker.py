@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.config import Emulate
-from diffusion_edge.engine.run import begin, run_last_span, run_span
+from diffusion_edge.engine.run import begin, decode_all, run_last_span, run_span
 from diffusion_edge.engine.worker import Worker, alike
 from diffusion_edge.errors import (
     DamagedPacket,
     DeadlineExceeded,
+    NotFinite,
     QueueFull,
     StageLost,
     WrongLatentSpace,
@@ -308,6 +309,50 @@ async def test_a_packet_for_the_same_stage_stays_in_the_replica() -> None:
         assert [(hop.source, hop.target) for hop in cut.hops] == [("edge", "edge")]
         assert [(span.start, span.stop) for span in cut.spans] == [(0, 1), (1, 4)]
         assert worker.status().queued == 0
+
+
+class Diverging(FakeFamily):
+    """Its output is NaN where guidance is 5."""
+
+    def predict(
+        self, latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        output = super().predict(latent, timestep, guidance, conditioning)
+        return torch.where(guidance.view(-1, 1, 1, 1) == 5.0, torch.nan, output)
+
+
+@pytest.mark.parametrize(("plan", "until"), [("attic:4", 4), ("attic:3,cloud:1", 3)])
+async def test_a_latent_that_is_not_finite_is_an_error_and_touches_no_other(
+    plan: str, until: int
+) -> None:
+    family, forward = Diverging("edge"), FakeTransport()
+    worker = Worker(family, stage="attic", tier="edge")
+    await worker.warm_up(16, "ddim")
+    bad = a_packet(plan, guidance=5.0)
+    good = [a_packet("attic:4", guidance=3.0, seed=seed) for seed in range(2)]
+    try:
+        first, failed, second = await asyncio.gather(
+            all_of(worker, good[0]),
+            all_of(worker, bad, forward),
+            all_of(worker, good[1]),
+            return_exceptions=True,
+        )
+    finally:
+        worker.close()
+    assert isinstance(failed, NotFinite)
+    assert "the stage 'attic' made NaN or infinite values" in failed.message
+    assert f"in its steps from 0 to {until}" in failed.message
+    assert forward.sent == []
+    for packet, events in zip(good, (first, second), strict=True):
+        assert isinstance(events, list)
+        assert done(events).picture == run_last_span(FakeFamily("edge"), packet)[1]
+
+
+def test_nothing_is_decoded_that_is_not_finite() -> None:
+    trajectory = begin(FakeFamily("edge"), a_packet())
+    black = replace(trajectory, latent=trajectory.latent * torch.inf, position=4)
+    with pytest.raises(NotFinite, match="the stage 'edge' made NaN"):
+        decode_all(FakeFamily("edge"), [trajectory, black])
 
 
 async def test_bad_packets_are_refused_before_they_queue() -> None:
