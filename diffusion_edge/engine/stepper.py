@@ -27,13 +27,13 @@ class Step(Protocol):
 
 @dataclass(eq=False)
 class Entry:
-    """A trajectory in the loop, which has its answer when `left` has come to 0; TimeoutError if the
-    deadline (Unix seconds, 0 for none) passed before."""
+    """A trajectory in the loop, which has its answer when `left` has come to 0; TimeoutError if it
+    was to be given up before, by the clock's time; None for never."""
 
     sample: Sample
     trajectory: Trajectory
     left: int
-    deadline_unix_s: float = 0.0
+    give_up: float | None = None
     answer: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -90,7 +90,7 @@ class Stepper:
 
     def _choose(self, waiting: Sequence[Entry]) -> list[Entry]:
         for entry in waiting:
-            if entry.deadline_unix_s and self._clock.unix() > entry.deadline_unix_s:
+            if entry.give_up is not None and self._clock.now() >= entry.give_up:
                 entry.answer.set_exception(TimeoutError())
         waiting = [entry for entry in waiting if not entry.answer.done()]
         rows = self._rows()

@@ -83,7 +83,7 @@ async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) 
     async with a_worker() as worker:
         monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
-        keys = [worker._sample(packet).key for packet in packets]
+        keys = [worker._sample(packet, now=0.0).key for packet in packets]
         assert keys[0] == keys[1]
         assert len(set(keys)) == 3
         await asyncio.gather(*(all_of(worker, packet) for packet in packets))

@@ -14,7 +14,7 @@ from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Together
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import StageLost
-from tests.engine.test_worker import Gate, a_packet, a_worker, all_of, gate
+from tests.engine.test_worker import Gate, a_packet, a_worker, all_of, gate, half_way, handed
 from tests.fakes import FakeClock, FakeFamily
 
 __all__ = ["gate"]
@@ -56,6 +56,16 @@ async def test_closing_a_stage_ends_all_that_it_holds_and_what_comes_later(
             assert (ended.stage, "'edge' was closed" in ended.message) == ("edge", True)
         (late,) = await ends([asyncio.create_task(all_of(worker, a_packet()))])
         assert isinstance(late, StageLost)
+        assert worker.status().queued == 0
+
+
+async def test_closing_a_stage_ends_what_waits_for_a_place(gate: Gate) -> None:
+    async with a_worker(capacity=1, on_predict=gate) as worker:
+        tasks = [asyncio.create_task(handed(worker, half_way(seed=seed))) for seed in range(4)]
+        await gate.reached()
+        worker.close()
+        gate.open()
+        assert all(isinstance(ended, StageLost) for ended in await ends(tasks))
         assert worker.status().queued == 0
 
 
