@@ -28,12 +28,14 @@ class Sample:
     """What the rules know of a trajectory on a replica.
 
     key: samples with equal keys can share a forward pass. rows: of it that this one takes.
-    due: when it should be done, in the seconds of any one clock.
+    due: when it should be done, in the seconds of any one clock. most: rows of the forward passes
+    that it can be in, after a larger one has failed; None for any number.
     """
 
     key: Hashable
     rows: int
     due: float
+    most: int | None = None
 
 
 FIXED_ROWS = 8
@@ -75,9 +77,11 @@ def next_batch(samples: Sequence[Sample], rows: int) -> list[int]:
     for index in order:
         sample = samples[index]
         alike = not taken or sample.key == samples[taken[0]].key
-        if alike and (not taken or used + sample.rows <= rows):
+        limit = rows if sample.most is None else min(rows, sample.most)
+        if alike and (not taken or used + sample.rows <= limit):
             taken.append(index)
             used += sample.rows
+            rows = limit
     return taken
 
 

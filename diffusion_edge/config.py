@@ -59,6 +59,7 @@ class StageConfig(_Strict):
     offload: keep only the model that is at work on the GPU, the others in main memory.
     num_cpus, num_gpus: Ray's shares, also of less than one; Ray hides the GPUs from a stage that
         has none of them.
+    capacity: images in the queue; what was begun on another stage waits beyond it.
     batching: see `diffusion_edge.batching`. batch_rows: of a forward pass at most; without it the
         seconds measured at the start decide.
     """

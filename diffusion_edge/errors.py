@@ -21,7 +21,7 @@ EdgeError
 │   ├── WrongChecksum
 │   ├── DamagedPacket            no packet at all, or content that cannot be read
 │   ├── InvalidTensor            wrong shape or dtype
-│   ├── NotFinite                NaN or Inf
+│   ├── NotFinite                NaN or Inf; also in what a stage has made, before it is decoded
 │   ├── WrongLatentSpace         made by a family with another latent space
 │   ├── WrongPosition            outside the schedule
 │   └── WrongPlan                does not start at the position, or not end with the schedule

@@ -40,9 +40,9 @@ from diffusion_edge.errors import (
 )
 from diffusion_edge.schedule import Prediction, Scaling, Schedule
 from diffusion_edge.solver import build_table
-from diffusion_edge.types import EXACT, MAX_STEPS, Codec, ImageRequest, Plan, Span
+from diffusion_edge.types import EXACT, MAX_STEPS, NEVER, Codec, ImageRequest, Plan, Span, Times
 
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 64 * 1024 * 1024
 MAX_HEADER = 1024 * 1024
 _MAGIC = b"DEPK"
@@ -57,7 +57,8 @@ class Packet:
     position: the step that comes next. plan: the spans that are left; it starts at `position`.
     latent: float32 (1, ...), or None before the first step, together with `schedule`.
     history: the solver's tensors, each of the latent's shape. codec: how the tensors are carried;
-    here they are always float32. deadline_unix_s: 0 for none.
+    here they are always float32. left: on a clock that starts when the packet is written, so that
+    nodes' clocks need not agree; what the way takes is not counted.
     """
 
     request_id: str
@@ -74,7 +75,7 @@ class Packet:
     latent_space: str
     image: int = 0
     attempt: int = 0
-    deadline_unix_s: float = 0.0
+    left: Times = NEVER
     trace: Mapping[str, str] | None = None
     schedule: Schedule | None = None
     latent: Tensor | None = None
@@ -93,7 +94,7 @@ def new_packet(
     plan: Plan,
     image: int,
     latent_space: str,
-    deadline_unix_s: float = 0.0,
+    left: Times = NEVER,
 ) -> Packet:
     """Image `image` of a request, before its first step; its seed is request.seed + image."""
     return Packet(
@@ -110,7 +111,7 @@ def new_packet(
         plan=plan,
         latent_space=latent_space,
         image=image,
-        deadline_unix_s=deadline_unix_s,
+        left=left,
     )
 
 
@@ -303,6 +304,7 @@ Text = Annotated[str, Field(max_length=20_000)]
 Name = Annotated[str, Field(max_length=200)]
 Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
+Left = Annotated[float, Field(ge=-1e9, le=1e9)]
 Pixels = Annotated[int, Field(gt=0, le=2**14)]
 
 
@@ -349,11 +351,15 @@ class _Schedule(_Strict):
         return Schedule(**{name: getattr(self, name) for name in type(self).model_fields} | given)
 
 
+_OWN_FORM = ("spans", "codecs", "reason", "history", "schedule", "due_in_s", "given_up_in_s")
+
+
 class _Header(_Strict):
     request_id: Name
     image: Count
     attempt: Count
-    deadline_unix_s: float
+    due_in_s: Left | None = None
+    given_up_in_s: Left | None = None
     trace: dict[Name, Name] | None = Field(None, max_length=16)
     prompt: Text
     negative_prompt: Text
@@ -388,6 +394,8 @@ class _Header(_Strict):
                 "codecs": packet.plan.codecs,
                 "reason": packet.plan.reason,
                 "history": len(packet.history),
+                "due_in_s": packet.left.due,
+                "given_up_in_s": packet.left.give_up,
                 "schedule": _Schedule.of(packet.schedule) if packet.schedule else None,
             }
         )
@@ -400,12 +408,11 @@ class _Header(_Strict):
             raise InvalidTensor(f"the packet's tensors are not those that its {self.codec} needs")
         tensors = {name: decode(name, parts, self.codec) for name in names}
         shared = {
-            name: getattr(self, name)
-            for name in type(self).model_fields
-            if name not in ("spans", "codecs", "reason", "history", "schedule")
+            name: getattr(self, name) for name in type(self).model_fields if name not in _OWN_FORM
         }
         return Packet(
             **shared,
+            left=Times(self.due_in_s, self.given_up_in_s),
             plan=Plan(
                 tuple(Span(s.stage, s.start, s.stop, s.guidance) for s in self.spans),
                 self.codecs,

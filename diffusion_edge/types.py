@@ -157,6 +157,27 @@ def _guidance(given: str, part: str, plan: str) -> float:
 
 
 @dataclass(frozen=True)
+class Times:
+    """When a picture is due and when its work is given up, in seconds of one clock; None is never.
+
+    Due times order the work. A picture that is late is still made until its work is given up.
+    """
+
+    due: float | None = None
+    give_up: float | None = None
+
+    def shifted(self, seconds: float) -> Times:
+        """The same on a clock that is `seconds` ahead."""
+        return Times(
+            None if self.due is None else self.due + seconds,
+            None if self.give_up is None else self.give_up + seconds,
+        )
+
+
+NEVER = Times()
+
+
+@dataclass(frozen=True)
 class ImageRequest:
     """What is asked for, with every default settled. `steps` counts what the solver resolves.
 
@@ -276,7 +297,7 @@ class StageStatus:
     `step_s` maps the number of rows in a forward pass (a guided sample is two rows) to seconds.
     `emulated` says that the seconds are stated by the config, not measured. `reaches` names the
     other stages that it can hand off to by now; None means all. `guiding`: a guided sample of a
-    model that does not double takes one row.
+    model that does not double takes one row. `queued` exceeds `capacity` where hand-offs wait.
     """
 
     stage: str

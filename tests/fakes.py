@@ -72,9 +72,6 @@ class FakeClock:
     def now(self) -> float:
         return self.seconds
 
-    def unix(self) -> float:
-        return self.seconds
-
     def advance(self, seconds: float) -> None:
         self.seconds += seconds
 

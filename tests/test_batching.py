@@ -39,6 +39,16 @@ def test_a_guided_sample_takes_two_rows_and_the_first_one_always_steps() -> None
     assert next_batch(samples, 1) == [0]
 
 
+def test_who_has_failed_in_a_large_pass_is_in_no_such_one_again() -> None:
+    samples = [Sample("k", 1, float(i), most=2 if i == 1 else None) for i in range(5)]
+    assert next_batch(samples, 8) == [0, 1]
+    assert next_batch(samples[1:], 8) == [0, 1]
+    assert next_batch(samples, 1) == [0]
+    late = [Sample("k", 1, 9.0, most=2), *samples[2:]]
+    assert next_batch(late, 8) == [1, 2, 3]
+    assert next_batch([Sample("k", 2, 0.0, most=1)], 8) == [0]
+
+
 rows = st.integers(1, 16)
 some = st.lists(
     st.builds(Sample, st.sampled_from("abc"), st.integers(1, 2), st.floats(0, 100)),

@@ -37,7 +37,7 @@ from diffusion_edge.packet import (
 )
 from diffusion_edge.schedule import SOLVERS, Schedule, resolve, resolved_steps
 from diffusion_edge.solver import history_length
-from diffusion_edge.types import Codec, ImageRequest, Plan
+from diffusion_edge.types import NEVER, Codec, ImageRequest, Plan, Times
 from tests.forged import HEAD, Json, body_of, joined, parts_of, seal, with_tensors
 
 SPACE = "ab" * 16
@@ -57,7 +57,7 @@ def a_schedule(steps: int = 10, solver: str = "dpmpp-2m") -> Schedule:
 def a_packet(codec: Codec = "exact") -> Packet:
     """Half way: at step 4 of 10, with one history tensor."""
     request = a_request(solver="dpmpp-2m")
-    fresh = new_packet(request, Plan.parse("cloud:4,edge:6"), 1, SPACE, 12.5)
+    fresh = new_packet(request, Plan.parse("cloud:4,edge:6"), 1, SPACE, Times(12.5, 25.0))
     rest = fresh.plan.after_first()
     assert rest is not None
     return replace(
@@ -90,6 +90,12 @@ def test_a_new_packet_survives_its_bytes_and_has_the_images_seed() -> None:
     packet = new_packet(a_request(), Plan.parse("cloud:10"), 2, SPACE)
     assert (packet.seed, packet.codec) == (5, "exact")
     assert same(read(write(packet), SPACE), packet)
+
+
+@pytest.mark.parametrize("left", [NEVER, Times(0.0, 0.0), Times(-1.5, None), Times(None, 1e-3)])
+def test_times_are_left_as_they_are_and_none_is_not_zero(left: Times) -> None:
+    fresh = new_packet(a_request(), Plan.parse("cloud:10"), 0, SPACE, left)
+    assert read(write(fresh), SPACE).left == left
 
 
 def test_tensors_may_share_their_memory() -> None:
@@ -151,12 +157,13 @@ def test_a_lossy_codec_carries_latent_and_history_alike(codec: Codec) -> None:
 @pytest.mark.parametrize("shape", [(8, 8, 8), (4, 16, 16), (4, 2, 6, 6), (16,)])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_size_is_near_the_prediction(solver: str, shape: tuple[int, ...], codec: Codec) -> None:
+    left = Times(29.98765432101234, 59.98765432101234)
     for asked in (4, 10, 20, 25):
         steps, history = resolved_steps(solver, asked), history_length(solver)
         request = a_request("a red circle, größer", steps, solver)
         reason = "cheapest of 190 plans that meet the deadline of 30 s and the quality floor 0.95"
         packet = replace(
-            new_packet(request, Plan.parse(f"edge:{steps}", reason), 0, SPACE, 1.7e9 + 0.12345),
+            new_packet(request, Plan.parse(f"edge:{steps}", reason), 0, SPACE, left),
             latent=torch.randn(1, *shape),
             history=tuple(torch.randn(1, *shape) for _ in range(history)),
             schedule=a_schedule(steps, solver),
@@ -323,7 +330,8 @@ BAD_FIELDS: dict[str, tuple[Json, type[PacketError]]] = {
     "true for a number": ({"seed": True}, DamagedPacket),
     "a fraction for a count": ({"steps": 10.5}, DamagedPacket),
     "NaN": ({"guidance": float("nan")}, DamagedPacket),
-    "infinity": ({"deadline_unix_s": float("inf")}, DamagedPacket),
+    "infinity": ({"due_in_s": float("inf")}, DamagedPacket),
+    "a time without end": ({"given_up_in_s": 1e300}, DamagedPacket),
     "an unknown codec": ({"codec": "fp4"}, DamagedPacket),
     "another known codec": ({"codec": "int8"}, InvalidTensor),
     "more history than tensors": ({"history": 2}, InvalidTensor),

@@ -14,7 +14,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +24,7 @@ from diffusion_edge.errors import PacketError
 from diffusion_edge.packet import Packet, new_packet, read, write
 from diffusion_edge.schedule import SOLVERS, Schedule
 from diffusion_edge.solver import build_table, history_length
-from diffusion_edge.types import Codec, ImageRequest, Plan
+from diffusion_edge.types import Codec, ImageRequest, Plan, Times
 from tests.forged import HEAD, Json, joined, parts_of, seal
 
 SPACE = "ab" * 16
@@ -37,7 +37,7 @@ CODECS: tuple[Codec, ...] = ("exact", "bf16", "int8")
 def samples() -> list[bytes]:
     """Small packets: new, half way in each codec, and half way with the other kinds of solver."""
     request = ImageRequest("a red circle", "tiny", 3, 3, "dpmpp-2m", 4.0, 16, 16)
-    fresh = new_packet(request, Plan.parse("cloud:1,edge:1,device:1"), 0, SPACE, 12.5)
+    fresh = new_packet(request, Plan.parse("cloud:1,edge:1,device:1"), 0, SPACE, Times(12.5, 25.0))
     rest = fresh.plan.after_first()
     assert rest is not None
     sigmas, timesteps = (20.0, 5.0, 1.0, 0.0), (999.0, 666.0, 333.0)
@@ -128,7 +128,7 @@ def sound(packet: Packet) -> None:
         assert bool(torch.isfinite(table.weights).all())
         assert len(packet.history) == history_length(packet.solver)
     assert math.isfinite(packet.guidance)
-    assert math.isfinite(packet.deadline_unix_s)
+    assert all(left is None or math.isfinite(left) for left in astuple(packet.left))
     assert 0 <= packet.seed < 2**64
     assert packet.width > 0
     assert packet.height > 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import InvalidPlan
-from diffusion_edge.types import MAX_GUIDANCE, Plan, Span, StageStatus
+from diffusion_edge.types import MAX_GUIDANCE, NEVER, Plan, Span, StageStatus, Times
 
 stages = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True)
 guidances = st.none() | st.floats(0, MAX_GUIDANCE).map(abs)
@@ -65,6 +65,12 @@ def test_a_stages_own_guidance_fills_spans_that_have_none() -> None:
     assert str(filled) == "cloud:8@2,edge:6@7.5,device:6"
     assert (filled.codecs, filled.reason) == (plan.codecs, "why")
     assert plan.with_guidance({}) == plan
+
+
+def test_never_is_never_on_any_clock_and_zero_is_a_time() -> None:
+    assert Times(0.0, None).shifted(5.0) == Times(5.0, None)
+    assert Times(None, 7.5).shifted(-8.0) == Times(None, -0.5)
+    assert NEVER.shifted(1e9) == NEVER
 
 
 def test_only_a_model_that_doubles_takes_two_rows() -> None:

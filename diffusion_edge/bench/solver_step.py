@@ -21,6 +21,7 @@ from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.solver import apply, build_table
+from diffusion_edge.types import Span
 
 STOCK = "eight stock schedulers' `step`"
 PREPARED = "`solver.apply`, rows and histories prepared"
@@ -68,9 +69,9 @@ class Bench:
             table = build_table(solver, schedule)
             latent = core.initial_noise(shape, i) * table.initial_scale
             history = tuple(torch.zeros_like(latent) for _ in range(table.history))
-            nothing = Conditioning({})
+            nothing, span = Conditioning({}), Span(family.stage, 0, steps)
             trajectories.append(
-                Trajectory(latent, history, 0, schedule, table, i, 1.0, nothing, None)
+                Trajectory(latent, history, 0, schedule, table, i, 1.0, nothing, None, span)
             )
         outputs = tuple(
             torch.cat([0.5 * core.initial_noise(shape, 1000 + BATCH * k + i) for i in range(BATCH)])

@@ -11,11 +11,9 @@ Result = TypeVar("Result")
 
 
 class Clock(Protocol):
-    """Seconds: `now` only counts, `unix` is wall time."""
+    """Seconds that only count: they are no time of day, and another node's are others."""
 
     def now(self) -> float: ...
-
-    def unix(self) -> float: ...
 
     async def sleep(self, seconds: float) -> None: ...
 
@@ -23,9 +21,6 @@ class Clock(Protocol):
 class RealClock:
     def now(self) -> float:
         return time.perf_counter()
-
-    def unix(self) -> float:
-        return time.time()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

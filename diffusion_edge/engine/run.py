@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_edge.errors import InvalidTensor, WrongPosition
+from diffusion_edge.errors import InvalidTensor, NotFinite, WrongPosition
 from diffusion_edge.families.base import Conditioning, Family, join, split
 from diffusion_edge.packet import Packet
 from diffusion_edge.schedule import Schedule
@@ -33,6 +33,7 @@ class Trajectory:
     """One image on its way: latent (1, ...), the solver's history, and the step that comes next.
 
     `seed` is what a stochastic solver's noise comes from. `negative` is None where guidance is off.
+    `span` says for which stage, and from which step on, it was begun.
     """
 
     latent: Tensor
@@ -44,6 +45,7 @@ class Trajectory:
     guidance: float
     positive: Conditioning
     negative: Conditioning | None
+    span: Span
 
     @property
     def guided(self) -> bool:
@@ -122,6 +124,7 @@ def _begun(family: Family, packet: Packet, texts: Sequence[Conditioning]) -> Tra
         guidance=packet.guidance_now,
         positive=positive,
         negative=negative[0] if negative else None,
+        span=packet.plan.spans[0],
     )
 
 
@@ -206,12 +209,14 @@ def _histories(trajectories: Sequence[Trajectory], like: Tensor) -> list[Tensor]
 
 
 def finish(packet: Packet, trajectory: Trajectory) -> Packet:
-    """The packet as it leaves its first span for the next one. Raises WrongPosition early."""
+    """The packet as it leaves its first span for the next one. Raises WrongPosition early, and
+    NotFinite."""
     rest = packet.plan.after_first()
     if rest is None or rest.start != trajectory.position:
         raise WrongPosition(
             f"the trajectory stands at step {trajectory.position}; the plan has no span from there"
         )
+    _check_finite(trajectory, trajectory.latent, *trajectory.history)
     return replace(
         packet,
         latent=trajectory.latent,
@@ -223,9 +228,24 @@ def finish(packet: Packet, trajectory: Trajectory) -> Packet:
     )
 
 
+def _check_finite(trajectory: Trajectory, *tensors: Tensor) -> None:
+    """At the end of a span; after every step a GPU would have to be waited for."""
+    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        span = trajectory.span
+        raise NotFinite(
+            f"the stage {span.stage!r} made NaN or infinite values of the latent in its steps from "
+            f"{span.start} to {trajectory.position}; its model may not bear this guidance or dtype"
+        )
+
+
 @torch.inference_mode()
 def decode_all(family: Family, trajectories: Sequence[Trajectory]) -> list[Picture]:
-    """The pictures of trajectories of one latent shape that have taken their last step."""
+    """The pictures of trajectories of one latent shape that have taken their last step.
+
+    Raises NotFinite, with nothing decoded: such a latent would make a black picture.
+    """
+    for trajectory in trajectories:
+        _check_finite(trajectory, trajectory.latent)
     return family.decode(torch.cat([t.latent for t in trajectories]))
 
 

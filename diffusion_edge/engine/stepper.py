@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from diffusion_edge.batching import Batching, Sample, next_batch
+from diffusion_edge.engine.line import Line, apart
 from diffusion_edge.engine.pace import Clock, Pace
 from diffusion_edge.engine.run import Trajectory
 
@@ -26,14 +27,14 @@ class Step(Protocol):
 
 @dataclass(eq=False)
 class Entry:
-    """A trajectory in the loop. `stepped` is set when `left` has come to 0; TimeoutError if the
-    deadline (Unix seconds, 0 for none) passed before."""
+    """A trajectory in the loop, which has its answer when `left` has come to 0; TimeoutError if it
+    was to be given up before, by the clock's time; None for never."""
 
     sample: Sample
     trajectory: Trajectory
     left: int
-    deadline_unix_s: float = 0.0
-    stepped: asyncio.Future[None] = field(
+    give_up: float | None = None
+    answer: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     began: float | None = None
@@ -63,58 +64,47 @@ class Stepper:
     ) -> None:
         self._take_step = step
         self._clock = clock
-        self._turn = turn
         self._mode = mode
         self._rows = rows
         self._stated_s = stated_s
         self._on_step = on_step
-        self._entries: list[Entry] = []
-        self._loop: asyncio.Task[None] | None = None
         self._pace = Pace(clock)
+        self.line: Line[Entry] = Line(self._boundary, turn)
         self.steps_run = 0
 
     async def take(self, entry: Entry) -> None:
         """Returns when the entry has taken its steps; cancelling this takes it out."""
-        self._entries.append(entry)
-        if self._loop is None or self._loop.done():
+        if self.line.idle:
             self._pace.restart()
-            self._loop = asyncio.create_task(self._run())
-        try:
-            await entry.stepped
-        finally:
-            self._entries.remove(entry)
+        await self.line.join(entry)
 
-    async def _run(self) -> None:
-        working = True
-        while working:
-            async with self._turn:
-                batch = self._choose()
-                working = bool(batch)
-                if batch:
-                    await self._step(batch)
-            await asyncio.sleep(0)  # what has left or joined since is seen at the boundary
+    async def _boundary(self, waiting: Sequence[Entry]) -> None:
+        """One step of those who can take it together."""
+        batch = self._choose(waiting)
+        parts = await apart(self._step, batch) if batch else []
+        too_large = len(parts) > 1 and sum(map(len, parts)) == len(batch)
+        if too_large and self._mode != "reproducible":  # there all passes are of one size
+            for part in parts:
+                for entry in part:
+                    entry.sample = replace(entry.sample, most=len(part) * entry.sample.rows)
 
-    def _choose(self) -> list[Entry]:
-        waiting = [entry for entry in self._entries if not entry.stepped.done()]
+    def _choose(self, waiting: Sequence[Entry]) -> list[Entry]:
         for entry in waiting:
-            if entry.deadline_unix_s and self._clock.unix() > entry.deadline_unix_s:
-                entry.stepped.set_exception(TimeoutError())
-        waiting = [entry for entry in waiting if not entry.stepped.done()]
+            if entry.give_up is not None and self._clock.now() >= entry.give_up:
+                entry.answer.set_exception(TimeoutError())
+        waiting = [entry for entry in waiting if not entry.answer.done()]
         rows = self._rows()
         chosen = next_batch([entry.sample for entry in waiting], rows or 0) if waiting else []
         return [waiting[index] for index in (chosen if rows else chosen[:1])]
 
     async def _step(self, batch: Sequence[Entry]) -> None:
+        """One forward pass. If it fails, nobody has moved."""
         trajectories = self._padded([entry.trajectory for entry in batch], batch[0].sample.rows)
         rows = len(trajectories) * batch[0].sample.rows
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
         work = self._take_step(trajectories, rows)
         stated_s = self._stated_s(rows)
-        try:
-            after = await (work if stated_s is None else self._pace.keep(stated_s, work))
-        except Exception as error:
-            await self._failed(batch, error)
-            return
+        after = await (work if stated_s is None else self._pace.keep(stated_s, work))
         self._on_step(rows, self._clock.now() - began)
         for entry, trajectory in zip(batch, after, strict=False):
             entry.trajectory = trajectory
@@ -123,8 +113,8 @@ class Stepper:
             entry.overruns += self._pace.overruns - overruns
             entry.left -= 1
             self.steps_run += 1
-            if not entry.left and not entry.stepped.done():
-                entry.stepped.set_result(None)
+            if not entry.left and not entry.answer.done():
+                entry.answer.set_result(None)
 
     def _padded(self, trajectories: list[Trajectory], rows: int) -> list[Trajectory]:
         """In mode `reproducible` as many as always: a row then depends on no other one."""
@@ -133,11 +123,3 @@ class Stepper:
             return trajectories
         missing = max(most // rows, 1) - len(trajectories)
         return trajectories + trajectories[:1] * missing
-
-    async def _failed(self, batch: Sequence[Entry], error: Exception) -> None:
-        """Of several, each steps alone, so that only what fails by itself is lost."""
-        if len(batch) > 1:
-            for entry in batch:
-                await self._step([entry])
-        elif not batch[0].stepped.done():
-            batch[0].stepped.set_exception(error)

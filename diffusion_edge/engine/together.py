@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from diffusion_edge.engine.line import Line, apart
 from diffusion_edge.engine.pace import Clock, Pace
 
 Item = TypeVar("Item")
@@ -31,7 +32,7 @@ class Made(Generic[Result]):
 @dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
-    made: asyncio.Future[Made[Result]] = field(
+    answer: asyncio.Future[Made[Result]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -55,47 +56,30 @@ class Together(Generic[Item, Result]):
     ) -> None:
         self._call = call
         self._clock = clock
-        self._turn = turn
         self._most = most
         self._stated_s = stated_s
-        self._waiting: list[_Waiting[Item, Result]] = []
-        self._loop: asyncio.Task[None] | None = None
         self._pace = Pace(clock)
+        self.line: Line[_Waiting[Item, Result]] = Line(self._next, turn)
 
     async def make(self, item: Item) -> Made[Result]:
         """Raises what the call raises for this item alone; cancelling this takes it out."""
         entry: _Waiting[Item, Result] = _Waiting(item)
-        self._waiting.append(entry)
-        if self._loop is None or self._loop.done():
-            self._loop = asyncio.create_task(self._run())
-        return await entry.made
+        await self.line.join(entry)
+        return entry.answer.result()
 
-    async def _run(self) -> None:
-        while self._waiting:
-            async with self._turn:
-                waiting = [entry for entry in self._waiting if not entry.made.done()]
-                count = self._most([entry.item for entry in waiting]) if waiting else 0
-                self._waiting = waiting[count:]
-                if count:
-                    await self._make(waiting[:count])
+    async def _next(self, waiting: Sequence[_Waiting[Item, Result]]) -> None:
+        """One call; if it fails, one for each half, so that only what fails by itself is lost."""
+        if waiting:
+            await apart(self._make, waiting[: self._most([entry.item for entry in waiting])])
 
     async def _make(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
-        """In one call; if it fails, each alone, so that only what fails by itself is lost."""
         self._pace.restart()
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
         work = self._call([entry.item for entry in batch])
-        try:
-            stated_s = self._stated_s
-            results = await (work if stated_s is None else self._pace.keep(stated_s, work))
-        except Exception as error:
-            if len(batch) > 1:
-                for entry in batch:
-                    await self._make([entry])
-            elif not batch[0].made.done():
-                batch[0].made.set_exception(error)
-            return
+        stated_s = self._stated_s
+        results = await (work if stated_s is None else self._pace.keep(stated_s, work))
         ended = self._clock.now()
         slept_s, overruns = self._pace.slept_s - slept_s, self._pace.overruns - overruns
         for entry, result in zip(batch, results, strict=True):
-            if not entry.made.done():
-                entry.made.set_result(Made(result, began, ended, slept_s, overruns))
+            if not entry.answer.done():
+                entry.answer.set_result(Made(result, began, ended, slept_s, overruns))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -41,6 +41,7 @@ from diffusion_edge.types import (
     SpanRecord,
     StageStatus,
     Tier,
+    Times,
     Transport,
 )
 
@@ -51,19 +52,28 @@ CELLS = 1024
 """Latent cells that are decoded in one call at most. Larger pictures gain nothing by company, and
 several at once may be more than memory holds."""
 
+HELD, HELD_BYTES = 1024, 256 * 2**20
+"""Hand-offs that wait for a place on this stage, and bytes of their packets, at most."""
+
 # ---------------------------------------------------------------------------- records
 
 
 @dataclass(eq=False)
 class Job:
-    """A packet on this stage, waiting or running, and what is still to be done for it."""
+    """A packet on this stage, waiting or running, and what is still to be done for it.
 
+    data: as it came; `packet` is without tensors until there is a place. times: by this clock.
+    """
+
+    data: bytes
     packet: Packet
-    admitted: float
+    arrived: float
+    times: Times
     sample: Sample
     encodes_left: int
     decodes_left: int
     entry: Entry | None = None
+    place: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def steps_left(self) -> int:
@@ -163,12 +173,13 @@ class Worker:
         """Runs the first span of a packet's plan, then hands the packet on.
 
         The first event is Accepted. Closing the iterator stops the work within one step. Raises
-        QueueFull, DeadlineExceeded, StageLost and the PacketErrors.
+        QueueFull, DeadlineExceeded, StageLost and the PacketErrors. A trajectory that was begun
+        elsewhere waits where a new one finds the queue full.
         """
         job = self._admit(data)
         work = asyncio.create_task(self._work(job))
         # Not in _work: a task that is cancelled before its first turn never enters its body.
-        work.add_done_callback(lambda _: self._jobs.remove(job))
+        work.add_done_callback(lambda _: self._leave(job))
         try:
             yield Accepted(self.stage)
             outcome = await work
@@ -178,7 +189,7 @@ class Worker:
         if outcome.picture is not None:
             yield Done(outcome.picture, (outcome.record,), (), outcome.warnings)
             return
-        async with aclosing(self._hand_on(outcome, forward)) as events:
+        async with aclosing(self._hand_on(job, outcome, forward)) as events:
             async for event in events:
                 yield event
 
@@ -209,7 +220,10 @@ class Worker:
         return measured
 
     def close(self) -> None:
-        """Ends the threads; what waits in them is dropped."""
+        """Ends the threads. Who is on this stage then, or comes later, gets StageLost."""
+        why = partial(StageLost, f"the stage {self.stage!r} was closed", stage=self.stage)
+        for line in (self._texts.line, self._stepper.line, self._pictures.line):
+            line.close(why)
         self._lanes.close()
 
     # ------------------------------------------------------------------ one job
@@ -219,52 +233,73 @@ class Worker:
         span = packet.plan.spans[0]
         if span.stage != self.stage:
             raise WrongPosition(f"the packet is for {span.stage!r}; this stage is {self.stage!r}")
-        if len(self._jobs) >= self._capacity:
+        full, now = len(self._jobs) >= self._capacity, self._clock.now()
+        if full and not self._may_wait(packet, len(data)):
             raise QueueFull(
-                f"the stage {self.stage!r} has {self._capacity} images in its queue",
+                f"the stage {self.stage!r} has {len(self._jobs)} images in its queue",
                 retry_after_s=self._queue_s(),
             )
         job = Job(
-            packet=packet,
-            admitted=self._clock.now(),
-            sample=self._sample(packet),
+            data=data,
+            packet=replace(packet, latent=None, history=()) if full else packet,
+            arrived=now,
+            times=packet.left.shifted(now),
+            sample=self._sample(packet, now),
             encodes_left=1,
             decodes_left=int(packet.plan.after_first() is None),
         )
         self._jobs.append(job)
+        if not full:
+            job.place.set()
         return job
 
-    def _sample(self, packet: Packet) -> Sample:
-        """What the rules of batching are told of a packet."""
+    def _may_wait(self, packet: Packet, nbytes: int) -> bool:
+        """Steps that were taken elsewhere are not thrown away, as far as memory allows."""
+        waiting = [len(job.data) for job in self._jobs[self._capacity :]]
+        room = len(waiting) < HELD and sum(waiting) + nbytes <= HELD_BYTES
+        return packet.latent is not None and room
+
+    def _leave(self, job: Job) -> None:
+        """The first `capacity` jobs have a place; the next one in order of arrival gets this."""
+        self._jobs.remove(job)
+        if len(self._jobs) >= self._capacity:
+            self._jobs[self._capacity - 1].place.set()
+
+    def _sample(self, packet: Packet, now: float) -> Sample:
+        """What the rules of batching are told of a packet that arrives now."""
         doubled = self._family.guiding == "doubled" and packet.guidance_now > 1
-        rows, now = 2 if doubled else 1, self._clock.now()
-        left_s = packet.deadline_unix_s - self._clock.unix()
+        rows = 2 if doubled else 1
         return Sample(
             key=(self._family.latent_shape(packet.width, packet.height), doubled),
             rows=rows,
             due=batching.due(
                 now,
                 packet.plan.spans[0].steps * self._seconds.step(rows),
-                now + left_s if packet.deadline_unix_s else None,
+                packet.left.shifted(now).due,
                 self._mode,
             ),
         )
 
     async def _work(self, job: Job) -> Outcome:
-        deadline = job.packet.deadline_unix_s
-        left_s = deadline - self._clock.unix() if deadline else None
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(job.times.shifted(-self._clock.now()).give_up):
+                await self._placed(job)
                 return await self._span(job)
         except TimeoutError:
-            raise self._too_late(job) from None
+            raise self._given_up(job) from None
+
+    async def _placed(self, job: Job) -> None:
+        """Waits for a place; then the packet is read anew, with its tensors."""
+        if not job.place.is_set():
+            await job.place.wait()
+            job.packet = read(job.data, self._family.latent_space)
 
     async def _span(self, job: Job) -> Outcome:
-        """Encode, step with others, decode or finish. TimeoutError when the deadline passes."""
+        """Encode, step with others, decode or finish. TimeoutError when it is to be given up."""
         packet, span = job.packet, job.packet.plan.spans[0]
         text = await self._texts.make(packet)
         job.encodes_left = 0
-        entry = job.entry = Entry(job.sample, text.result, span.steps, packet.deadline_unix_s)
+        entry = job.entry = Entry(job.sample, text.result, span.steps, job.times.give_up)
         await self._stepper.take(entry)
         stepped, first = self._clock.now(), entry.began or text.ended
         if job.decodes_left:
@@ -278,7 +313,7 @@ class Worker:
             tier=self._tier,
             start=span.start,
             stop=span.stop,
-            queue_s=(text.began - job.admitted)
+            queue_s=(text.began - job.arrived)
             + (first - text.ended)
             + (picture.began - stepped if picture else 0.0),
             run_s=stepped - first,
@@ -291,12 +326,14 @@ class Worker:
         warnings = core.warnings_of(self._family, packet)
         return Outcome(record, picture.result if picture else None, onward, warnings)
 
-    async def _hand_on(self, done: Outcome, forward: Transport) -> AsyncGenerator[Event, None]:
+    async def _hand_on(
+        self, job: Job, done: Outcome, forward: Transport
+    ) -> AsyncGenerator[Event, None]:
         """Sends the packet to the next stage and passes its events on, ours before its in Done."""
         assert done.onward is not None
         target = done.onward.plan.spans[0].stage
-        data = write(done.onward)
         clock, left = self._clock, self._clock.now()
+        data = write(replace(done.onward, left=job.times.shifted(-left)))
         link = self._links.get(target)
         if link is not None:
             await clock.sleep(link.transfer_s(len(data)))
@@ -360,12 +397,12 @@ class Worker:
             raise RuntimeError(f"the stage {self.stage!r} is not warmed up")
         return seconds
 
-    def _too_late(self, job: Job) -> DeadlineExceeded:
+    def _given_up(self, job: Job) -> DeadlineExceeded:
         plan = job.packet.plan
         done = plan.spans[0].steps - job.steps_left
         return DeadlineExceeded(
-            f"the deadline passed on the stage {self.stage!r} at step {plan.start + done} "
-            f"of {plan.stop}"
+            f"the work was given up on the stage {self.stage!r} at step {plan.start + done} "
+            f"of {plan.stop}: its time was over"
         )
 
     def _step(self, trajectories: Sequence[Trajectory], rows: int) -> Awaitable[list[Trajectory]]:

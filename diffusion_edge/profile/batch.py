@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-import torch
-
 from diffusion_edge.engine import run
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.families.base import Family
@@ -59,9 +57,7 @@ def pictures(
         del path[sum(1 for _ in alike) :]
         for at in range(len(path), plan.steps):
             path.append(_step(stages, requests, taken[: at + 1], path[-1] if path else []))
-        with torch.inference_mode():
-            latents = torch.cat([trajectory.latent for trajectory in path[-1]])
-            yield plan, stages[taken[-1][1]].decode(latents)
+        yield plan, run.decode_all(stages[taken[-1][1]], path[-1])
         before = taken
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_edge.engine.run import Trajectory, begin, finish, step
+from diffusion_edge.engine.run import Trajectory, begin, decode_all, finish, step
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
@@ -34,7 +34,7 @@ from diffusion_edge.profile.measure import BATCH, fingerprint
 from diffusion_edge.profile.metric import Metric
 from diffusion_edge.routing.codecs import CodecRow, CodecTable
 from diffusion_edge.schedule import resolved_steps
-from diffusion_edge.types import Codec, ImageRequest, Picture, Plan
+from diffusion_edge.types import Codec, ImageRequest, Plan
 
 LOSSY: tuple[Codec, ...] = ("bf16", "int8")
 
@@ -164,7 +164,7 @@ def losses(
             at_handoff[at] = trajectories
         trajectories = step(family, trajectories)
     unsplit = _latents(trajectories)
-    pictures = _decoded(family, unsplit)
+    pictures = decode_all(family, trajectories)
     best = [metric.score(r.prompt, p, p) for r, p in zip(requests, pictures, strict=True)]
     for at, started in at_handoff.items():
         exact_bytes = [len(data) for data in _sent(family, requests, started, "exact")]
@@ -177,7 +177,7 @@ def losses(
             scores = [
                 metric.score(request.prompt, picture, reference)
                 for request, picture, reference in zip(
-                    requests, _decoded(family, _latents(final)), pictures, strict=True
+                    requests, decode_all(family, final), pictures, strict=True
                 )
             ]
             yield (
@@ -218,11 +218,6 @@ def _arrived(family: Family, trajectory: Trajectory, data: bytes) -> Trajectory:
 
 def _latents(trajectories: Sequence[Trajectory]) -> Tensor:
     return torch.cat([trajectory.latent for trajectory in trajectories])
-
-
-@torch.inference_mode()
-def _decoded(family: Family, latents: Tensor) -> list[Picture]:
-    return family.decode(latents)
 
 
 def _relative(latents: Tensor, reference: Tensor) -> list[float]:

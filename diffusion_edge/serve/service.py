@@ -2,7 +2,8 @@
 
 A deadline is what the router aims at. A picture that comes late is still given out, with a
 warning; the work is given up, and DeadlineExceeded raised, at the deadline or at twice the
-predicted seconds, whichever is later.
+predicted seconds, whichever is later. Both times go with the packets: stages order their work by
+the one and stop at the other.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from diffusion_edge.types import (
     Plan,
     SpanRecord,
     StageStatus,
+    Times,
     Transport,
     View,
 )
@@ -48,8 +50,8 @@ class Board(Protocol):
     def statuses(self) -> Mapping[str, StageStatus]: ...
 
 
-# (request, plan, image, deadline in Unix seconds) -> the bytes that the first stage gets
-PacketMaker = Callable[[ImageRequest, Plan, int, float], bytes]
+# (request, plan, image, time left) -> the bytes that the first stage gets
+PacketMaker = Callable[[ImageRequest, Plan, int, Times], bytes]
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,17 @@ class Service:
         choice = self.plan(request)
         began = time.monotonic()
         limit_s = max(request.deadline_s, PATIENCE * choice.predicted_s)
+        times = Times(request.deadline_s, limit_s).shifted(began)
         try:
             async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._image(request, choice.plan, i, time.time() + limit_s))
+                    group.create_task(self._image(request, choice.plan, i, times))
                     for i in range(request.images)
                 ]
         except TimeoutError:
             raise DeadlineExceeded(
-                f"no picture after {limit_s:g} s; the work was given up"
+                f"no picture after {limit_s:g} s, with a deadline of {request.deadline_s:g} s; "
+                "the work was given up"
             ) from None
         except BaseExceptionGroup as failed:
             raise first_error(failed) from None
@@ -166,8 +170,9 @@ class Service:
             created=int(time.time()),
         )
 
-    async def _image(self, request: ImageRequest, plan: Plan, image: int, until: float) -> Done:
-        packet = self._packet(request, plan, image, until)
+    async def _image(self, request: ImageRequest, plan: Plan, image: int, times: Times) -> Done:
+        """times: on the monotonic clock."""
+        packet = self._packet(request, plan, image, times.shifted(-time.monotonic()))
         first = plan.spans[0].stage
         async with aclosing(self._transport.run(first, packet)) as events:
             async for event in events:
@@ -207,8 +212,8 @@ def packets_for(card: FamilyCard) -> PacketMaker:
 
     space = card.latent_space()
 
-    def make(request: ImageRequest, plan: Plan, image: int, until: float) -> bytes:
-        return write(new_packet(request, plan, image, space, until))
+    def make(request: ImageRequest, plan: Plan, image: int, left: Times) -> bytes:
+        return write(new_packet(request, plan, image, space, left))
 
     return make
 

@@ -24,7 +24,7 @@ from diffusion_edge.engine.worker import Job, Outcome, Worker
 from diffusion_edge.errors import DeadlineExceeded
 from diffusion_edge.packet import Packet, write
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import Done, Event, Picture, Plan
+from diffusion_edge.types import Done, Event, Picture, Plan, Times
 from tests.engine.test_worker import NOWHERE, Gate, a_packet, a_worker, done, gate
 from tests.fakes import FakeFamily
 from tests.theorem import BOUND, CONTROL, relative
@@ -96,8 +96,8 @@ class Clock(RealClock):
 
     hours = 0
 
-    def unix(self) -> float:
-        return super().unix() + self.hours * HOUR
+    def now(self) -> float:
+        return super().now() + self.hours * HOUR
 
     def skip(self, hours: int) -> None:
         """From the start on so many in all."""
@@ -117,7 +117,7 @@ class Storm:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
-        self._began = self.clock.unix()
+        self._began = self.clock.now()
         self.latents: dict[int, Tensor] = {}
         self.afterwards: Counter[int] = Counter()
         self.still_held = 0
@@ -173,10 +173,11 @@ class Storm:
 
     def _start(self, packet: Packet, ending: Ending, made: Mapping[str, Worker]) -> None:
         if ending.deadline_s:
-            packet = replace(packet, deadline_unix_s=self.clock.unix() + ending.deadline_s)
+            packet = replace(packet, left=Times(give_up=ending.deadline_s))
         if ending.expires_at is not None:  # in an hour of its own, so that later ones live on
             hour = packet.seed + 1
-            packet = replace(packet, deadline_unix_s=self._began + hour * HOUR)
+            until = self._began + hour * HOUR
+            packet = replace(packet, left=Times(give_up=until - self.clock.now()))
             self._due[packet.seed, ending.expires_at] = lambda: self.clock.skip(hour)
         task = asyncio.create_task(self._one(packet, ending.leaves_after, made))
         self._tasks[packet.seed] = task
@@ -232,7 +233,7 @@ async def workers(
     }
     for worker in made.values():
         await worker.warm_up(16, "ddim")
-        monkeypatch.setattr(worker, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
     try:
         yield made
     finally:
@@ -242,8 +243,9 @@ async def workers(
 
 async def at_rest(worker: Worker) -> None:
     """Waits until its threads are done with what nobody waits for any more."""
-    if worker._stepper._loop is not None:
-        await worker._stepper._loop
+    for line in (worker._texts.line, worker._stepper.line, worker._pictures.line):
+        if line._task is not None:
+            await line._task
     await worker._lanes.run(lambda: None)
 
 
@@ -285,7 +287,7 @@ async def test_a_storm_of_cancels_leaves_pictures_and_nothing_else(
         for worker in made.values():
             await at_rest(worker)
             assert (worker.status().queued, worker.status().queue_s) == (0, 0)
-            assert worker._stepper._entries == []
+            assert worker._stepper.line._waiters == []
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert alive() == before
         assert max(storm.afterwards.values()) <= 1  # what a thread had begun
@@ -342,7 +344,7 @@ async def test_a_deadline_passes_for_who_does_not_read(gate: Gate) -> None:
     async with a_worker(capacity=1, clock=Clock(), on_predict=gate) as worker:
         clock = worker._clock
         assert isinstance(clock, Clock)
-        packet = a_packet("edge:5", deadline_unix_s=clock.unix() + HOUR)
+        packet = a_packet("edge:5", left=Times(give_up=HOUR))
         events = worker.run(write(packet), NOWHERE)
         await anext(events)
         await gate.reached()

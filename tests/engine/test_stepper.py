@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -47,7 +47,7 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_worker(on_predict=gate, rows=8) as worker:
-        monkeypatch.setattr(worker, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         long = asyncio.create_task(all_of(worker, a_packet("edge:6")))
         await gate.reached()
@@ -64,7 +64,7 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
 async def waiting(worker: Worker, texts: int) -> None:
     """Waits until so many requests wait for their texts."""
     async with asyncio.timeout(30):
-        while len(worker._texts._waiting) < texts:
+        while len(worker._texts.line.waiting()) < texts:
             await asyncio.sleep(0)
 
 
@@ -81,9 +81,9 @@ async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) 
         a_packet("edge:4", guidance=3.0, width=32),
     ]
     async with a_worker() as worker:
-        monkeypatch.setattr(worker, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
-        keys = [worker._sample(packet).key for packet in packets]
+        keys = [worker._sample(packet, now=0.0).key for packet in packets]
         assert keys[0] == keys[1]
         assert len(set(keys)) == 3
         await asyncio.gather(*(all_of(worker, packet) for packet in packets))
@@ -107,7 +107,7 @@ async def test_off_runs_one_request_after_the_other(monkeypatch: pytest.MonkeyPa
 
 async def test_one_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
         family = worker._family
         real = family.predict
 
@@ -130,6 +130,81 @@ async def test_one_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> No
         assert worker.status().queued == 0
 
 
+class Refusing:
+    """Forward passes of a family, of which those fail that `refuses` names.
+
+    rows: of every pass. failed: how many were refused.
+    """
+
+    def __init__(
+        self, family: Any, refuses: Callable[[Refusing, Tensor], bool], patch: pytest.MonkeyPatch
+    ) -> None:
+        self.rows: list[int] = []
+        self.failed = 0
+        real = family.predict
+
+        def predict(latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning) -> Tensor:
+            self.rows.append(len(latent))
+            if refuses(self, guidance):
+                self.failed += 1
+                raise torch.OutOfMemoryError(f"no room for {len(latent)} rows")
+            return real(latent, timestep, guidance, c)  # type: ignore[no-any-return]
+
+        patch.setattr(family, "predict", predict)
+
+
+async def eight(worker: Worker, **changes: Any) -> list[Any]:
+    """What comes of eight requests of 20 steps that are there at the same time."""
+    packets = [a_packet("edge:20", seed=seed, **changes) for seed in range(8)]
+    made = (all_of(worker, packet) for packet in packets)
+    return await asyncio.gather(*made, return_exceptions=True)
+
+
+@pytest.mark.parametrize("most", [4, 2, 1])
+async def test_a_batch_that_is_too_large_fails_once_and_goes_on_in_smaller_ones(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_worker() as worker:
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        passes = Refusing(worker._family, lambda p, _: p.rows[-1] > most, monkeypatch)
+        for seed, events in enumerate(await eight(worker)):
+            assert done(events).picture == alone("edge:20", seed=seed)
+    assert passes.failed == 8 // most - 1
+    assert len(passes.rows) == passes.failed + 20 * 8 // most
+
+
+async def test_a_failure_that_passes_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_worker() as worker:
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        passes = Refusing(worker._family, lambda p, _: len(p.rows) == 7, monkeypatch)
+        assert [len(events) for events in await eight(worker)] == [3] * 8
+        assert passes.rows == [8] * 7 + [4, 4] * 14
+        passes.rows.clear()
+        await eight(worker)
+    assert passes.rows[:6] == [8] * 6  # what comes later has not failed yet
+
+
+async def test_what_fails_by_itself_is_found_and_slows_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_worker() as worker:
+        monkeypatch.setattr(worker._stepper, "_rows", lambda: 18)
+        passes = Refusing(
+            worker._family, lambda _, guidance: bool((guidance == 5.0).any()), monkeypatch
+        )
+        good, bad = await asyncio.gather(
+            eight(worker, guidance=2.0),
+            asyncio.gather(all_of(worker, a_packet("edge:20", guidance=5.0, seed=9))),
+            return_exceptions=True,
+        )
+        assert isinstance(bad, torch.OutOfMemoryError)
+        assert isinstance(good, list)
+        assert [len(events) for events in good] == [3] * 8
+    assert passes.rows[0] == 18
+    assert passes.failed <= 5
+    assert passes.rows[-19:] == [16] * 19
+
+
 async def test_random_cancels_leave_the_loop_empty() -> None:
     async def some_of(worker: Worker, number: int) -> None:
         events = worker.run(write(a_packet(f"edge:{2 + number % 7}", seed=number)), NOWHERE)
@@ -142,7 +217,7 @@ async def test_random_cancels_leave_the_loop_empty() -> None:
     async with a_worker(capacity=300) as worker:
         await asyncio.gather(*(some_of(worker, number) for number in range(300)))
         assert worker.status().queued == 0
-        assert worker._stepper._entries == []
+        assert worker._stepper.line._waiters == []
         assert isinstance(done(await all_of(worker, a_packet())), Done)
 
 
@@ -192,7 +267,7 @@ async def latents(
         kept = Kept(family, within)
         worker = Worker(family, stage="cloud", tier="cloud", mode=mode, rows=8, threads=threads)
         await worker.warm_up(16, "ddim")
-        within.setattr(worker, "_rows", lambda: 8)
+        within.setattr(worker._stepper, "_rows", lambda: 8)
         kept.latents.clear()
         try:
             for group in groups:

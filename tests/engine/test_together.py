@@ -12,9 +12,11 @@ from tests.fakes import FakeClock
 
 
 class Doubling:
-    """Calls that double numbers and refuse negative ones; each waits until it is let go."""
+    """Calls that double up to `most` numbers and refuse negative ones; each waits until it is let
+    go."""
 
-    def __init__(self, *, held: bool = False) -> None:
+    def __init__(self, *, held: bool = False, most: int = 100) -> None:
+        self.most = most
         self.calls: list[list[int]] = []
         self.began = asyncio.Event()
         self.go = asyncio.Event()
@@ -27,6 +29,8 @@ class Doubling:
         await self.go.wait()
         if min(items) < 0:
             raise ValueError(f"{min(items)} is negative")
+        if len(items) > self.most:
+            raise MemoryError(f"no room for {len(items)}")
         return [2 * item for item in items]
 
 
@@ -70,7 +74,20 @@ async def test_one_that_fails_fails_alone() -> None:
     good, bad, other = await results(together(call), [1, -5, 3])
     assert (good, other) == (2, 6)
     assert isinstance(bad, ValueError)
-    assert call.calls == [[1, -5, 3], [1], [-5], [3]]
+    assert call.calls == [[1, -5, 3], [1], [-5, 3], [-5], [3]]
+
+
+async def test_of_many_the_one_that_fails_is_found_in_few_calls() -> None:
+    call = Doubling()
+    found = await results(together(call, most=16), [*range(11), -5, *range(4)])
+    assert [type(each) for each in found] == [int] * 11 + [ValueError] + [int] * 4
+    assert len(call.calls) == 1 + 2 * 4
+
+
+async def test_calls_that_are_too_large_become_smaller_ones() -> None:
+    call = Doubling(most=4)
+    assert await results(together(call), range(8)) == list(range(0, 16, 2))
+    assert [len(items) for items in call.calls] == [8, 4, 4]
 
 
 async def test_who_leaves_the_queue_is_in_no_call() -> None:

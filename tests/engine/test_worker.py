@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.config import Emulate
-from diffusion_edge.engine.run import begin, run_last_span, run_span
+from diffusion_edge.engine.run import begin, decode_all, run_last_span, run_span
 from diffusion_edge.engine.worker import Worker, alike
 from diffusion_edge.errors import (
     DamagedPacket,
     DeadlineExceeded,
+    NotFinite,
     QueueFull,
     StageLost,
     WrongLatentSpace,
@@ -27,7 +28,18 @@ from diffusion_edge.errors import (
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet, read, write
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import Accepted, Done, Event, Link, Picture, Plan, Progress, Transport
+from diffusion_edge.types import (
+    NEVER,
+    Accepted,
+    Done,
+    Event,
+    Link,
+    Picture,
+    Plan,
+    Progress,
+    Times,
+    Transport,
+)
 from tests.fakes import FakeClock, FakeFamily, FakeTransport
 
 NOWHERE = FakeTransport()
@@ -243,7 +255,7 @@ async def test_a_deadline_acts_at_the_step_boundary() -> None:
         clock.advance(1.0)
 
     async with a_worker(clock=clock, on_predict=slow) as worker:
-        packet = a_packet("edge:10", deadline_unix_s=clock.unix() + 2.5)
+        packet = a_packet("edge:10", left=Times(give_up=2.5))
         with pytest.raises(DeadlineExceeded, match="'edge' at step 3 of 10"):
             await all_of(worker, packet)
         assert worker.status().queued == 0
@@ -256,10 +268,152 @@ async def test_a_deadline_acts_while_waiting(gate: Gate) -> None:
         first = asyncio.create_task(all_of(worker, a_packet()))
         await gate.reached()
         with pytest.raises(DeadlineExceeded, match="at step 0"):
-            await all_of(worker, a_packet(deadline_unix_s=clock.unix() + 0.01))
+            await all_of(worker, a_packet(left=Times(give_up=0.01)))
         assert worker.status().queued == 1
         gate.open()
         await first
+
+
+async def test_who_is_due_first_steps_first_though_both_are_given_up_late() -> None:
+    order: list[str] = []
+
+    async def one(worker: Worker, name: str, due: float | None) -> None:
+        left = Times(due, give_up=1000.0)
+        await all_of(worker, a_packet("edge:10", request_id=name, left=left))
+        order.append(name)
+
+    async with a_worker(emulate=Emulate(step_s=1.0), clock=FakeClock()) as worker:
+        asked = [("calm", None), ("later", 8.0), ("late already", -2.0), ("soon", 5.0)]
+        await asyncio.gather(*(one(worker, name, due) for name, due in asked))
+    assert order == ["late already", "soon", "later", "calm"]
+
+
+@pytest.mark.parametrize("due", [2.0, 0.0, -5.0])
+async def test_a_picture_that_is_late_is_made_all_the_same(due: float) -> None:
+    clock = FakeClock()
+    async with a_worker(clock=clock, on_predict=lambda: clock.advance(1.0)) as worker:
+        packet = a_packet("edge:4", left=Times(due, give_up=100.0))
+        assert (
+            done(await all_of(worker, packet)).picture
+            == run_last_span(FakeFamily("edge"), a_packet("edge:4"))[1]
+        )
+
+
+@pytest.mark.parametrize("give_up", [0.0, -1.0])
+async def test_a_time_of_zero_is_a_time(give_up: float) -> None:
+    async with a_worker(clock=FakeClock()) as worker:
+        with pytest.raises(DeadlineExceeded, match="given up on the stage 'edge' at step 0 of 4"):
+            await all_of(worker, a_packet(left=Times(give_up=give_up)))
+
+
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0])
+async def test_stages_need_not_agree_on_the_time(ahead_s: float) -> None:
+    here, there = FakeClock(), FakeClock()
+    there.advance(ahead_s)
+    async with a_worker("edge", clock=here) as edge, a_worker("cloud", clock=there) as cloud:
+        sites = LocalTransport({"cloud": cloud})
+        packet = a_packet("edge:2,cloud:2", left=Times(5.0, 10.0))
+        assert isinstance(done(await all_of(edge, packet, sites)), Done)
+
+
+async def test_the_next_stage_gets_the_time_that_is_left() -> None:
+    clock, forward = FakeClock(), FakeTransport(QueueFull("far enough"))
+    async with a_worker(clock=clock, on_predict=lambda: clock.advance(1.5)) as worker:
+        for left, then in [
+            (Times(5.0, 20.0), Times(2.0, 17.0)),
+            (Times(0.0, None), Times(-3.0, None)),
+            (NEVER, NEVER),
+        ]:
+            with pytest.raises(QueueFull):
+                await all_of(worker, a_packet("edge:2,cloud:2", left=left), forward)
+            assert read(forward.sent[-1][1], FakeFamily.latent_space).left == then
+
+
+# ---------------------------------------------------------------------------- hand-offs that wait
+
+
+def half_way(**changes: Any) -> bytes:
+    """A packet that another stage has begun."""
+    packet = a_packet("device:2,edge:2", **changes)
+    return write(run_span(FakeFamily("device"), packet, packet.plan.spans[0]))
+
+
+async def handed(worker: Worker, data: bytes) -> Done:
+    return done([event async for event in worker.run(data, NOWHERE)])
+
+
+async def test_a_hand_off_waits_where_a_new_request_is_refused(gate: Gate) -> None:
+    """16 requests by way of a stage that holds two: none of the first stage's steps are lost."""
+    order: list[int] = []
+
+    async def one(edge: Worker, sites: LocalTransport, seed: int) -> None:
+        packet = a_packet("edge:2,cloud:2", seed=seed)
+        result = done(await all_of(edge, packet, sites))
+        assert result.picture == run_last_span(FakeFamily("edge"), a_packet("edge:4", seed=seed))[1]
+        order.append(seed)
+
+    async with (
+        a_worker("edge", capacity=16) as edge,
+        a_worker("cloud", capacity=2, on_predict=gate) as cloud,
+    ):
+        sites = LocalTransport({"cloud": cloud})
+        tasks = [asyncio.create_task(one(edge, sites, seed)) for seed in range(16)]
+        async with asyncio.timeout(30):
+            while cloud.status().queued < 16:
+                await asyncio.sleep(0)
+        assert cloud.status().queue_s > 0
+        assert [job.packet.latent is None for job in cloud._jobs] == [False] * 2 + [True] * 14
+        with pytest.raises(QueueFull, match="16 images"):
+            await all_of(cloud, a_packet("cloud:1"))
+        gate.open()
+        await asyncio.gather(*tasks)
+        assert cloud.status().queued == 0
+    assert order == list(range(16))
+
+
+async def test_what_waits_says_accepted_at_once_and_may_leave(gate: Gate) -> None:
+    async with a_worker(capacity=1, on_predict=gate) as worker:
+        first = asyncio.create_task(handed(worker, half_way(seed=0)))
+        await gate.reached()
+        leaving = worker.run(half_way(seed=1), NOWHERE)
+        assert await anext(leaving) == Accepted("edge")
+        third = asyncio.create_task(handed(worker, half_way(seed=2)))
+        await asyncio.sleep(0)
+        assert worker.status().queued == 3
+        await leaving.aclose()
+        assert worker.status().queued == 2
+        gate.open()
+        results = await asyncio.gather(first, third)
+    assert [result.picture for result in results] == [
+        run_last_span(FakeFamily("edge"), a_packet("edge:4", seed=seed))[1] for seed in (0, 2)
+    ]
+    assert results[1].spans[0].queue_s > 0
+
+
+async def test_what_waits_is_given_up_in_time(gate: Gate) -> None:
+    async with a_worker(capacity=1, on_predict=gate) as worker:
+        first = asyncio.create_task(handed(worker, half_way()))
+        await gate.reached()
+        with pytest.raises(DeadlineExceeded, match="at step 2 of 4"):
+            await handed(worker, half_way(left=Times(give_up=0.01)))
+        assert worker.status().queued == 1
+        gate.open()
+        await first
+
+
+@pytest.mark.parametrize(("name", "value"), [("HELD", 3), ("HELD_BYTES", 3 * len(half_way()) + 1)])
+async def test_how_many_may_wait_is_bounded(
+    name: str, value: int, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"diffusion_edge.engine.worker.{name}", value)
+    async with a_worker(capacity=1, on_predict=gate) as worker:
+        tasks = [asyncio.create_task(handed(worker, half_way())) for _ in range(4)]
+        await gate.reached()
+        assert worker.status().queued == 4
+        with pytest.raises(QueueFull, match="4 images"):
+            await handed(worker, half_way())
+        gate.open()
+        await asyncio.gather(*tasks)
 
 
 async def test_a_stage_that_does_not_accept_is_lost() -> None:
@@ -308,6 +462,50 @@ async def test_a_packet_for_the_same_stage_stays_in_the_replica() -> None:
         assert [(hop.source, hop.target) for hop in cut.hops] == [("edge", "edge")]
         assert [(span.start, span.stop) for span in cut.spans] == [(0, 1), (1, 4)]
         assert worker.status().queued == 0
+
+
+class Diverging(FakeFamily):
+    """Its output is NaN where guidance is 5."""
+
+    def predict(
+        self, latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        output = super().predict(latent, timestep, guidance, conditioning)
+        return torch.where(guidance.view(-1, 1, 1, 1) == 5.0, torch.nan, output)
+
+
+@pytest.mark.parametrize(("plan", "until"), [("attic:4", 4), ("attic:3,cloud:1", 3)])
+async def test_a_latent_that_is_not_finite_is_an_error_and_touches_no_other(
+    plan: str, until: int
+) -> None:
+    family, forward = Diverging("edge"), FakeTransport()
+    worker = Worker(family, stage="attic", tier="edge")
+    await worker.warm_up(16, "ddim")
+    bad = a_packet(plan, guidance=5.0)
+    good = [a_packet("attic:4", guidance=3.0, seed=seed) for seed in range(2)]
+    try:
+        first, failed, second = await asyncio.gather(
+            all_of(worker, good[0]),
+            all_of(worker, bad, forward),
+            all_of(worker, good[1]),
+            return_exceptions=True,
+        )
+    finally:
+        worker.close()
+    assert isinstance(failed, NotFinite)
+    assert "the stage 'attic' made NaN or infinite values" in failed.message
+    assert f"in its steps from 0 to {until}" in failed.message
+    assert forward.sent == []
+    for packet, events in zip(good, (first, second), strict=True):
+        assert isinstance(events, list)
+        assert done(events).picture == run_last_span(FakeFamily("edge"), packet)[1]
+
+
+def test_nothing_is_decoded_that_is_not_finite() -> None:
+    trajectory = begin(FakeFamily("edge"), a_packet())
+    black = replace(trajectory, latent=trajectory.latent * torch.inf, position=4)
+    with pytest.raises(NotFinite, match="the stage 'edge' made NaN"):
+        decode_all(FakeFamily("edge"), [trajectory, black])
 
 
 async def test_bad_packets_are_refused_before_they_queue() -> None:

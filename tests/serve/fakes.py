@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from diffusion_edge.types import (
     Plan,
     SpanRecord,
     StageStatus,
+    Times,
     View,
 )
 from tests.routing.views import symmetric
@@ -100,8 +101,8 @@ class FakeBoard:
         return View(self.statuses(), links, prices, sizes, codecs)
 
 
-def fake_packet(request: ImageRequest, plan: Plan, image: int, until: float) -> bytes:
-    fields = {"plan": str(plan), "seed": request.seed + image, "image": image, "until": until}
+def fake_packet(request: ImageRequest, plan: Plan, image: int, left: Times) -> bytes:
+    fields = {"plan": str(plan), "seed": request.seed + image, "image": image, **asdict(left)}
     size = {"width": request.width, "height": request.height}
     return json.dumps(fields | size).encode()
 

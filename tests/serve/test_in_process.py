@@ -6,7 +6,8 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from fastapi import FastAPI
 from PIL import Image
 
 from diffusion_edge.config import Settings
+from diffusion_edge.engine.stepper import Entry
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
+from diffusion_edge.packet import Packet, read
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.serve.api import create_app
 from diffusion_edge.serve.board import Board
 from diffusion_edge.serve.carriage import Carriage, carriage
 from diffusion_edge.serve.service import Service
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import ImageRequest, StageStatus
+from diffusion_edge.types import Event, ImageRequest, StageStatus, Times
 
 from .fakes import settings
 
@@ -48,18 +51,22 @@ async def workers(tiny_family: Path) -> AsyncIterator[dict[str, Worker]]:
 
 
 @pytest.fixture
-async def app(tiny_family: Path, workers: dict[str, Worker]) -> FastAPI:
+async def service(tiny_family: Path, workers: dict[str, Worker]) -> Service:
     card, config = load_card(tiny_family), settings(family=str(tiny_family))
     board = seen(workers, config, partial(carriage, card, None, 0.01))
     for name in workers:
         await board.ask_once(name)
-    service = Service(
+    return Service(
         card=card,
         settings=config,
         quality=QualityTable.unknown(card.name),
         board=board,
         transport=LocalTransport(workers),
     )
+
+
+@pytest.fixture
+async def app(service: Service) -> FastAPI:
     return create_app(service)
 
 
@@ -157,6 +164,61 @@ async def test_more_images_than_a_queue_holds(
     assert response.status_code == 429
     assert int(response.headers["retry-after"]) >= 1
     assert len((await pictures(api))[0]) == 1
+
+
+class Recorded(LocalTransport):
+    """Keeps the packets, by stage."""
+
+    def __init__(self, workers: dict[str, Worker]) -> None:
+        super().__init__(workers)
+        self.packets: dict[str, Packet] = {}
+
+    async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
+        self.packets[stage] = read(packet, self._workers[stage]._family.latent_space)
+        async with aclosing(super().run(stage, packet)) as events:
+            async for event in events:
+                yield event
+
+
+async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
+    api: httpx.AsyncClient,
+    service: Service,
+    workers: dict[str, Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the body to the due time in the batch, and from there to the answer."""
+    sites = Recorded(workers)
+    monkeypatch.setattr(service, "_transport", sites)
+    options = {"plan": "cloud:4,edge:6", "deadline_ms": 0.5}
+    samples: dict[str, tuple[Times, float]] = {}
+    for name in ("cloud", "edge"):
+        real = workers[name]._stepper.take
+
+        async def take(entry: Entry, name: str = name, real: Any = real) -> None:
+            (job,) = workers[name]._jobs
+            samples[name] = (job.times, entry.sample.due)
+            await real(entry)
+
+        monkeypatch.setattr(workers[name]._stepper, "take", take)
+    monkeypatch.setattr("diffusion_edge.serve.service.PATIENCE", 1000.0)
+    _, ours = await pictures(api, diffusion_edge=options)
+    assert ours["deadline_met"] is False
+    assert any("the deadline of 0.0005 s was missed" in told for told in ours["warnings"])
+    for name in ("cloud", "edge"):
+        left, (times, due) = sites.packets[name].left, samples[name]
+        assert left.due is not None
+        assert left.give_up is not None
+        assert left.due <= 0.0005
+        assert left.give_up - left.due == pytest.approx(1000 * ours["predicted_s"] - 0.0005)
+        assert due == times.due
+    assert sites.packets["edge"].left.due < sites.packets["cloud"].left.due
+
+    monkeypatch.setattr("diffusion_edge.serve.service.PATIENCE", 0.0)
+    response = await api.post("/v1/images/generations", json=PROMPT | {"diffusion_edge": options})
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
+    assert "given up" in response.json()["error"]["message"]
+    assert [worker.status().queued for worker in workers.values()] == [0, 0, 0]
 
 
 async def test_a_client_that_does_not_read_holds_no_slot(

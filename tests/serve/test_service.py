@@ -71,13 +71,14 @@ async def test_a_late_picture_is_given_out_with_a_warning() -> None:
     assert "predicted to miss the deadline" in result.choice.reason
 
 
-async def test_the_packet_knows_when_the_work_is_given_up() -> None:
+@pytest.mark.parametrize("deadline_s", [0.0, 1.0, 1.7, 300.0])
+async def test_the_packet_knows_when_it_is_due_and_when_it_is_given_up(deadline_s: float) -> None:
     transport = FakeTransport()
-    made = service(transport)
-    await made.generate(request(deadline_s=100.0))
-    await made.generate(request(deadline_s=200.0))
-    first, second = (packet["until"] for packet in transport.packets)
-    assert 99 < second - first < 110
+    result = await service(transport).generate(request(deadline_s=deadline_s, images=2))
+    limit_s = max(deadline_s, 2 * result.choice.predicted_s)
+    for packet in transport.packets:
+        assert deadline_s - 10 < packet["due"] <= deadline_s
+        assert packet["give_up"] - packet["due"] == pytest.approx(limit_s - deadline_s)
 
 
 async def test_dead_stages_and_full_queues_are_told_apart() -> None:
