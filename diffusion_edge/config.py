@@ -45,7 +45,11 @@ class _Strict(BaseModel):
 
 
 class Emulate(_Strict):
-    """Seconds that each part shall take, so that one machine can act as several."""
+    """Seconds that each part shall take, so that one machine can act as several.
+
+    Of a picture of the family's default size; steps and decoding of others take as many times as
+    long as their latents have cells.
+    """
 
     step_s: Seconds
     encode_s: Seconds = 0.0
@@ -60,7 +64,7 @@ class StageConfig(_Strict):
     num_cpus, num_gpus: Ray's shares, also of less than one; Ray hides the GPUs from a stage that
         has none of them.
     batching: see `diffusion_edge.batching`. batch_rows: of a forward pass at most; without it the
-        seconds measured at the start decide.
+        measured seconds decide.
     """
 
     tier: Tier

@@ -31,6 +31,7 @@ class Made(Generic[Result]):
 @dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
+    asked_at: float
     made: asyncio.Future[Made[Result]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -40,8 +41,8 @@ class Together(Generic[Item, Result]):
     """Makes a result of each item, in calls for several.
 
     call: results in the items' order. turn: held during a call; what shares it takes turns.
-    most: how many of those that wait, in order of arrival, go into the next call. stated_s:
-    seconds that a call shall take, for emulation.
+    most: how many of those that wait, in order of arrival, go into the next call. pace, stated_s:
+    for emulation, the device's pace and the seconds that a call for these items shall take.
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class Together(Generic[Item, Result]):
         turn: asyncio.Lock,
         *,
         most: Callable[[Sequence[Item]], int],
-        stated_s: float | None,
+        pace: Pace,
+        stated_s: Callable[[Sequence[Item]], float | None],
     ) -> None:
         self._call = call
         self._clock = clock
@@ -60,11 +62,11 @@ class Together(Generic[Item, Result]):
         self._stated_s = stated_s
         self._waiting: list[_Waiting[Item, Result]] = []
         self._loop: asyncio.Task[None] | None = None
-        self._pace = Pace(clock)
+        self._pace = pace
 
     async def make(self, item: Item) -> Made[Result]:
         """Raises what the call raises for this item alone; cancelling this takes it out."""
-        entry: _Waiting[Item, Result] = _Waiting(item)
+        entry: _Waiting[Item, Result] = _Waiting(item, self._clock.now())
         self._waiting.append(entry)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run())
@@ -81,12 +83,13 @@ class Together(Generic[Item, Result]):
 
     async def _make(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         """In one call; if it fails, each alone, so that only what fails by itself is lost."""
-        self._pace.restart()
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
-        work = self._call([entry.item for entry in batch])
+        items, asked_at = [entry.item for entry in batch], batch[0].asked_at
+        work, stated_s = self._call(items), self._stated_s(items)
         try:
-            stated_s = self._stated_s
-            results = await (work if stated_s is None else self._pace.keep(stated_s, work))
+            results = await (
+                work if stated_s is None else self._pace.keep(stated_s, asked_at, work)
+            )
         except Exception as error:
             if len(batch) > 1:
                 for entry in batch:
