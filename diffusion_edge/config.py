@@ -45,7 +45,11 @@ class _Strict(BaseModel):
 
 
 class Emulate(_Strict):
-    """Seconds that each part shall take, so that one machine can act as several."""
+    """Seconds that each part shall take, so that one machine can act as several.
+
+    Of a picture of the family's default size; steps and decoding of others take as many times as
+    long as their latents have cells.
+    """
 
     step_s: Seconds
     encode_s: Seconds = 0.0
@@ -61,7 +65,7 @@ class StageConfig(_Strict):
         has none of them.
     capacity: images in the queue; what was begun on another stage waits beyond it.
     batching: see `diffusion_edge.batching`. batch_rows: of a forward pass at most; without it the
-        seconds measured at the start decide.
+        measured seconds decide.
     """
 
     tier: Tier

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+from diffusion_edge import curves
+from diffusion_edge.curves import Curve
 from diffusion_edge.errors import InvalidPlan
 
 Tier = Literal["device", "edge", "cloud"]
@@ -294,10 +296,12 @@ class Link:
 class StageStatus:
     """What a stage reports of itself.
 
-    `step_s` maps the number of rows in a forward pass (a guided sample is two rows) to seconds.
-    `emulated` says that the seconds are stated by the config, not measured. `reaches` names the
-    other stages that it can hand off to by now; None means all. `guiding`: a guided sample of a
-    model that does not double takes one row. `queued` exceeds `capacity` where hand-offs wait.
+    `step_s` has the seconds of a step by size (cells of the latent, see `curves`) and by rows in
+    the forward pass (a guided sample is two rows), `decode_s` those of a picture by size: measured
+    and seen while serving, or stated by the config if `emulated`; a sample then counts as one row.
+    `reaches` names the other stages that it can hand off to by now; None means all. `guiding`: a
+    guided sample of a model that does not double takes one row. `queued` exceeds `capacity` where
+    hand-offs wait.
     """
 
     stage: str
@@ -306,9 +310,9 @@ class StageStatus:
     queue_s: float
     queued: int
     capacity: int
-    step_s: Mapping[int, float]
+    step_s: Mapping[int, Curve]
     encode_s: float
-    decode_s: float
+    decode_s: Mapping[int, float]
     resident_bytes: int
     emulated: bool = False
     steps_run: int = 0
@@ -319,9 +323,13 @@ class StageStatus:
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches
 
-    def seconds_per_step(self, guided: bool) -> float:
-        rows = 2 if guided and self.guiding == "doubled" else 1
-        return self.step_s.get(rows) or self.step_s[min(self.step_s, key=lambda r: abs(r - rows))]
+    def seconds_per_step(self, guided: bool, cells: int) -> float:
+        """Of one sample that steps alone."""
+        rows = 2 if guided and self.guiding == "doubled" and not self.emulated else 1
+        return curves.seconds(curves.curve(self.step_s, cells), rows)
+
+    def seconds_to_decode(self, cells: int) -> float:
+        return curves.scaled(self.decode_s, cells)
 
 
 @dataclass(frozen=True)
@@ -329,8 +337,9 @@ class View:
     """All that a policy may know: live stages by name, links by (from, to), prices by tier.
 
     `codecs[k]` is how this request's packet would be carried if it were handed off before step k,
-    and `packet_bytes[k]` its size then, for k from 0 to the number of steps. A pair that `links`
-    lacks cannot hand off. `guidance` has the stages whose models have guidance of their own.
+    and `packet_bytes[k]` its size then, for k from 0 to the number of steps; `cells` are those of
+    its latent. A pair that `links` lacks cannot hand off. `guidance` has the stages whose models
+    have guidance of their own.
     """
 
     stages: Mapping[str, StageStatus]
@@ -338,6 +347,7 @@ class View:
     price_per_s: Mapping[Tier, float]
     packet_bytes: tuple[int, ...]
     codecs: tuple[Codec, ...]
+    cells: int
     guidance: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_edge.batching import (
+    AGAIN,
     GAIN,
     STRETCH,
     Sample,
@@ -16,6 +17,7 @@ from diffusion_edge.batching import (
     drained_s,
     due,
     next_batch,
+    rows_now,
 )
 
 # ---------------------------------------------------------------------------- one boundary
@@ -23,10 +25,10 @@ from diffusion_edge.batching import (
 
 def test_the_one_due_first_steps_with_those_that_can_share_its_pass() -> None:
     samples = [
-        Sample("small", 1, due=9.0),
-        Sample("large", 1, due=5.0),
-        Sample("small", 1, due=4.0),
-        Sample("small", 1, due=7.0),
+        Sample("small", 1, due=9.0, cells=4),
+        Sample("large", 1, due=5.0, cells=16),
+        Sample("small", 1, due=4.0, cells=4),
+        Sample("small", 1, due=7.0, cells=4),
     ]
     assert next_batch(samples, 8) == [2, 3, 0]
     assert next_batch(samples, 2) == [2, 3]
@@ -34,7 +36,7 @@ def test_the_one_due_first_steps_with_those_that_can_share_its_pass() -> None:
 
 
 def test_a_guided_sample_takes_two_rows_and_the_first_one_always_steps() -> None:
-    samples = [Sample("g", 2, float(i)) for i in range(5)]
+    samples = [Sample("g", 2, float(i), 4) for i in range(5)]
     assert next_batch(samples, 8) == [0, 1, 2, 3]
     assert next_batch(samples, 1) == [0]
 
@@ -51,7 +53,7 @@ def test_who_has_failed_in_a_large_pass_is_in_no_such_one_again() -> None:
 
 rows = st.integers(1, 16)
 some = st.lists(
-    st.builds(Sample, st.sampled_from("abc"), st.integers(1, 2), st.floats(0, 100)),
+    st.builds(Sample, st.sampled_from("abc"), st.integers(1, 2), st.floats(0, 100), st.just(4)),
     min_size=1,
     max_size=30,
 )
@@ -91,6 +93,32 @@ def test_a_size_that_buys_no_throughput_is_not_used(step_s: dict[int, float], be
     assert best_rows(step_s) == best
 
 
+FLAT = {1: 1.0, 2: 1.2, 4: 2.4, 8: 4.8}
+"""Seconds by rows: two rows pay, more do not."""
+
+
+@pytest.mark.parametrize(
+    ("unit", "waiting", "most", "rested_s", "rows"),
+    [
+        (1, 9, 32, {}, 4),  # never tried
+        (1, 9, 32, {4: 0.0}, 8),
+        (1, 9, 32, {4: 0.0, 8: 0.0}, 2),
+        (1, 7, 32, {4: 0.0}, 2),  # it could not be filled
+        (1, 9, 32, {4: AGAIN * 2.4, 8: 0.0}, 4),
+        (1, 9, 32, {4: AGAIN * 2.3, 8: 0.0}, 2),
+        (1, 9, 3, {}, 3),
+        (1, 9, 2, {}, 2),
+        (1, 9, 1, {}, 1),
+        (2, 9, 32, {4: 0.0}, 8),
+        (2, 9, 5, {4: 0.0}, 2),
+    ],
+)
+def test_larger_passes_are_tried_when_filled_and_rested(
+    unit: int, waiting: int, most: int, rested_s: dict[int, float], rows: int
+) -> None:
+    assert rows_now(FLAT, unit, waiting, most, rested_s) == rows
+
+
 def test_drained_counts_rows_in_full_batches() -> None:
     curve = {1: 1.0, 2: 1.0, 4: 2.0}
     assert best_rows(curve) == 2
@@ -120,7 +148,8 @@ def played(requests: list[Request], slots: int = 1, step_s: float = 1.0) -> dict
             now = min(r.arrives for r in requests if left[r.name])
             continue
         samples = [
-            Sample("k", 1, due(r.arrives, r.steps * step_s, r.deadline, "in-flight")) for r in here
+            Sample("k", 1, due(r.arrives, r.steps * step_s, r.deadline, "in-flight"), 4)
+            for r in here
         ]
         now += step_s
         for index in next_batch(samples, slots):

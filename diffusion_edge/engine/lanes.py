@@ -2,7 +2,7 @@
 its rows on each.
 
 On a CPU several small passes side by side often take less time than one that all cores share;
-which it is for how many rows is measured at warm-up.
+which it is for how many rows of how many cells is measured at warm-up.
 """
 
 from __future__ import annotations

@@ -27,10 +27,12 @@ class RealClock:
 
 
 class Pace:
-    """Makes a run of parts take the seconds stated for each, counted from the start of the run.
+    """Makes parts take the seconds stated for each, on one device that does one after the other.
 
-    What a sleep overshoots, the next one makes up, so that the total holds. A part whose real
-    work took longer than stated is an overrun.
+    A part begins when the device is free and the part was asked for, whichever is later. So what a
+    sleep overshoots, the next part makes up, and the total holds, but no part makes up for time
+    in which another one had the device, or nothing did. A part whose real work took longer than
+    stated is an overrun.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -39,15 +41,13 @@ class Pace:
         self.slept_s = 0.0
         self.overruns = 0
 
-    def restart(self) -> None:
-        """Counts from now on, after a pause."""
-        self._due = self._clock.now()
-
-    async def keep(self, stated_s: float, work: Awaitable[Result]) -> Result:
+    async def keep(self, stated_s: float, asked_at: float, work: Awaitable[Result]) -> Result:
+        """The result of `work`, not before it is due. asked_at: on the clock, when the part could
+        have begun on a free device."""
         began = self._clock.now()
+        self._due = max(self._due, asked_at) + stated_s
         result = await work
         ended = self._clock.now()
-        self._due += stated_s
         self.overruns += ended - began > stated_s
         if ended < self._due:
             await self._clock.sleep(self._due - ended)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from diffusion_edge.batching import Batching, Sample, next_batch
+from diffusion_edge.batching import Batching, Sample, company, next_batch
 from diffusion_edge.engine.line import Line, apart
 from diffusion_edge.engine.pace import Clock, Pace
 from diffusion_edge.engine.run import Trajectory
@@ -37,6 +37,7 @@ class Entry:
     answer: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    asked_at: float = 0.0
     began: float | None = None
     slept_s: float = 0.0
     overruns: int = 0
@@ -46,9 +47,9 @@ class Stepper:
     """Takes the steps of all trajectories on a replica.
 
     turn: held during a step; what shares it takes turns with the steps. rows: of a forward pass at
-    most, asked at every boundary; None steps one sample at a time.
-    stated_s: seconds that a step of some rows shall take, for emulation. on_step: told rows and
-    seconds of every forward pass.
+    most, asked at every boundary with those that could share it; None steps one sample at a time.
+    pace, stated_s: for emulation, the device's pace and the seconds that a step of these samples
+    shall take. on_step: told cells, rows and seconds of every forward pass.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Stepper:
         turn: asyncio.Lock,
         *,
         mode: Batching,
-        rows: Callable[[], int | None],
-        stated_s: Callable[[int], float | None],
-        on_step: Callable[[int, float], None],
+        rows: Callable[[Sequence[Sample]], int | None],
+        pace: Pace,
+        stated_s: Callable[[Sequence[Sample]], float | None],
+        on_step: Callable[[int, int, float], None],
     ) -> None:
         self._take_step = step
         self._clock = clock
@@ -68,14 +70,13 @@ class Stepper:
         self._rows = rows
         self._stated_s = stated_s
         self._on_step = on_step
-        self._pace = Pace(clock)
+        self._pace = pace
         self.line: Line[Entry] = Line(self._boundary, turn)
         self.steps_run = 0
 
     async def take(self, entry: Entry) -> None:
         """Returns when the entry has taken its steps; cancelling this takes it out."""
-        if self.line.idle:
-            self._pace.restart()
+        entry.asked_at = self._clock.now()
         await self.line.join(entry)
 
     async def _boundary(self, waiting: Sequence[Entry]) -> None:
@@ -93,19 +94,23 @@ class Stepper:
             if entry.give_up is not None and self._clock.now() >= entry.give_up:
                 entry.answer.set_exception(TimeoutError())
         waiting = [entry for entry in waiting if not entry.answer.done()]
-        rows = self._rows()
-        chosen = next_batch([entry.sample for entry in waiting], rows or 0) if waiting else []
+        if not waiting:
+            return []
+        samples = [entry.sample for entry in waiting]
+        rows = self._rows([samples[index] for index in company(samples)])
+        chosen = next_batch(samples, rows or 0)
         return [waiting[index] for index in (chosen if rows else chosen[:1])]
 
     async def _step(self, batch: Sequence[Entry]) -> None:
         """One forward pass. If it fails, nobody has moved."""
-        trajectories = self._padded([entry.trajectory for entry in batch], batch[0].sample.rows)
-        rows = len(trajectories) * batch[0].sample.rows
+        samples = [entry.sample for entry in batch]
+        trajectories = self._padded([entry.trajectory for entry in batch], samples)
+        rows = len(trajectories) * samples[0].rows
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
         work = self._take_step(trajectories, rows)
-        stated_s = self._stated_s(rows)
-        after = await (work if stated_s is None else self._pace.keep(stated_s, work))
-        self._on_step(rows, self._clock.now() - began)
+        stated_s, asked_at = self._stated_s(samples), batch[0].asked_at
+        after = await (work if stated_s is None else self._pace.keep(stated_s, asked_at, work))
+        self._on_step(samples[0].cells, rows, self._clock.now() - began)
         for entry, trajectory in zip(batch, after, strict=False):
             entry.trajectory = trajectory
             entry.began = began if entry.began is None else entry.began
@@ -116,10 +121,12 @@ class Stepper:
             if not entry.left and not entry.answer.done():
                 entry.answer.set_result(None)
 
-    def _padded(self, trajectories: list[Trajectory], rows: int) -> list[Trajectory]:
+    def _padded(
+        self, trajectories: list[Trajectory], samples: Sequence[Sample]
+    ) -> list[Trajectory]:
         """In mode `reproducible` as many as always: a row then depends on no other one."""
-        most = self._rows()
-        if self._mode != "reproducible" or most is None:
+        most = self._rows(samples) if self._mode == "reproducible" else None
+        if most is None:
             return trajectories
-        missing = max(most // rows, 1) - len(trajectories)
+        missing = max(most // samples[0].rows, 1) - len(trajectories)
         return trajectories + trajectories[:1] * missing

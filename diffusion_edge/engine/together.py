@@ -32,6 +32,7 @@ class Made(Generic[Result]):
 @dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
+    asked_at: float
     answer: asyncio.Future[Made[Result]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -41,8 +42,8 @@ class Together(Generic[Item, Result]):
     """Makes a result of each item, in calls for several.
 
     call: results in the items' order. turn: held during a call; what shares it takes turns.
-    most: how many of those that wait, in order of arrival, go into the next call. stated_s:
-    seconds that a call shall take, for emulation.
+    most: how many of those that wait, in order of arrival, go into the next call. pace, stated_s:
+    for emulation, the device's pace and the seconds that a call for these items shall take.
     """
 
     def __init__(
@@ -52,18 +53,19 @@ class Together(Generic[Item, Result]):
         turn: asyncio.Lock,
         *,
         most: Callable[[Sequence[Item]], int],
-        stated_s: float | None,
+        pace: Pace,
+        stated_s: Callable[[Sequence[Item]], float | None],
     ) -> None:
         self._call = call
         self._clock = clock
         self._most = most
         self._stated_s = stated_s
-        self._pace = Pace(clock)
+        self._pace = pace
         self.line: Line[_Waiting[Item, Result]] = Line(self._next, turn)
 
     async def make(self, item: Item) -> Made[Result]:
         """Raises what the call raises for this item alone; cancelling this takes it out."""
-        entry: _Waiting[Item, Result] = _Waiting(item)
+        entry: _Waiting[Item, Result] = _Waiting(item, self._clock.now())
         await self.line.join(entry)
         return entry.answer.result()
 
@@ -73,11 +75,10 @@ class Together(Generic[Item, Result]):
             await apart(self._make, waiting[: self._most([entry.item for entry in waiting])])
 
     async def _make(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
-        self._pace.restart()
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
-        work = self._call([entry.item for entry in batch])
-        stated_s = self._stated_s
-        results = await (work if stated_s is None else self._pace.keep(stated_s, work))
+        items, asked_at = [entry.item for entry in batch], batch[0].asked_at
+        work, stated_s = self._call(items), self._stated_s(items)
+        results = await (work if stated_s is None else self._pace.keep(stated_s, asked_at, work))
         ended = self._clock.now()
         slept_s, overruns = self._pace.slept_s - slept_s, self._pace.overruns - overruns
         for entry, result in zip(batch, results, strict=True):

@@ -9,22 +9,26 @@ report between and during steps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any
 
+import torch
+
 from diffusion_edge import batching
 from diffusion_edge.batching import Batching, Sample
 from diffusion_edge.config import Emulate
+from diffusion_edge.curves import cells_of
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.engine.lanes import Lanes
-from diffusion_edge.engine.measure import Seconds, measure, resident_bytes
-from diffusion_edge.engine.pace import Clock, RealClock
+from diffusion_edge.engine.measure import ROWS, measure, resident_bytes
+from diffusion_edge.engine.pace import Clock, Pace, RealClock
 from diffusion_edge.engine.run import Trajectory
+from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Made, Together
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
@@ -81,7 +85,8 @@ class Job:
 
     def around_s(self, seconds: Seconds) -> float:
         """What encoding and decoding are still to take."""
-        return self.encodes_left * seconds.encode_s + self.decodes_left * seconds.decode_s
+        decoding_s = self.decodes_left * seconds.decoding(self.sample.cells)
+        return self.encodes_left * seconds.encode_s + decoding_s
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,12 @@ class Outcome:
 class Worker:
     """A stage's queue, its loop and its threads.
 
-    emulate: seconds that the parts shall take; a step's are of one sample, so nothing is batched
-    then. mode: see `batching`. rows: of a forward pass at most; None lets the measured seconds
-    decide. together: whether texts that wait at the same time are encoded in one call, and pictures
-    decoded in one. cut: whether forward passes may be cut over the cores. links: by target, the
-    ways that are acted out by sleeping before a hand-off. Call `warm_up` once before the first
-    `run`.
+    emulate: seconds that the parts shall take for a picture of the size that `warm_up` is told; a
+    step's are of one sample, so nothing is batched then. mode: see `batching`. rows: of a forward
+    pass at most; None lets the measured seconds decide. together: whether texts that wait at the
+    same time are encoded in one call, and pictures decoded in one. cut: whether forward passes may
+    be cut over the cores. links: by target, the ways that are acted out by sleeping before a
+    hand-off. Call `warm_up` once before the first `run`.
     """
 
     def __init__(
@@ -131,8 +136,8 @@ class Worker:
         self._tier: Tier = tier
         self._model = model or family.stage
         self._capacity = capacity
-        self._stated = Seconds.stated(emulate) if emulate else None
-        self._measured: Seconds | None = None
+        self._emulate = emulate
+        self._known: Seconds | None = None
         self._links = dict(links or {})
         self._hop_timeout_s = hop_timeout_s
         self._clock: Clock = clock or RealClock()
@@ -144,20 +149,22 @@ class Worker:
         self._overruns = 0
         self._lanes = Lanes(f"steps-{stage}", threads)
         # One turn for all three: beside each other on the same cores they take longer.
-        turn = asyncio.Lock()
+        turn, pace = asyncio.Lock(), Pace(self._clock)
         self._texts: Together[Packet, Trajectory] = Together(
             lambda packets: self._lanes.run(partial(core.begin_all, family, packets)),
             self._clock,
             turn,
             most=lambda waiting: min(len(waiting), TEXTS) if self._together else 1,
-            stated_s=self._stated.encode_s if self._stated else None,
+            pace=pace,
+            stated_s=lambda _: emulate.encode_s if emulate else None,
         )
         self._pictures: Together[Trajectory, Picture] = Together(
-            lambda ended: self._lanes.run(partial(core.decode_all, family, ended)),
+            self._decode,
             self._clock,
             turn,
             most=lambda waiting: alike(waiting) if self._together else 1,
-            stated_s=self._stated.decode_s if self._stated else None,
+            pace=pace,
+            stated_s=lambda ended: self._seconds.decoding(latent_cells(ended)) if emulate else None,
         )
         self._stepper = Stepper(
             self._step,
@@ -165,7 +172,10 @@ class Worker:
             turn,
             mode=mode,
             rows=self._rows,
-            stated_s=lambda rows: self._stated.step(rows) if self._stated else None,
+            pace=pace,
+            stated_s=lambda batch: (
+                self._seconds.step(batch[0].cells, batch[0].rows) if emulate else None
+            ),
             on_step=self._learn,
         )
 
@@ -203,20 +213,23 @@ class Worker:
             queue_s=self._queue_s(),
             queued=len(self._jobs),
             capacity=self._capacity,
-            step_s=dict(seconds.step_s),
+            step_s=seconds.step_s,
             encode_s=seconds.encode_s,
             decode_s=seconds.decode_s,
             resident_bytes=resident_bytes(),
-            emulated=self._stated is not None,
+            emulated=self._emulate is not None,
             steps_run=self._stepper.steps_run,
             overruns=self._overruns,
             guiding=self._family.guiding,
         )
 
-    async def warm_up(self, size: int, solver: str) -> Seconds:
-        """Measures this stage on images of `size` pixels; returns what was really measured."""
-        measured = await measure(self._family, size, solver, self._lanes, self._clock, self._cuts)
-        self._measured = measured
+    async def warm_up(self, size: int, solver: str, others: Sequence[int] = ()) -> Seconds:
+        """Measures this stage on images of `size` pixels, and a little on `others` that soon take
+        their figures from what is served; returns what was really measured."""
+        sizes = (size, *others)
+        measured = await measure(self._family, sizes, solver, self._lanes, self._clock, self._cuts)
+        cells = cells_of(self._family.latent_shape(size, size))
+        self._known = Seconds.stated(self._emulate, cells) if self._emulate else measured
         return measured
 
     def close(self) -> None:
@@ -268,13 +281,16 @@ class Worker:
     def _sample(self, packet: Packet, now: float) -> Sample:
         """What the rules of batching are told of a packet that arrives now."""
         doubled = self._family.guiding == "doubled" and packet.guidance_now > 1
-        rows = 2 if doubled else 1
+        rows = 2 if doubled and not self._emulate else 1
+        shape = self._family.latent_shape(packet.width, packet.height)
+        cells = cells_of(shape)
         return Sample(
-            key=(self._family.latent_shape(packet.width, packet.height), doubled),
+            key=(shape, doubled),
             rows=rows,
+            cells=cells,
             due=batching.due(
                 now,
-                packet.plan.spans[0].steps * self._seconds.step(rows),
+                packet.plan.spans[0].steps * self._seconds.step(cells, rows),
                 packet.left.shifted(now).due,
                 self._mode,
             ),
@@ -366,36 +382,49 @@ class Worker:
 
     # ------------------------------------------------------------------ small parts
 
-    def _rows(self) -> int | None:
-        """Of a forward pass at most; None for one sample at a time."""
-        if self._stated or self._mode == "off":
+    def _rows(self, company: Sequence[Sample]) -> int | None:
+        """Of a forward pass at most that these could share; None for one sample at a time."""
+        if self._emulate or self._mode == "off":
             return None
         if self._mode == "reproducible":
             return self._asked_rows or batching.FIXED_ROWS
-        best = batching.best_rows(self._seconds.step_s)
-        return min(best, self._asked_rows or best)
+        first, waiting = company[0], sum(sample.rows for sample in company)
+        return self._seconds.rows(first.cells, first.rows, waiting, self._asked_rows or ROWS[-1])
 
     def _queue_s(self) -> float:
         """About how much later an image is done that comes now."""
         seconds = self._seconds
+        work: dict[int, list[tuple[int, int]]] = {}
+        for job in self._jobs:
+            work.setdefault(job.sample.cells, []).append((job.steps_left, job.sample.rows))
         around_s = sum(job.around_s(seconds) for job in self._jobs)
-        if self._rows() is None:
-            steps_s = sum(job.steps_left * seconds.step(job.sample.rows) for job in self._jobs)
-        else:
-            work = [(job.steps_left, job.sample.rows) for job in self._jobs]
-            steps_s = batching.drained_s(work, seconds.step_s)
-        return around_s + steps_s
+        return around_s + sum(self._steps_s(cells, left) for cells, left in work.items())
 
-    def _learn(self, rows: int, took_s: float) -> None:
-        if self._measured and not self._stated:
-            self._measured = self._measured.after_step(rows, took_s)
+    def _steps_s(self, cells: int, work: Sequence[tuple[int, int]]) -> float:
+        """Seconds that the steps left take of samples of one size, given as (steps, rows)."""
+        seconds = self._seconds
+        if self._emulate or self._mode == "off":
+            return sum(steps * seconds.step(cells, rows) for steps, rows in work)
+        return batching.drained_s(work, seconds.curve(cells))
+
+    def _learn(self, cells: int, rows: int, took_s: float) -> None:
+        if not self._emulate:
+            self._known = self._seconds.after_step(cells, rows, took_s)
+
+    async def _decode(self, ended: Sequence[Trajectory]) -> Sequence[Picture]:
+        """All in one call; its seconds are learned as so much for each."""
+        began = self._clock.now()
+        pictures = await self._lanes.run(partial(core.decode_all, self._family, ended))
+        if not self._emulate:
+            took_s = (self._clock.now() - began) / len(ended)
+            self._known = self._seconds.after_decoding(latent_cells(ended), took_s)
+        return pictures
 
     @property
     def _seconds(self) -> Seconds:
-        seconds = self._stated or self._measured
-        if seconds is None:
+        if self._known is None:
             raise RuntimeError(f"the stage {self.stage!r} is not warmed up")
-        return seconds
+        return self._known
 
     def _given_up(self, job: Job) -> DeadlineExceeded:
         plan = job.packet.plan
@@ -405,22 +434,32 @@ class Worker:
             f"of {plan.stop}: its time was over"
         )
 
-    def _step(self, trajectories: Sequence[Trajectory], rows: int) -> Awaitable[list[Trajectory]]:
-        return self._lanes.step(self._family, trajectories, self._lanes_for(rows))
+    async def _step(self, trajectories: Sequence[Trajectory], rows: int) -> list[Trajectory]:
+        cells = latent_cells(trajectories)
+        try:
+            return await self._lanes.step(self._family, trajectories, self._lanes_for(cells, rows))
+        except torch.OutOfMemoryError:
+            self._known = self._seconds.out_of_memory(cells, rows)
+            raise
 
-    def _lanes_for(self, rows: int) -> int:
+    def _lanes_for(self, cells: int, rows: int) -> int:
         """Into how many parts a forward pass is cut. In mode `reproducible` that follows from its
         rows alone, and the parts are equal."""
         if self._mode == "reproducible":
             return self._cuts if rows % self._cuts == 0 else 1
-        return min(self._seconds.lanes_for(rows), rows)
+        return self._seconds.lanes_for(cells, rows)
+
+
+def latent_cells(trajectories: Sequence[Trajectory]) -> int:
+    """Of the latent of each, which all have one shape."""
+    return cells_of(trajectories[0].latent.shape[1:])
 
 
 def alike(waiting: Sequence[Trajectory]) -> int:
     """How many latents of the first one's shape lead, up to CELLS in all; at least one."""
     shape = waiting[0].latent.shape
     same = takewhile(lambda trajectory: trajectory.latent.shape == shape, waiting)
-    return min(len(list(same)), max(1, CELLS // shape[2:].numel()))
+    return min(len(list(same)), max(1, CELLS // latent_cells(waiting)))
 
 
 async def _stopped(task: asyncio.Task[Outcome]) -> None:

@@ -9,6 +9,8 @@ first come first served):
     begin  = max(arrival of the latent, when the stage is free)
     finish = begin + encode_s + steps * step_s (+ decode_s on the last stage)
 
+Seconds of a step and of decoding are those of the request's size.
+
 A later stage's queue drains while the earlier ones work. Every stage encodes the text itself; a
 stage could do so before the latent arrives, but ours does not, so it counts. Transfers of several
 images are taken to overlap. The cost is busy seconds times the tier's price, whoever waits.
@@ -100,8 +102,9 @@ def predict(
     for k, name in enumerate(stages):
         status = view.stages[name]
         travel_s = hop_s(stages[k - 1], name, handoff, view) if k else shape
-        fixed_s = status.encode_s + (status.decode_s if k == last else 0.0)
-        work_s = fixed_s + steps[k] * status.seconds_per_step(guide[k])
+        decode_s = status.seconds_to_decode(view.cells) if k == last else 0.0
+        step_s = status.seconds_per_step(guide[k], view.cells)
+        work_s = status.encode_s + steps[k] * step_s + decode_s
         for image in range(images):
             begin = np.maximum(latent[image] + travel_s, free[name])
             free[name] = latent[image] = begin + work_s

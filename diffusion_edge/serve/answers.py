@@ -59,12 +59,15 @@ def images(
 def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> Json:
     """What would be done now, and what that was decided from.
 
-    `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to the number of steps.
+    `cells` are those of the latent; the stages' `step_s` is by cells and then by rows of a forward
+    pass, `decode_s` by cells. `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to
+    the number of steps.
     """
     return {
         "object": "plan",
         **_decision(asked, choice, service),
         "prices_per_s": dict(view.price_per_s),
+        "cells": view.cells,
         "packet_bytes": list(view.packet_bytes),
         "packet_codecs": list(view.codecs),
         "stages": stages(view.stages),

@@ -55,7 +55,9 @@ class Board:
             if source in stages and target in stages and stages[source].can_reach(target)
         }
         carried = self._carriage(request)
-        return View(stages, links, self._price_per_s, carried.packet_bytes, carried.codecs)
+        return View(
+            stages, links, self._price_per_s, carried.packet_bytes, carried.codecs, carried.cells
+        )
 
     def statuses(self) -> dict[str, StageStatus]:
         """The live stages, in the order of the config."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffusion_edge.curves import cells_of
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.codecs import CodecTable, codecs_by_step
 from diffusion_edge.types import Codec, ImageRequest
@@ -11,10 +12,12 @@ from diffusion_edge.types import Codec, ImageRequest
 
 @dataclass(frozen=True)
 class Carriage:
-    """Codec and bytes of a packet that is handed off before step k, from 0 to all steps."""
+    """Codec and bytes of a packet that is handed off before step k, from 0 to all steps, and the
+    cells of its latent."""
 
     codecs: tuple[Codec, ...]
     packet_bytes: tuple[int, ...]
+    cells: int
 
 
 def carriage(
@@ -28,4 +31,4 @@ def carriage(
     shape = card.latent_shape(request.width, request.height)
     history = history_length(request.solver)
     sizes = {c: predicted_bytes(shape, history, request, c) for c in set(codecs)}
-    return Carriage(codecs, tuple(sizes[codec] for codec in codecs))
+    return Carriage(codecs, tuple(sizes[codec] for codec in codecs), cells_of(shape))

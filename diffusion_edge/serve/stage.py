@@ -40,7 +40,8 @@ class Stage:
             links=settings.emulated_links(name),
             hop_timeout_s=settings.hop_timeout_s,
         )
-        await self._worker.warm_up(card.defaults.size, card.defaults.solver)
+        sizes = [size for size in card.sizes.squares if size != card.defaults.size]
+        await self._worker.warm_up(card.defaults.size, card.defaults.solver, sizes)
         app = serve.get_replica_context().app_name
         others = [stage for stage in settings.stages if stage != name]
         self._transport = RayTransport(

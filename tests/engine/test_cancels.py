@@ -233,7 +233,7 @@ async def workers(
     }
     for worker in made.values():
         await worker.warm_up(16, "ddim")
-        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
     try:
         yield made
     finally:

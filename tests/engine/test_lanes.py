@@ -18,7 +18,7 @@ from diffusion_edge.engine.pace import RealClock
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.families.base import Conditioning
 from tests.engine.test_worker import a_packet
-from tests.fakes import FakeFamily
+from tests.fakes import FakeClock, FakeFamily
 from tests.theorem import BOUND, CONTROL, relative
 
 
@@ -106,12 +106,31 @@ async def test_warm_up_takes_the_faster_of_one_pass_and_lanes() -> None:
     for threads, allowed in ((1, {1}), (2, {1, 2})):
         lanes = Lanes("test", threads)
         try:
-            seconds = await measure(family, 16, "ddim", lanes, RealClock(), threads)
+            seconds = await measure(family, (16,), "ddim", lanes, RealClock(), threads)
         finally:
             lanes.close()
-        assert set(seconds.lanes) == set(seconds.step_s)
+        (curve,) = seconds.step_s.values()
+        assert set(seconds.lanes) == {16 * rows for rows in curve}
         assert set(seconds.lanes.values()) <= allowed
-        assert seconds.lanes[1] == 1
+        assert seconds.lanes_for(16, 1) == 1
+
+
+async def test_warm_up_measures_of_other_sizes_what_one_picture_takes(lanes: Lanes) -> None:
+    seconds = await measure(FakeFamily("edge"), (16, 64, 32), "ddim", lanes, RealClock(), 1)
+    assert set(seconds.step_s) == set(seconds.decode_s) == {16, 64, 256}
+    assert set(seconds.step_s[64]) == set(seconds.step_s[256]) == {1, 2}
+    assert min(*seconds.step_s[64].values(), *seconds.decode_s.values()) > 0
+
+
+async def test_warm_up_leaves_out_sizes_that_would_take_it_too_long(lanes: Lanes) -> None:
+    """Two passes of one and two of two rows, at 0.3 s each."""
+    clock = FakeClock()
+    slow = FakeFamily("edge", on_predict=lambda: clock.advance(0.3))
+    seconds = await measure(slow, (16, 32), "ddim", lanes, clock, 1)
+    assert set(seconds.step_s) == {16}
+    quick = FakeFamily("edge", on_predict=lambda: clock.advance(0.01))
+    seconds = await measure(quick, (16, 32), "ddim", lanes, clock, 1)
+    assert set(seconds.step_s) == {16, 64}
 
 
 async def test_warm_up_ends_where_memory_does(lanes: Lanes) -> None:
@@ -125,7 +144,9 @@ async def test_warm_up_ends_where_memory_does(lanes: Lanes) -> None:
 
     only = Lanes("test", 1)
     try:
-        seconds = await measure(Small("edge"), 16, "ddim", only, RealClock(), 1)
+        seconds = await measure(Small("edge"), (16,), "ddim", only, RealClock(), 1)
     finally:
         only.close()
-    assert set(seconds.step_s) == {1, 2}
+    assert set(seconds.step_s[16]) == {1, 2}
+    assert seconds.rows(16, unit=1, waiting=100, most=32) < 4
+    assert seconds.rows(64, unit=1, waiting=100, most=32) == 1

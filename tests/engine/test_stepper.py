@@ -47,7 +47,7 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_worker(on_predict=gate, rows=8) as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         long = asyncio.create_task(all_of(worker, a_packet("edge:6")))
         await gate.reached()
@@ -81,7 +81,7 @@ async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) 
         a_packet("edge:4", guidance=3.0, width=32),
     ]
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         keys = [worker._sample(packet, now=0.0).key for packet in packets]
         assert keys[0] == keys[1]
@@ -107,7 +107,7 @@ async def test_off_runs_one_request_after_the_other(monkeypatch: pytest.MonkeyPa
 
 async def test_one_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
         family = worker._family
         real = family.predict
 
@@ -267,7 +267,7 @@ async def latents(
         kept = Kept(family, within)
         worker = Worker(family, stage="cloud", tier="cloud", mode=mode, rows=8, threads=threads)
         await worker.warm_up(16, "ddim")
-        within.setattr(worker._stepper, "_rows", lambda: 8)
+        within.setattr(worker._stepper, "_rows", lambda company: 8)
         kept.latents.clear()
         try:
             for group in groups:

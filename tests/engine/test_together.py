@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from diffusion_edge.engine.pace import Pace
 from diffusion_edge.engine.together import Made, Together
 from tests.fakes import FakeClock
 
@@ -37,12 +38,14 @@ class Doubling:
 def together(
     call: Doubling, most: int = 8, stated_s: float | None = None, clock: FakeClock | None = None
 ) -> Together[int, int]:
+    clock = clock or FakeClock()
     return Together(
         call,
-        clock or FakeClock(),
+        clock,
         asyncio.Lock(),
         most=lambda waiting: min(len(waiting), most),
-        stated_s=stated_s,
+        pace=Pace(clock),
+        stated_s=lambda _: stated_s,
     )
 
 
@@ -116,9 +119,9 @@ async def test_who_leaves_during_a_call_costs_the_others_nothing() -> None:
 
 
 async def test_a_call_holds_the_turn() -> None:
-    call, turn = Doubling(), asyncio.Lock()
+    call, turn, clock = Doubling(), asyncio.Lock(), FakeClock()
     made: Together[int, int] = Together(
-        call, FakeClock(), turn, most=lambda waiting: 1, stated_s=None
+        call, clock, turn, most=lambda waiting: 1, pace=Pace(clock), stated_s=lambda _: None
     )
     async with turn:
         task = asyncio.create_task(made.make(1))

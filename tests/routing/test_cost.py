@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffusion_edge.routing.cost import MAX_CUTS, bundles, cuts, predict_plan
 from diffusion_edge.types import Guiding, Link, Plan, StageStatus, View
 
-from .views import request, stage, view
+from .views import CELLS, request, stage, view
 
 NAMES = ("device", "edge", "cloud")
 
@@ -24,9 +24,9 @@ def replayed(plan: Plan, images: int, seen: View) -> tuple[float, float]:
     while events:
         now, _, image, k = heapq.heappop(events)
         span, status = plan.spans[k], seen.stages[plan.spans[k].stage]
-        work_s = status.encode_s + span.steps * status.step_s[2]
+        work_s = status.encode_s + span.steps * status.step_s[CELLS][2]
         if k + 1 == len(plan.spans):
-            work_s += status.decode_s
+            work_s += status.decode_s[CELLS]
         done = max(now, free_at[span.stage]) + work_s
         free_at[span.stage] = done
         cost += work_s * seen.price_per_s[status.tier]
@@ -64,7 +64,7 @@ def views(draw: st.DrawFn) -> View:
     prices = {"device": 0.0, "edge": draw(seconds), "cloud": draw(seconds)}
     first, more = draw(st.integers(100, 10**6)), draw(st.integers(0, 10**5))
     sizes = tuple(first + more * step for step in range(91))
-    return View({n: status(n) for n in NAMES}, links, prices, sizes, ("exact",) * 91)
+    return View({n: status(n) for n in NAMES}, links, prices, sizes, ("exact",) * 91, CELLS)
 
 
 @settings(deadline=None, max_examples=50)
@@ -109,6 +109,15 @@ def test_guidance_chooses_the_step_time() -> None:
     plan = Plan.parse("cloud:20")
     assert predict_plan(plan, request(guidance=3.0), seen)[0] == pytest.approx(4.0)
     assert predict_plan(plan, request(guidance=1.0), seen)[0] == pytest.approx(2.0)
+
+
+def test_seconds_are_those_of_the_request_s_size() -> None:
+    status = replace(stage("cloud", 0.1, decode_s=0.3), step_s={CELLS: {2: 0.1}, 256: {2: 0.5}})
+    seen, plan = view(status), Plan.parse("cloud:20")
+    assert predict_plan(plan, request(), seen)[0] == pytest.approx(2.0 + 0.3)
+    larger = replace(seen, cells=256)
+    assert predict_plan(plan, request(), larger)[0] == pytest.approx(10.0 + 4 * 0.3)
+    assert predict_plan(plan, request(), larger)[1] == pytest.approx(4 * (10.0 + 4 * 0.3))
 
 
 def test_guidance_of_a_span_or_of_a_stage_s_model_chooses_it_too() -> None:

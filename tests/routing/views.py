@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from diffusion_edge.routing.quality import Model, QualityRow, QualityTable, StageCurve
 from diffusion_edge.types import MAX_STEPS, ImageRequest, Link, StageStatus, Tier, View
 
+CELLS = 64
+"""Of the latent of a picture of 64 pixels: what stages know and requests ask for."""
+
 TIER: Mapping[str, Tier] = {"device": "device", "edge": "edge", "cloud": "cloud"}
 
 
@@ -18,9 +21,9 @@ def stage(name: str, step_s: float, queue_s: float = 0.0, **kw: float) -> StageS
         queue_s=queue_s,
         queued=int(kw.get("queued", 0)),
         capacity=int(kw.get("capacity", 32)),
-        step_s={1: step_s, 2: kw.get("guided_s", step_s)},
+        step_s={CELLS: {1: step_s, 2: kw.get("guided_s", step_s)}},
         encode_s=kw.get("encode_s", 0.0),
-        decode_s=kw.get("decode_s", 0.0),
+        decode_s={CELLS: kw.get("decode_s", 0.0)},
         resident_bytes=0,
     )
 
@@ -38,7 +41,8 @@ def view(
     prices = prices or {"device": 0.0, "edge": 1.0, "cloud": 4.0}
     steps = range(MAX_STEPS + 1)
     sizes = tuple(nbytes for _ in steps)
-    return View({s.stage: s for s in stages}, links, prices, sizes, tuple("exact" for _ in steps))
+    codecs = tuple("exact" for _ in steps)
+    return View({s.stage: s for s in stages}, links, prices, sizes, codecs, CELLS)
 
 
 def request(**kw: object) -> ImageRequest:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_edge.config import Settings
+from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.codecs import codecs_by_step
@@ -27,7 +28,7 @@ from diffusion_edge.types import (
     Times,
     View,
 )
-from tests.routing.views import symmetric
+from tests.routing.views import CELLS, symmetric
 
 CARD = FamilyCard.model_validate(
     {
@@ -83,22 +84,23 @@ class FakeBoard:
                 queue_s=2.5 if name in self.full else 0.0,
                 queued=stage.capacity if name in self.full else 0,
                 capacity=stage.capacity,
-                step_s={1: stage.emulate.step_s} if stage.emulate else {1: 0.1},
+                step_s={CELLS: {1: stage.emulate.step_s}},
                 encode_s=0.01,
-                decode_s=0.01,
+                decode_s={CELLS: 0.01},
                 resident_bytes=1,
                 emulated=stage.emulate is not None,
                 reaches=self.reaches.get(name),
             )
             for name, stage in self.settings.stages.items()
-            if name not in self.dead
+            if stage.emulate and name not in self.dead
         }
 
     def view(self, request: ImageRequest) -> View:
         codecs = codecs_by_step(request, None, 0.01)
         sizes = tuple({"exact": 2048, "bf16": 1024, "int8": 512}[codec] for codec in codecs)
         links, prices = self.settings.link_map(), self.settings.prices_per_s
-        return View(self.statuses(), links, prices, sizes, codecs)
+        cells = cells_of(CARD.latent_shape(request.width, request.height))
+        return View(self.statuses(), links, prices, sizes, codecs, cells)
 
 
 def fake_packet(request: ImageRequest, plan: Plan, image: int, left: Times) -> bytes:

@@ -238,6 +238,10 @@ async def test_plan_shows_what_it_was_decided_from() -> None:
     assert body["deadline_ms"] == 30_000
     assert body["prices_per_s"] == {"device": 0.0, "edge": 1.0, "cloud": 4.0}
     assert body["stages"]["cloud"]["emulated"] is True
+    assert body["stages"]["cloud"]["step_s"] == {"64": {"1": 0.05}}
+    assert body["stages"]["cloud"]["decode_s"] == {"64": 0.01}
+    assert body["cells"] == 64
+    assert (await post(GOOD | {"size": "96x96"}, path="/v1/plan")).json()["cells"] == 144
     assert body["emulated"]["stages"] == ["device", "edge", "cloud"]
     assert {"source": "edge", "target": "cloud", "bytes_per_s": 1e7, "delay_s": 0.0} in body[
         "links"

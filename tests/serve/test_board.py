@@ -17,12 +17,12 @@ LINKS = {("edge", "cloud"): Link(1e6, 0.01), ("cloud", "edge"): Link(1e6, 0.01)}
 
 
 def status(stage: str, queue_s: float = 0.0) -> StageStatus:
-    return StageStatus(stage, "edge", stage, queue_s, 0, 8, {1: 0.1}, 0.0, 0.0, 1)
+    return StageStatus(stage, "edge", stage, queue_s, 0, 8, {16: {1: 0.1}}, 0.0, {16: 0.0}, 1)
 
 
 def a_board(ask: dict[str, Callable[[], Awaitable[StageStatus]]], clock: FakeClock) -> Board:
     def carried(request: ImageRequest) -> Carriage:
-        return Carriage(("exact", "bf16"), (request.width, 8))
+        return Carriage(("exact", "bf16"), (request.width, 8), request.width * 3)
 
     return Board(ask, LINKS, {"edge": 1.0}, carried, now=clock.now)
 
@@ -41,7 +41,7 @@ async def test_a_stage_leaves_the_view_when_its_word_is_old() -> None:
     view = board.view(REQUEST)
     assert list(view.stages) == ["edge", "cloud"]
     assert view.links == LINKS
-    assert (view.packet_bytes, view.codecs) == ((16, 8), ("exact", "bf16"))
+    assert (view.packet_bytes, view.codecs, view.cells) == ((16, 8), ("exact", "bf16"), 48)
     clock.advance(0.6)
     assert list(board.view(REQUEST).stages) == ["cloud"]
     assert board.view(REQUEST).links == {}

@@ -113,6 +113,12 @@ async def test_a_cut_within_one_model_changes_no_pixel(api: httpx.AsyncClient) -
     assert len(ours["images"][0]["hops"]) == 1
 
 
+async def test_stages_are_known_by_the_cells_of_what_was_asked_for(api: httpx.AsyncClient) -> None:
+    for size, cells in (("16x16", 16), ("32x32", 64)):
+        await pictures(api, size=size)
+        assert (await api.post("/v1/plan", json=PROMPT | {"size": size})).json()["cells"] == cells
+
+
 async def test_three_models_share_the_work(api: httpx.AsyncClient) -> None:
     mixed, ours = await pictures(api, diffusion_edge={"plan": "cloud:4,edge:3,device:3"})
     spans = ours["images"][0]["spans"]

@@ -81,6 +81,17 @@ async def test_the_packet_knows_when_it_is_due_and_when_it_is_given_up(deadline_
         assert packet["give_up"] - packet["due"] == pytest.approx(limit_s - deadline_s)
 
 
+async def test_a_larger_picture_is_predicted_to_take_longer_and_given_up_later() -> None:
+    transport = FakeTransport()
+    made = service(transport)
+    small, large = request(deadline_s=0.1), request(deadline_s=0.1, width=96, height=96)
+    assert made.plan(large).predicted_s > 2 * made.plan(small).predicted_s
+    for asked in (small, large):
+        await made.generate(asked)
+    first, second = (packet["until"] for packet in transport.packets)
+    assert 2 < second - first < 10
+
+
 async def test_dead_stages_and_full_queues_are_told_apart() -> None:
     config = settings()
     with pytest.raises(NoPlan, match="'cloud' is alive"):

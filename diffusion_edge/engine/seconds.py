@@ -1,0 +1,142 @@
+"""What a stage knows of its seconds: measured at the start, then learned from what it serves.
+
+A stall must not be learned, nor what was learned in a bad hour be kept: the figure of a row count
+is the median of what was seen of it lately, and larger passes that did not pay are tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from diffusion_edge import curves
+from diffusion_edge.batching import best_rows, nearest, pays, rows_now
+from diffusion_edge.config import Emulate
+from diffusion_edge.curves import Curve
+
+SEEN = 9
+"""Figures of one kind that are kept: up to four stalls among them count for nothing."""
+
+SIZES = 64
+"""Sizes that are known at once; a new one takes the place of the one stepped longest ago."""
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The last seconds that something took, oldest first; what was measured or assumed counts as
+    one of them."""
+
+    taken_s: tuple[float, ...]
+
+    @property
+    def typical_s(self) -> float:
+        """The median; of two in the middle the lower one, since what disturbs only adds."""
+        return sorted(self.taken_s)[(len(self.taken_s) - 1) // 2]
+
+    def after(self, took_s: float) -> Recent:
+        return Recent((*self.taken_s, took_s)[-SEEN:])
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is known of the steps of one size.
+
+    curve: by rows. recent: where `curve` comes from, for row counts that were seen. stepped_s: all
+    seconds stepped at this size. tried_s: by rows, what `stepped_s` was when a pass larger than
+    pays was last seen not to pay.
+    """
+
+    curve: Curve
+    recent: Mapping[int, Recent] = field(default_factory=dict)
+    stepped_s: float = 0.0
+    tried_s: Mapping[int, float] = field(default_factory=dict)
+
+    def rows(self, unit: int, waiting: int, most: int) -> int:
+        """Of the next forward pass at most; see `Seconds.rows`."""
+        rested_s = {rows: self.stepped_s - at_s for rows, at_s in self.tried_s.items()}
+        return rows_now(self.curve, unit, waiting, most, rested_s)
+
+    def after(self, rows: int, took_s: float) -> Steps:
+        assumed = Recent((curves.seconds(self.curve, rows),))
+        recent = self.recent.get(rows, assumed).after(took_s)
+        stepped_s, best = self.stepped_s + took_s, best_rows(self.curve)
+        in_vain = rows > best and not pays(rows, took_s, best, self.curve[best])
+        return Steps(
+            curve={**self.curve, rows: recent.typical_s},
+            recent={**self.recent, rows: recent},
+            stepped_s=stepped_s,
+            tried_s={**self.tried_s, rows: stepped_s} if in_vain else self.tried_s,
+        )
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What the parts of a span take: encode; and by cells of the latent, steps and decode.
+
+    lanes: by rows times cells of a forward pass, into how many lanes it is cut. too_many: rows
+    times cells that memory did not hold; None if it held all.
+    """
+
+    steps: Mapping[int, Steps]
+    encode_s: float
+    decode: Mapping[int, Recent]
+    lanes: Mapping[int, int] = field(default_factory=lambda: {1: 1})
+    too_many: int | None = None
+
+    @classmethod
+    def stated(cls, emulate: Emulate, cells: int) -> Seconds:
+        """Of a size with so many cells. A step's are of one sample, which counts as one row
+        whether it is guided or not."""
+        steps, decode = Steps({1: emulate.step_s}), Recent((emulate.decode_s,))
+        return cls({cells: steps}, emulate.encode_s, {cells: decode})
+
+    @property
+    def step_s(self) -> Mapping[int, Curve]:
+        """By cells and rows."""
+        return {cells: self.steps[cells].curve for cells in sorted(self.steps)}
+
+    @property
+    def decode_s(self) -> Mapping[int, float]:
+        """Of one picture by cells."""
+        return {cells: self.decode[cells].typical_s for cells in sorted(self.decode)}
+
+    def curve(self, cells: int) -> Curve:
+        """Seconds of a step by rows."""
+        return self._steps(cells).curve
+
+    def step(self, cells: int, rows: int) -> float:
+        return curves.seconds(self.curve(cells), rows)
+
+    def decoding(self, cells: int) -> float:
+        return curves.scaled(self.decode_s, cells)
+
+    def rows(self, cells: int, unit: int, waiting: int, most: int) -> int:
+        """Of the next forward pass at most, where `waiting` rows could share it.
+
+        unit: rows of each sample. most: what the result is bound to, like memory.
+        """
+        held = most if self.too_many is None else min(most, (self.too_many - 1) // cells)
+        return self._steps(cells).rows(unit, waiting, max(held, 1))
+
+    def lanes_for(self, cells: int, rows: int) -> int:
+        return min(nearest(self.lanes, cells * rows), rows)
+
+    def after_step(self, cells: int, rows: int, took_s: float) -> Seconds:
+        """With one more step seen."""
+        others = {known: steps for known, steps in self.steps.items() if known != cells}
+        kept = dict(list(others.items())[1 - SIZES :])
+        return replace(self, steps={**kept, cells: self._steps(cells).after(rows, took_s)})
+
+    def after_decoding(self, cells: int, took_s: float) -> Seconds:
+        """With one more picture seen."""
+        others = {known: recent for known, recent in self.decode.items() if known != cells}
+        kept = dict(list(others.items())[1 - SIZES :])
+        recent = self.decode.get(cells, Recent((self.decoding(cells),)))
+        return replace(self, decode={**kept, cells: recent.after(took_s)})
+
+    def out_of_memory(self, cells: int, rows: int) -> Seconds:
+        """With one forward pass seen that memory did not hold."""
+        return replace(self, too_many=min(cells * rows, self.too_many or cells * rows))
+
+    def _steps(self, cells: int) -> Steps:
+        return self.steps.get(cells) or Steps(curves.curve(self.step_s, cells))

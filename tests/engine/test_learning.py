@@ -1,0 +1,206 @@
+"""What a stage learns of its seconds while it serves, on a virtual clock: how many share a pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_edge.config import Emulate
+from diffusion_edge.engine.worker import Worker
+from diffusion_edge.families.base import Conditioning
+from diffusion_edge.types import Picture
+from tests.engine.test_worker import CELLS, a_packet, all_of, done
+from tests.fakes import FakeClock, FakeFamily
+
+
+@dataclass
+class Machine:
+    """How long a forward pass takes: a little, and more with its cells. `slow` is asked too."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    slow: Callable[[int, int], float] = lambda rows, cells: 0.0
+    passes: list[int] = field(default_factory=list)
+
+    def took(self, rows: int, cells: int) -> None:
+        self.passes.append(rows)
+        self.clock.advance(0.01 + 0.0001 * rows * cells + self.slow(rows, cells))
+
+
+class OnMachine(FakeFamily):
+    def __init__(self, machine: Machine) -> None:
+        super().__init__("edge")
+        self.machine = machine
+
+    def predict(self, latent: Tensor, timestep: Tensor, g: Tensor, c: Conditioning) -> Tensor:
+        self.machine.took(len(latent), latent[0, 0].numel())
+        return super().predict(latent, timestep, g, c)
+
+    def decode(self, latent: Tensor) -> list[Picture]:
+        self.machine.clock.advance(0.001 * latent[:, 0].numel())
+        return super().decode(latent)
+
+
+@asynccontextmanager
+async def a_stage(machine: Machine, **options: Any) -> AsyncIterator[Worker]:
+    family = OnMachine(machine)
+    worker = Worker(family, stage="edge", tier="edge", capacity=100, clock=machine.clock, **options)
+    await worker.warm_up(16, "ddim")
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+async def some(worker: Worker, count: int, edge: int = 16, steps: int = 10) -> float:
+    """Seconds for so many pictures at once."""
+    packet = a_packet(f"edge:{steps}", width=edge, height=edge)
+    clock = worker._clock
+    began = clock.now()
+    await asyncio.gather(*(all_of(worker, replace(packet, seed=n)) for n in range(count)))
+    return clock.now() - began
+
+
+async def test_pictures_of_another_size_change_nothing_for_those_of_this_one() -> None:
+    machine = Machine(slow=lambda rows, cells: 0.01 * rows if cells > CELLS else 0.0)
+    async with a_stage(machine) as worker:
+        await some(worker, 32)
+        machine.passes.clear()
+        await some(worker, 32)
+        before = list(machine.passes)
+        for _ in range(3):
+            await some(worker, 32, edge=32)
+            machine.passes.clear()
+            await some(worker, 32)
+            assert machine.passes == before
+
+
+async def test_a_stall_costs_its_own_seconds_and_no_batch() -> None:
+    machine = Machine()
+    async with a_stage(machine) as worker:
+        await some(worker, 32)
+        before = await some(worker, 32)
+        for _ in range(5):
+            machine.slow = partial(lambda stalls, rows, cells: next(stalls, 0.0), iter([1.0]))
+            assert await some(worker, 32) == pytest.approx(before + 1.0)
+            assert await some(worker, 32) == pytest.approx(before)
+
+
+async def test_large_batches_come_back_when_they_pay_again() -> None:
+    """A neighbour that makes large passes slow for an hour, and is gone."""
+    machine = Machine()
+    async with a_stage(machine) as worker:
+        await some(worker, 32)
+        before = await some(worker, 32)
+        machine.slow = lambda rows, cells: 0.5 if rows > 4 else 0.0
+        for _ in range(5):
+            await some(worker, 32)
+        machine.passes.clear()
+        await some(worker, 32, steps=100)
+        assert sorted(machine.passes)[len(machine.passes) // 2] <= 4
+        machine.slow = lambda rows, cells: 0.0
+        await some(worker, 32, steps=300)
+        assert await some(worker, 32) == pytest.approx(before, rel=0.05)
+
+
+async def test_trying_larger_batches_costs_little() -> None:
+    machine = Machine(slow=lambda rows, cells: 0.5 if rows > 4 else 0.0)
+    async with a_stage(machine) as worker:
+        await some(worker, 32, steps=300)
+        machine.passes.clear()
+        took_s = await some(worker, 32, steps=300)
+        tried = sum(rows > 4 for rows in machine.passes)
+        assert 0 < tried * 0.5 < 0.05 * took_s
+
+
+async def test_batches_grow_past_what_a_disturbed_warm_up_found() -> None:
+    machine = Machine(slow=lambda rows, cells: 1.0 * rows)
+    async with a_stage(machine) as worker:
+        machine.slow = lambda rows, cells: 0.0
+        await some(worker, 64, steps=100)
+        machine.passes.clear()
+        await some(worker, 64)
+        assert max(machine.passes) == 32
+
+
+async def test_a_stage_knows_the_seconds_of_every_size_it_served() -> None:
+    async with a_stage(Machine()) as worker:
+        assert set(worker.status().step_s) == {CELLS}
+        await some(worker, 1, edge=32, steps=5)
+        status = worker.status()
+    assert status.step_s[4 * CELLS][1] == pytest.approx(0.01 + 0.0001 * 4 * CELLS)
+    assert status.seconds_per_step(guided=False, cells=CELLS) == pytest.approx(0.0116)
+    assert status.decode_s == pytest.approx({CELLS: 0.001 * CELLS, 4 * CELLS: 0.004 * CELLS})
+
+
+async def test_what_waits_is_told_in_the_seconds_of_its_size() -> None:
+    async with a_stage(Machine(), mode="off") as worker:
+        await some(worker, 1, edge=32, steps=5)
+        told: list[float] = []
+        for edge in (16, 32):
+            packet = a_packet("edge:10", width=edge, height=edge)
+            running = asyncio.create_task(all_of(worker, packet))
+            while not worker.status().queued:
+                await asyncio.sleep(0)
+            told.append(worker.status().queue_s)
+            await running
+    assert told[0] == pytest.approx(10 * 0.0116 + 0.001 * CELLS)
+    assert told[1] == pytest.approx(10 * 0.0164 + 0.004 * CELLS)
+
+
+async def test_a_pass_that_memory_does_not_hold_is_not_tried_again() -> None:
+    machine = Machine(slow=lambda rows, cells: 1.0 * rows)
+
+    async with a_stage(machine) as worker:
+
+        def small(rows: int, cells: int) -> float:
+            if rows > 8:
+                raise torch.OutOfMemoryError("no room for more than eight rows")
+            return 0.0
+
+        machine.slow = small
+        await some(worker, 32, steps=20)
+        machine.passes.clear()
+        await some(worker, 32, steps=20)
+    assert 4 <= max(machine.passes) <= 8
+
+
+# ---------------------------------------------------------------------------- stated seconds
+
+
+async def elapsed(worker: Worker, clock: FakeClock, packets: Sequence[Any]) -> float:
+    began = clock.now()
+    for events in await asyncio.gather(*(all_of(worker, packet) for packet in packets)):
+        done(events)
+    return clock.now() - began
+
+
+async def test_an_emulated_stage_takes_what_is_stated_however_much_it_has_to_do() -> None:
+    clock, stated = FakeClock(), Emulate(step_s=0.12, encode_s=0.1, decode_s=0.2)
+    worker = Worker(FakeFamily("edge"), stage="edge", tier="edge", clock=clock, emulate=stated)
+    await worker.warm_up(16, "ddim")
+    packets = [a_packet("edge:2", seed=seed) for seed in range(8)]
+    try:
+        assert await elapsed(worker, clock, packets) == pytest.approx(8 * (0.1 + 2 * 0.12 + 0.2))
+        clock.advance(100.0)
+        assert await elapsed(worker, clock, packets[:1]) == pytest.approx(0.1 + 2 * 0.12 + 0.2)
+    finally:
+        worker.close()
+
+
+async def test_stated_seconds_grow_with_the_picture() -> None:
+    clock, stated = FakeClock(), Emulate(step_s=0.12, encode_s=0.1, decode_s=0.2)
+    worker = Worker(FakeFamily("edge"), stage="edge", tier="edge", clock=clock, emulate=stated)
+    await worker.warm_up(16, "ddim")
+    try:
+        large = [a_packet("edge:2", guidance=3.0, width=32, height=32)]
+        assert await elapsed(worker, clock, large) == pytest.approx(0.1 + 4 * (2 * 0.12 + 0.2))
+    finally:
+        worker.close()
