@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,41 @@ def test_the_picture_is_the_stock_pipelines(models: dict[str, Model], name: str)
     ours = np.frombuffer(picture.rgb, dtype=np.uint8).reshape(32, 32, 3).astype(int)
     assert np.abs(ours - np.asarray(expected)).max() <= 1
     assert ours.std() > 1
+
+
+def test_sdxl_takes_an_empty_negative_prompt_as_the_model_was_trained(
+    models: dict[str, Model], tmp_path: Path
+) -> None:
+    """Zeros or an encoded empty text, by `force_zeros_for_empty_prompt` of the stage's folder."""
+    tiny, solver = TINY["sdxl"], "euler"
+    found = {}
+    for zeroed in (True, False):
+        root = tiny.save(tmp_path / str(zeroed))
+        index = root / "cloud" / "model_index.json"
+        said = json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": zeroed}
+        index.write_text(json.dumps(said))
+        packet = a_packet(models["sdxl"], solver)
+        found[zeroed] = run_last_span(load_family(load_card(root), "cloud"), packet)[0]
+        pipeline = tiny.pipeline(2, 0)
+        pipeline.register_to_config(force_zeros_for_empty_prompt=zeroed)
+        for negative in ("", OTHER):
+            stage = load_family(load_card(root), "cloud")
+            ours = run_last_span(stage, replace(packet, negative_prompt=negative))[0]
+            expected = stock(
+                tiny, pipeline, solver, ASKED, [PROMPT], [negative], [SEED], 5.0, 32, 32
+            )
+            assert relative(ours, expected) <= BOUND
+    assert relative(found[True], found[False]) > CONTROL
+
+
+def test_sdxl_has_zeros_where_its_folder_does_not_say(tmp_path: Path) -> None:
+    root = TINY["sdxl"].save(tmp_path)
+    index = root / "cloud" / "model_index.json"
+    said = json.loads(index.read_text())
+    said.pop("force_zeros_for_empty_prompt")
+    index.write_text(json.dumps(said))
+    encoded = load_family(load_card(root), "cloud").encode_text([PROMPT, ""]).tensors
+    assert all(tensor[0].any() and not tensor[1].any() for tensor in encoded.values())
 
 
 # ---------------------------------------------------------------------------- split
