@@ -59,8 +59,13 @@ def missing(folder: Path, texts: bool = True) -> list[str]:
         index = json_object(folder / INDEX)
     except ConfigError:
         return [INDEX]
-    parts = [name for name, kind in index.items() if _is_needed(name, texts) and _is_there(kind)]
-    return [f"{part}/{name}" for part in parts for name in _lacking(folder / part)]
+    names = parts(index, texts)
+    return [f"{part}/{name}" for part in names for name in _lacking(folder / part)]
+
+
+def parts(index: Mapping[str, Any], texts: bool = True) -> list[str]:
+    """Of what an index names, what is loaded; a safety checker and the like are not."""
+    return [name for name, kind in index.items() if _is_needed(name, texts) and _is_there(kind)]
 
 
 def _is_needed(part: str, texts: bool) -> bool:
@@ -144,8 +149,8 @@ def wanted(listing: Listing, texts: bool = True) -> dict[str, int]:
     Raises ConfigError for a repository that is no diffusers folder, or that has no safetensors
     for one of its parts.
     """
-    parts = {path.partition("/")[0] for path in listing.files if "/" in path}
-    needed = sorted(part for part in parts if _is_needed(part, texts))
+    folders = {path.partition("/")[0] for path in listing.files if "/" in path}
+    needed = sorted(part for part in folders if _is_needed(part, texts))
     _check_parts(listing, needed, texts)
     chosen = [INDEX]
     for part in needed:
@@ -161,8 +166,8 @@ def wanted(listing: Listing, texts: bool = True) -> dict[str, int]:
     return {path: listing.files[path] for path in chosen}
 
 
-def _check_parts(listing: Listing, parts: Iterable[str], texts: bool) -> None:
-    there = {_kind(part) for part in parts} | (listing.files.keys() & {INDEX})
+def _check_parts(listing: Listing, folders: Iterable[str], texts: bool) -> None:
+    there = {_kind(part) for part in folders} | (listing.files.keys() & {INDEX})
     expected = [INDEX, "denoiser", "vae", "scheduler"]
     expected += ["text_encoder", "tokenizer"] if texts else []
     lacking = [name for name in expected if name not in there]

@@ -201,6 +201,14 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
+def part_files(folder: Path) -> dict[str, Path]:
+    """What a library is shown of any part's folder, by name."""
+    if folder.name == "scheduler":
+        return {"scheduler_config.json": folder / "scheduler_config.json"}
+    tokenizer = folder.name.startswith("tokenizer")
+    return tokenizer_files(folder) if tokenizer else model_files(folder)
+
+
 # ---------------------------------------------------------------------------- what they need
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from diffusion_edge.bench.stock import StockPipeline
 from diffusion_edge.cli import app
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families import hub
@@ -146,6 +147,20 @@ def test_a_library_sees_no_file_that_was_not_looked_at(family: Path, part: str) 
         (family / "cloud" / part / name).write_bytes(b"not what it seems")
     assert equal(load_family(load_card(family), "cloud"), whole)
     assert check(family).exit_code == 0
+
+
+def test_the_stock_pipeline_of_the_benchmarks_sees_no_more(family: Path) -> None:
+    card = load_card(family)
+    index = family / "cloud" / "model_index.json"
+    checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | checker))
+    for part in (*PARTS, "tokenizer"):
+        for name in CLUTTER:
+            (family / "cloud" / part / name).write_bytes(b"not what it seems")
+    assert StockPipeline(card, "cloud", torch.device("cpu")).name == "PixArtSigmaPipeline"
+    sharded(family / "cloud" / "transformer", "evil.bin")
+    with pytest.raises(ConfigError, match=r"names 'evil\.bin'"):
+        StockPipeline(card, "cloud", torch.device("cpu"))
 
 
 def equal(one: Any, other: Any) -> bool:
