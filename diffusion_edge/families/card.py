@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +18,7 @@ from diffusion_edge.families.sizes import GivenSizes
 from diffusion_edge.families.space import space
 from diffusion_edge.families.weights import json_object
 from diffusion_edge.schedule import fitting, trained_unlike
-from diffusion_edge.types import Tier
+from diffusion_edge.types import MAX_GUIDANCE, MAX_STEPS, Tier
 
 NOISE = Path("scheduler") / "scheduler_config.json"
 _NO_ARCHITECTURE = (
@@ -63,7 +63,7 @@ class StageCard(_Strict):
     hub: str | None = None
     revision: str = "main"
     dtype: Dtype = "float32"
-    guidance: float | None = None
+    guidance: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
     licence: str | None = None
     parameters_millions: float | None = None
 
@@ -86,8 +86,8 @@ class Defaults(_Strict):
     """`size` is the edge of a square picture."""
 
     size: int
-    steps: int
-    guidance: float
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    guidance: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
     solver: str
 
 

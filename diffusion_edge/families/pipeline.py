@@ -25,6 +25,7 @@ from diffusion_edge.errors import ConfigError, DoesNotFit
 from diffusion_edge.families.base import to_pictures
 from diffusion_edge.families.card import Dtype, FamilyCard
 from diffusion_edge.families.hub import INDEX
+from diffusion_edge.families.sizes import Sizes
 from diffusion_edge.families.weights import (
     dtype_of,
     human,
@@ -35,7 +36,8 @@ from diffusion_edge.families.weights import (
     only,
     tokenizer_files,
 )
-from diffusion_edge.schedule import Schedule, resolve
+from diffusion_edge.packet import Offer
+from diffusion_edge.schedule import Bounds, Schedule, bounds, fitting, prediction_of, resolve
 from diffusion_edge.types import Guiding, Picture
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class PipelineFamily:
 
     parts: models and tokenizers by their name in the folder; a part that the folder leaves out is
         not there.
-    noise: the scheduler config that the family was trained with.
+    noise: the scheduler config that the family was trained with, and the bounds of its levels.
     index: the folder's `model_index.json`, which also has options of the stock pipeline.
     """
 
@@ -81,7 +83,9 @@ class PipelineFamily:
     stage: str
     latent_space: str
     noise: Mapping[str, Any]
+    bounds: Bounds
     index: Mapping[str, Any]
+    sizes: Sizes
     channels: int
     factor: int
     max_tokens: int
@@ -124,7 +128,9 @@ class PipelineFamily:
             stage=stage,
             latent_space=card.latent_space(stage),
             noise=card.noise(),
+            bounds=bounds(card.noise()),
             index=json_object(own / INDEX),
+            sizes=card.sizes,
             channels=card.latent_channels,
             factor=card.factor,
             max_tokens=card.max_tokens,
@@ -152,6 +158,18 @@ class PipelineFamily:
     @property
     def denoiser(self) -> Any:
         return self.parts[list(self.MODELS)[-1]]
+
+    @property
+    def offer(self) -> Offer:
+        return Offer(
+            latent_space=self.latent_space,
+            allows=self.sizes.allows,
+            latent_shape=self.latent_shape,
+            solvers=fitting(self.noise),
+            prediction=prediction_of(self.noise),
+            timestep=self.bounds.timestep,
+            sigma=self.bounds.sigma,
+        )
 
     @property
     def guiding(self) -> Guiding:

@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.engine.run import begin, decode, run_last_span, run_span, run_steps, step
-from diffusion_edge.errors import ConfigError, UnsupportedSolver, WrongLatentSpace
+from diffusion_edge.errors import (
+    ConfigError,
+    NotOffered,
+    UnsupportedSolver,
+    WrongLatentSpace,
+)
 from diffusion_edge.families import pipeline
 from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import architectures, load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.pipeline import Loading, PipelineFamily
-from diffusion_edge.packet import Packet, new_packet, read, write
+from diffusion_edge.packet import Packet, new_packet, read, take, write
 from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.types import ImageRequest, Plan
 from tests.architectures import TINY, Tiny, stock
@@ -83,7 +88,7 @@ def carried_out(model: Model, packet: Packet) -> tuple[Tensor, list[bytes]]:
     while len(packet.plan.spans) > 1:
         span = packet.plan.spans[0]
         crossed.append(write(run_span(model.family(span.stage), packet, span)))
-        packet = read(crossed[-1], model.cloud.latent_space)
+        packet = take(crossed[-1], model.cloud.offer)
     return run_last_span(model.family(packet.plan.spans[0].stage), packet)[0], crossed
 
 
@@ -280,6 +285,17 @@ def test_another_latent_space_is_refused(tmp_path: Path, models: dict[str, Model
     data = write(run_span(model.cloud, packet, packet.plan.spans[0]))
     with pytest.raises(WrongLatentSpace, match="stages that share one VAE"):
         read(data, other)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_packet_can_ask_for_no_more_than_the_card_offers(
+    models: dict[str, Model], name: str
+) -> None:
+    model = models[name]
+    packet = a_packet(model, model.tiny.solvers[0])
+    for changes in ({"width": 128}, {"width": 36}, {"solver": "heun"}):
+        with pytest.raises(NotOffered):
+            take(write(replace(packet, **changes)), model.cloud.offer)
 
 
 @pytest.mark.parametrize(("name", "solver"), [("flux-dev", "ddim"), ("sd", "flow-euler")])
