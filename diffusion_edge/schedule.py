@@ -71,7 +71,7 @@ def resolve(
         )
     if solver not in fitting(noise):
         raise UnsupportedSolver(
-            f"solver {solver!r} does not fit a model of {prediction_of(noise)}; "
+            f"solver {solver!r} does not fit a model of {_prediction(noise)}; "
             f"those that do: {', '.join(fitting(noise))}",
             param="solver",
         )
@@ -111,11 +111,10 @@ def dynamic_shift(noise: Mapping[str, Any], tokens: int) -> float | None:
 
 def fitting(noise: Mapping[str, Any]) -> tuple[str, ...]:
     """The solvers for a family's noise config: those of flow matching, or all others."""
-    return tuple(_FLOW if prediction_of(noise) == "flow_prediction" else _DIFFUSION)
+    return tuple(_FLOW if _prediction(noise) == "flow_prediction" else _DIFFUSION)
 
 
-def prediction_of(noise: Mapping[str, Any]) -> Prediction:
-    """Raises UnsupportedSolver for one that is not known."""
+def _prediction(noise: Mapping[str, Any]) -> Prediction:
     if str(noise.get("_class_name", "")).startswith("FlowMatch") or noise.get("use_flow_sigmas"):
         return "flow_prediction"
     prediction = noise.get("prediction_type", "epsilon")
@@ -148,8 +147,10 @@ def scheduler_config(noise: Mapping[str, Any], **fixed: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest timestep and sigma that a model of some noise has learned; both start at 0."""
+    """What a model of some noise predicts, and the largest timestep and sigma that it has learned;
+    both start at 0."""
 
+    prediction: Prediction
     timestep: float
     sigma: float
 
@@ -157,12 +158,13 @@ class Bounds:
 def bounds(noise: Mapping[str, Any]) -> Bounds:
     """Raises UnsupportedSolver for a prediction type that is not known."""
     count = noise.get("num_train_timesteps") or _TRAINED["num_train_timesteps"]
-    if prediction_of(noise) == "flow_prediction":
-        return Bounds(float(count), 1.0)
+    prediction = _prediction(noise)
+    if prediction == "flow_prediction":
+        return Bounds(prediction, float(count), 1.0)
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler.from_config(scheduler_config(noise))
-    return Bounds(float(count), _sigma_of(float(scheduler.alphas_cumprod[-1])))
+    return Bounds(prediction, float(count), _sigma_of(float(scheduler.alphas_cumprod[-1])))
 
 
 # ---------------------------------------------------------------------------- what a model learned
@@ -210,7 +212,7 @@ def chosen_unlike(noise: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
 
 
 def _trained(noise: Mapping[str, Any]) -> dict[str, Any]:
-    prediction = prediction_of(noise)
+    prediction = _prediction(noise)
     keys = ("num_train_timesteps",) if prediction == "flow_prediction" else tuple(_TRAINED)
     found = {key: _TRAINED[key] if noise.get(key) is None else noise[key] for key in keys}
     return {"prediction_type": prediction} | found
@@ -275,7 +277,7 @@ def _by_timestep(
         origins=tuple(_sigma_of(float(alphas[t])) for t in departures),
         targets=tuple(targets),
         timesteps=tuple(float(t) for t in timesteps),
-        prediction=prediction_of(noise),
+        prediction=_prediction(noise),
         scaling="preserving",
         initial_scale=1.0,
     )
@@ -356,7 +358,7 @@ def _by_sigma(scheduler: Any, noise: Mapping[str, Any], steps: int, **asked: Any
     """From a scheduler that keeps sigmas; the class says how it holds the latent."""
     scheduler.set_timesteps(steps, **asked)
     sigmas = tuple(float(s) for s in scheduler.sigmas)
-    name, prediction = type(scheduler).__name__, prediction_of(noise)
+    name, prediction = type(scheduler).__name__, _prediction(noise)
     if prediction == "flow_prediction":
         scaling: Scaling = "flow"
     else:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffusion_edge.config import read_yaml
 from diffusion_edge.errors import ConfigError, UnsupportedSolver
 from diffusion_edge.families import hub
 from diffusion_edge.families.sizes import GivenSizes
@@ -203,12 +203,9 @@ class FamilyCard(_Strict):
 def load_card(folder: Path) -> FamilyCard:
     """The card in `folder`, or a ConfigError that says where it is wrong."""
     path = folder / "family.yaml"
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no family card at {path}", file=str(path)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}", file=str(path)) from None
+    if not path.is_file():
+        raise ConfigError(f"there is no family card at {path}", file=str(path))
+    data, _ = read_yaml(path)
     if not isinstance(data, dict) or "root" in data:
         raise ConfigError(f"{path} is not a family card", file=str(path))
     try:

@@ -37,7 +37,7 @@ from diffusion_edge.families.weights import (
     tokenizer_files,
 )
 from diffusion_edge.packet import Offer
-from diffusion_edge.schedule import Bounds, Schedule, bounds, fitting, prediction_of, resolve
+from diffusion_edge.schedule import Bounds, Schedule, bounds, fitting, resolve
 from diffusion_edge.types import Guiding, Picture
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class PipelineFamily:
             allows=self.sizes.allows,
             latent_shape=self.latent_shape,
             solvers=fitting(self.noise),
-            prediction=prediction_of(self.noise),
+            prediction=self.bounds.prediction,
             timestep=self.bounds.timestep,
             sigma=self.bounds.sigma,
         )
