@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -21,6 +22,8 @@ from diffusion_edge.schedule import SOLVERS, resolved_steps
 from diffusion_edge.types import EXACT, AskedCodec, ImageRequest, Plan
 
 if TYPE_CHECKING:
+    import httpx
+
     from diffusion_edge.families.card import FamilyCard
     from diffusion_edge.serve.schema import OutputFormat
 
@@ -37,11 +40,20 @@ SOLVER_NAMES = ", ".join(SOLVERS)
 
 @contextmanager
 def errors_for_people() -> Iterator[None]:
-    """An EdgeError ends the command with its message and status 1; anything else is a bug."""
+    """An EdgeError, or a file that cannot be read or written, ends the command with a sentence and
+    status 1; anything else is a bug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except EdgeError as error:
         typer.secho(f"error: {error.message}", fg="red", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.secho(f"error: {error.filename}: {error.strerror}", fg="red", err=True)
         raise typer.Exit(1) from None
 
 
@@ -84,7 +96,9 @@ def generate(
     prompt: str,
     plan: Annotated[str | None, typer.Option(help="Such as cloud:8,edge:6,device:6@1.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Of a plan not given.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Drawn if not given.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**64 - 1, help="Drawn if not given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="A .png, .jpg or .webp file.")] = Path("image.png"),
     negative_prompt: str = "",
     guidance_scale: Annotated[float | None, typer.Option(min=0, max=50)] = None,
@@ -130,6 +144,10 @@ def _generate(
         raise InvalidRequest(f"{out}: the file's ending should be one of {', '.join(formats)}")
     if not out.parent.is_dir():
         raise InvalidRequest(f"{out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise InvalidRequest(f"{out}: this is a folder; name a file")
+    _check_text("prompt", prompt)
+    _check_text("negative prompt", negative_prompt or "none")
     card = load_card(folder)
     solver = solver or card.defaults.solver
     plan = _plan_of(card, plan_text, steps, solver)
@@ -170,6 +188,15 @@ def _generate(
         typer.echo(json.dumps(report | {"warnings": list(made.warnings)}))
     else:
         typer.echo(f"{out}: plan {plan}, seed {request.seed}")
+
+
+def _check_text(name: str, text: str) -> None:
+    if not text.strip():
+        raise InvalidRequest(f"the {name} is empty; say what the image shows")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"the {name} is not UTF-8 text") from None
 
 
 def _size(card: FamilyCard, text: str | None) -> tuple[int, int]:
@@ -248,21 +275,35 @@ def plan(
     if steps is not None:
         body["num_inference_steps"] = steps
     with errors_for_people():
+        _check_text("prompt", prompt)
         try:
             response = httpx.post(f"{url.rstrip('/')}/v1/plan", json=body, timeout=30)
-            answer = response.json()
         except httpx.HTTPError as error:
             raise InvalidRequest(f"{url} does not answer: {error}") from None
-        except ValueError:
-            raise InvalidRequest(f"{url} did not answer with JSON; is it this server?") from None
-        if response.status_code != 200:
-            raise InvalidRequest(str(answer.get("error", {}).get("message", answer)))
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InvalidRequest(f"{url} cannot be asked this: {error}") from None
+        answer = _answer(response, url)
     if as_json:
         typer.echo(json.dumps(answer))
         return
     from rich.console import Console
 
     Console().print_json(data=answer)
+
+
+def _answer(response: httpx.Response, url: str) -> dict[str, Any]:
+    """The object of a good answer. Raises InvalidRequest with what any other one says."""
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise InvalidRequest(f"{url} did not answer with a JSON object; is it this server?")
+    if response.status_code != 200:
+        error = answer.get("error")
+        said = error.get("message", answer) if isinstance(error, dict) else answer
+        raise InvalidRequest(str(said))
+    return answer
 
 
 for command in (profile, plots, codecs):

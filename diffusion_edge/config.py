@@ -27,6 +27,8 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 _Model = TypeVar("_Model", bound=BaseModel)
+MAX_CHARACTERS = 1_000_000
+MAX_NODES = 100_000
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # ---------------------------------------------------------------------------- records
@@ -238,18 +240,53 @@ class ServeConfig(_Strict):
 def load_config(path: str | Path) -> ServeConfig:
     """Read and check a file; raises `ConfigError` with the first thing that is wrong."""
     path = Path(path)
+    data, document = read_yaml(path)
+    _refuse_repeated_keys(document, path)
+    return _validate(ServeConfig, data, str(path), document)
+
+
+def read_text(path: Path) -> str:
+    """Raises ConfigError for what cannot be read or is not UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}", file=str(path)) from None
+
+
+def read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
+    """What a file says, and its nodes, which know their lines.
+
+    Raises ConfigError for what is no YAML, and for more of it than anybody writes.
+    """
+    text = read_text(path)
+    if len(text) > MAX_CHARACTERS:
+        message = f"{path}: has {len(text)} characters; {MAX_CHARACTERS} are the limit"
+        raise ConfigError(message, file=str(path))
     try:
         document = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        _refuse_unfolding(document, path)
+        return yaml.safe_load(text), document
+    except RecursionError:
+        message = f"{path}: not YAML: it is nested too deeply"
+        raise ConfigError(message, file=str(path)) from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter of dates and numbers that are none
         raise ConfigError(f"{path}: not YAML: {_one_line(error)}", file=str(path)) from None
-    _refuse_repeated_keys(document, path)
-    return _validate(ServeConfig, data, str(path), document)
+
+
+def _refuse_unfolding(document: yaml.Node | None, path: Path) -> None:
+    """An alias may stand within what it names, or a few lines of aliases for billions."""
+    waiting, seen = [document], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if seen > MAX_NODES:
+            message = f"{path}: its aliases unfold to more than {MAX_NODES} values, or never end"
+            raise ConfigError(message, file=str(path))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
 
 
 def read_settings(args: Mapping[str, Any]) -> Settings:
@@ -313,7 +350,7 @@ def _explain(model: type[BaseModel], loc: Sequence[str | int], error: Any) -> st
     hint = ""
     if error["type"] in ("float_type", "int_type") and isinstance(given, str):
         hint = _number_hint(given)
-    return f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {given!r}{hint}"
+    return f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {_cut(given)}{hint}"
 
 
 def _number_hint(text: str) -> str:
@@ -379,4 +416,10 @@ def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split())[:300]
+
+
+def _cut(value: object) -> str:
+    """A value as it is shown in a message."""
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]} …"

@@ -23,6 +23,7 @@ EdgeError
 │   ├── InvalidTensor            wrong shape or dtype
 │   ├── NotFinite                NaN or Inf; also in what a stage has made, before it is decoded
 │   ├── WrongLatentSpace         made by a family with another latent space
+│   ├── NotOffered               asks for what the stage's family does not make
 │   ├── WrongPosition            outside the schedule
 │   └── WrongPlan                does not start at the position, or not end with the schedule
 ├── ConfigError                  a config file; `file` and `key` say where
@@ -157,6 +158,10 @@ class NotFinite(PacketError):
 
 class WrongLatentSpace(PacketError):
     code = "packet_latent_space"
+
+
+class NotOffered(PacketError):
+    code = "packet_not_offered"
 
 
 class WrongPosition(PacketError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from diffusion_edge.engine.run import begin, decode, finish, step, warnings_of
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
-from diffusion_edge.packet import new_packet, read, write
+from diffusion_edge.packet import new_packet, take, write
 from diffusion_edge.types import ImageRequest, Picture, Plan
 
 
@@ -55,4 +55,4 @@ def generate(
         times.append(SpanTime(span.stage, span.start, span.stop, seconds, len(crossing)))
         if picture is not None:
             return Generated(picture, tuple(times), tuple(warnings))
-        packet = read(crossing, family.latent_space)
+        packet = take(crossing, family.offer)

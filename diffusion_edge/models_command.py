@@ -49,10 +49,17 @@ def _rows(card: FamilyCard) -> list[tuple[str, str, str, str, str]]:
             at.tier,
             at.hub or f"{card.root / (at.folder or '')}",
             at.licence or card.licence,
-            "missing" if _missing(card, stage) else "on disk",
+            _here(card, stage),
         )
         for stage, at in card.stages.items()
     ]
+
+
+def _here(card: FamilyCard, stage: str) -> str:
+    try:
+        return "missing" if _missing(card, stage) else "on disk"
+    except ConfigError:
+        return "refused"
 
 
 def _table(card: FamilyCard) -> object:
@@ -72,16 +79,16 @@ def _table(card: FamilyCard) -> object:
 def check(family: Family) -> None:
     """Tell what of a family is on disk, what it needs, and whether its stages fit together.
 
-    Status 1 if files are missing, or if the stages do not share one latent space.
+    Status 1 if files are missing or not of the kind that is loaded, or if the stages do not share
+    one latent space and one noise.
     """
     card = _card(family)
     good = True
     for stage in card.stages:
-        lacking = _missing(card, stage)
-        good = good and not lacking
-        typer.echo(f"{stage}: {_place(card, stage)}: {_state(card, stage, lacking)}")
+        typer.echo(f"{stage}: {_place(card, stage)}: {_state(card, stage)}")
         typer.echo(f"  memory: {_memory(card, stage)}")
-    for line, fits in _spaces(card):
+        good = good and _here(card, stage) == "on disk"
+    for line, fits in (*_spaces(card), *_noises(card)):
         good = good and fits
         typer.echo(line)
     if not good:
@@ -94,7 +101,8 @@ def _place(card: FamilyCard, stage: str) -> str:
 
 
 def _missing(card: FamilyCard, stage: str) -> list[str]:
-    """Files that the stage lacks; those of another's text encoders are the other's."""
+    """Files that the stage lacks; those of another's text encoders are the other's. Raises
+    ConfigError for files that are not loaded."""
     from diffusion_edge.families import hub
 
     folder = _folder(card, stage)
@@ -109,10 +117,14 @@ def _folder(card: FamilyCard, stage: str) -> Path | None:
     return hub.snapshot(at.hub, at.revision) if at.hub else card.root / (at.folder or "")
 
 
-def _state(card: FamilyCard, stage: str, lacking: list[str]) -> str:
+def _state(card: FamilyCard, stage: str) -> str:
     from diffusion_edge.families import hub
     from diffusion_edge.families.weights import human
 
+    try:
+        lacking = _missing(card, stage)
+    except ConfigError as error:
+        return f"refused: {error.message}"
     if not lacking:
         return "on disk"
     names = "" if lacking == [hub.INDEX] else f" {', '.join(lacking)}"
@@ -133,7 +145,7 @@ def _memory(card: FamilyCard, stage: str) -> str:
     at = card.stages[stage]
     texting = card.shared or stage
     own, shared = _folder(card, stage), _folder(card, texting)
-    whole = not _missing(card, stage) and not _missing(card, texting)
+    whole = _here(card, stage) == _here(card, texting) == "on disk"
     if whole and own is not None and shared is not None:
         texts = sorted(shared.glob("text_encoder*"))
         models = [own / "vae", *own.glob("unet"), *own.glob("transformer"), *texts]
@@ -152,7 +164,7 @@ def _spaces(card: FamilyCard) -> list[tuple[str, bool]]:
     lines: list[tuple[str, bool]] = []
     for stage in card.stages:
         folder = _folder(card, stage)
-        if folder is None or any(name.startswith("vae/") for name in _missing(card, stage)):
+        if folder is None or _lacks_vae(card, stage):
             continue
         try:
             found[stage] = space(folder / "vae")
@@ -170,6 +182,13 @@ def _spaces(card: FamilyCard) -> list[tuple[str, bool]]:
     return lines
 
 
+def _lacks_vae(card: FamilyCard, stage: str) -> bool:
+    try:
+        return any(name.startswith(("vae/", "model_index")) for name in _missing(card, stage))
+    except ConfigError:
+        return True
+
+
 def _compared(
     card: FamilyCard, stage: str, its: Space, reference: str, other: Space
 ) -> list[tuple[str, bool]]:
@@ -182,6 +201,29 @@ def _compared(
     if card.vae is None or numbers:
         return [(f"{line}. They cannot hand off to each other", False)]
     return [(f"{line}. The card says that {reference}'s stands for all", True)]
+
+
+def _noises(card: FamilyCard) -> list[tuple[str, bool]]:
+    """A sentence on each stage's noise that is not the family's, and whether it fits."""
+    from diffusion_edge.schedule import chosen_unlike
+
+    here = [stage for stage in card.stages if _here(card, stage) == "on disk"]
+    if card.reference not in here:
+        return [(f"noise: not known before the scheduler of {card.reference} is here", True)]
+    lines = []
+    for stage in here:
+        try:
+            card.check_noise(stage)
+            unlike = chosen_unlike(card.noise(stage), card.noise())
+        except ConfigError as error:
+            lines.append((f"noise: {error.message}", False))
+            continue
+        if unlike:
+            told = f"noise: {stage} would choose levels otherwise than {card.reference}: "
+            lines.append((f"{told}{'; '.join(unlike)}. Those of {card.reference} are taken", True))
+    if all(fits for _, fits in lines):
+        lines.append((f"noise: one for {', '.join(here)}", True))
+    return lines
 
 
 # ---------------------------------------------------------------------------- pull

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from diffusion_edge.errors import (
     DamagedPacket,
     InvalidPlan,
     InvalidTensor,
+    NotOffered,
     OversizedPacket,
     TruncatedPacket,
     UnknownVersion,
@@ -40,7 +41,17 @@ from diffusion_edge.errors import (
 )
 from diffusion_edge.schedule import Prediction, Scaling, Schedule
 from diffusion_edge.solver import build_table
-from diffusion_edge.types import EXACT, MAX_STEPS, NEVER, Codec, ImageRequest, Plan, Span, Times
+from diffusion_edge.types import (
+    EXACT,
+    MAX_GUIDANCE,
+    MAX_STEPS,
+    NEVER,
+    Codec,
+    ImageRequest,
+    Plan,
+    Span,
+    Times,
+)
 
 VERSION = 3
 MAX_BYTES = 64 * 1024 * 1024
@@ -48,6 +59,8 @@ MAX_HEADER = 1024 * 1024
 _MAGIC = b"DEPK"
 _HEAD = struct.Struct("<4sHI16s")
 _HISTORY_LIMIT = 3
+_ROUNDING = 1.01
+"""Levels are resolved elsewhere, by another version, and may be a little above the bounds here."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,23 @@ class Packet:
         """Of the span that comes next, which may have its own."""
         own = self.plan.spans[0].guidance
         return self.guidance if own is None else own
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a stage's family makes; whatever a packet's checksum says, it can ask for no more.
+
+    allows: whether it makes pictures of a width and a height. latent_shape: of their latents,
+    without the batch. timestep, sigma: the largest that its models have learned.
+    """
+
+    latent_space: str
+    allows: Callable[[int, int], bool]
+    latent_shape: Callable[[int, int], tuple[int, ...]]
+    solvers: tuple[str, ...]
+    prediction: Prediction
+    timestep: float
+    sigma: float
 
 
 def new_packet(
@@ -172,13 +202,50 @@ def _digest(body: bytes) -> bytes:
 
 def read(data: bytes, latent_space: str) -> Packet:
     """The packet in `data`, fit for a family with this latent space, or a PacketError."""
-    packet = _unpacked(_body(data))
+    return _read(data, latent_space, lambda header, shapes: None)
+
+
+def take(data: bytes, offer: Offer) -> Packet:
+    """As `read`, and NotOffered for what the family does not make, before it costs anything."""
+
+    def check(header: _Header, shapes: _Shapes) -> None:
+        _check_offered(header, offer)
+        _check_shapes(shapes, offer.latent_shape(header.width, header.height))
+
+    return _read(data, offer.latent_space, check)
+
+
+_Shapes = Mapping[str, Sequence[int]]
+"""Of a packet's tensors, the batch first, as its head has them."""
+
+
+def _read(data: bytes, latent_space: str, check: Callable[[_Header, _Shapes], None]) -> Packet:
+    body = _body(data)
+    try:
+        header, shapes = _heads(body)
+        if header.latent_space != latent_space:
+            raise WrongLatentSpace(
+                f"the packet's latent space is {header.latent_space[:12]!r}, this stage works in "
+                f"{latent_space[:12]!r}; a hand-off needs stages that share one VAE"
+            )
+        check(header, shapes)
+        packet = header.packet(load_tensors(body))
+    except ValidationError as error:
+        raise _told(error) from None
+    except InvalidPlan as error:
+        raise WrongPlan(f"the packet's plan is wrong: {error.message}") from None
+    except (
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,  # of safetensors, as the next two are
+        RuntimeError,  # also a RecursionError of deeply nested JSON
+        SafetensorError,
+    ):
+        raise DamagedPacket("the packet's body cannot be read") from None
     _check(packet)
-    if packet.latent_space != latent_space:
-        raise WrongLatentSpace(
-            f"the packet's latent space is {packet.latent_space[:12]!r}, this stage works in "
-            f"{latent_space[:12]!r}; a hand-off needs stages that share one VAE"
-        )
     return packet
 
 
@@ -202,36 +269,65 @@ def _body(data: bytes) -> bytes:
     return body
 
 
-def _unpacked(body: bytes) -> Packet:
-    try:
-        header = _Header.model_validate_json(_metadata(body))
-        return header.packet(load_tensors(body))
-    except ValidationError as error:
-        raise _told(error) from None
-    except InvalidPlan as error:
-        raise WrongPlan(f"the packet's plan is wrong: {error.message}") from None
-    except (
-        struct.error,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        AssertionError,  # of safetensors, as the next two are
-        RuntimeError,  # also a RecursionError of deeply nested JSON
-        SafetensorError,
-    ):
-        raise DamagedPacket("the packet's body cannot be read") from None
-
-
-def _metadata(body: bytes) -> str:
-    """The packet's JSON out of the safetensors header, in which it is a text."""
+def _heads(body: bytes) -> tuple[_Header, _Shapes]:
+    """The packet's JSON, which is a text in the safetensors header, and the shapes beside it."""
     length = _header_bytes(body)
     if length > min(MAX_HEADER, len(body) - 8):
         raise DamagedPacket(f"the header says that it has {length} bytes; that is too many")
     header = _STRICT_JSON.decode(str(body[8 : 8 + length], "utf-8"))
-    text: str = header["__metadata__"]["packet"]
+    text: str = header.pop("__metadata__")["packet"]
     _STRICT_JSON.decode(text)
-    return text
+    shapes = {name: tensor["shape"] for name, tensor in header.items()}
+    values = sum(math.prod(s) for name, s in shapes.items() if not name.endswith(".scale"))
+    if 4 * values > MAX_BYTES and values <= len(body):  # more than there can be is not so
+        raise OversizedPacket(f"the packet's tensors have more than {MAX_BYTES} bytes as float32")
+    return _Header.model_validate_json(text), shapes
+
+
+def _check_offered(header: _Header, offer: Offer) -> None:
+    """Raises NotOffered for what the family does not make."""
+    if not offer.allows(header.width, header.height):
+        raise NotOffered(
+            f"the packet is of a picture of {header.width}x{header.height}; this stage's family "
+            "makes no such size"
+        )
+    if header.solver not in offer.solvers:
+        raise NotOffered(
+            f"the packet's solver {header.solver!r} is not one of this stage's family: "
+            f"{', '.join(offer.solvers)}"
+        )
+    if header.schedule is not None:
+        _check_levels(header.schedule, offer)
+
+
+def _check_levels(schedule: _Schedule, offer: Offer) -> None:
+    if schedule.prediction != offer.prediction:
+        raise NotOffered(
+            f"the packet's schedule is for models of {schedule.prediction}, this stage's are of "
+            f"{offer.prediction}"
+        )
+    sigmas = (*schedule.sigmas, *(schedule.origins or ()), *(schedule.targets or ()))
+    for name, values, most in (
+        ("timestep", schedule.timesteps, offer.timestep),
+        ("sigma", sigmas, offer.sigma),
+        ("initial scale", (schedule.initial_scale,), 1 + offer.sigma),
+    ):
+        if not 0 <= min(values) <= max(values) <= _ROUNDING * most:
+            raise NotOffered(
+                f"the packet has a {name} from {min(values):g} to {max(values):g}; this stage's "
+                f"models know 0 to {most:g}"
+            )
+
+
+def _check_shapes(shapes: _Shapes, shape: tuple[int, ...]) -> None:
+    """A scale of int8 has a value for each channel; all else has the latent's shape."""
+    for name, found in shapes.items():
+        right = list(shape[:1]) if name.endswith(".scale") else [1, *shape]
+        if list(found) != right:
+            raise InvalidTensor(
+                f"the packet's {name[:40]} has the shape {str(found)[:100]}; a latent of this "
+                f"stage's family has {right} for the packet's size"
+            )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -306,6 +402,7 @@ Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Left = Annotated[float, Field(ge=-1e9, le=1e9)]
 Pixels = Annotated[int, Field(gt=0, le=2**14)]
+Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
 
 
 class _Strict(BaseModel):
@@ -316,7 +413,7 @@ class _Span(_Strict):
     stage: Name
     start: Step
     stop: Step
-    guidance: float | None = None
+    guidance: Guidance | None = None
 
 
 class _Schedule(_Strict):
@@ -363,7 +460,7 @@ class _Header(_Strict):
     trace: dict[Name, Name] | None = Field(None, max_length=16)
     prompt: Text
     negative_prompt: Text
-    guidance: float
+    guidance: Guidance
     width: Pixels
     height: Pixels
     solver: Name

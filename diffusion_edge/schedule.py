@@ -145,6 +145,83 @@ def scheduler_config(noise: Mapping[str, Any], **fixed: Any) -> dict[str, Any]:
     return {key: noise[key] for key in _NOISE_KEYS if noise.get(key) is not None} | fixed
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a model of some noise predicts, and the largest timestep and sigma that it has learned;
+    both start at 0."""
+
+    prediction: Prediction
+    timestep: float
+    sigma: float
+
+
+def bounds(noise: Mapping[str, Any]) -> Bounds:
+    """Raises UnsupportedSolver for a prediction type that is not known."""
+    count = noise.get("num_train_timesteps") or _TRAINED["num_train_timesteps"]
+    prediction = _prediction(noise)
+    if prediction == "flow_prediction":
+        return Bounds(prediction, float(count), 1.0)
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(scheduler_config(noise))
+    return Bounds(prediction, float(count), _sigma_of(float(scheduler.alphas_cumprod[-1])))
+
+
+# ---------------------------------------------------------------------------- what a model learned
+
+_TRAINED: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+}
+"""What ties a timestep to its noise, and what diffusers takes where a config leaves it out."""
+
+_CHOICES = (
+    "timestep_spacing",
+    "steps_offset",
+    "shift",
+    "use_dynamic_shifting",
+    "base_shift",
+    "max_shift",
+)
+"""By which a config chooses the levels of a trajectory; any model can work at any of them."""
+
+
+def trained_unlike(noise: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """One clause for each thing that a model of `noise` learned otherwise than one of `other`:
+    what a timestep says of the noise in a latent, and what the denoiser's output means.
+
+    Raises UnsupportedSolver for a prediction type that is not known.
+    """
+    ours, theirs = _trained(noise), _trained(other)
+    return [
+        f"{key} is {_short(value)}, not {_short(theirs.get(key))}"
+        for key, value in ours.items()
+        if value != theirs.get(key)
+    ]
+
+
+def chosen_unlike(noise: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """One clause for each choice of levels that both make, and differently."""
+    both = [key for key in _CHOICES if key in noise and key in other]
+    unlike = [key for key in both if noise[key] != other[key]]
+    return [f"{key} is {_short(noise[key])}, not {_short(other[key])}" for key in unlike]
+
+
+def _trained(noise: Mapping[str, Any]) -> dict[str, Any]:
+    prediction = _prediction(noise)
+    keys = ("num_train_timesteps",) if prediction == "flow_prediction" else tuple(_TRAINED)
+    found = {key: _TRAINED[key] if noise.get(key) is None else noise[key] for key in keys}
+    return {"prediction_type": prediction} | found
+
+
+def _short(value: Any) -> str:
+    return str(value)[:60]
+
+
 # ---------------------------------------------------------------------------- by training timestep
 
 

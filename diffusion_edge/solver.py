@@ -300,6 +300,10 @@ def _unipc_order(schedule: Schedule, step: int) -> int:
     return min(2, schedule.steps - step, step + 1)
 
 
+_GAUSS = tuple(zip(*map(np.ndarray.tolist, np.polynomial.legendre.leggauss(4)), strict=True))
+"""Points in [-1, 1] and weights that integrate polynomials of degree 7 exactly."""
+
+
 def _lms(schedule: Schedule, step: int) -> Matrix:
     """Linear multistep of order 4 on d = dx/dsigma = (x - x0) / sigma (Karras et al. 2022).
 
@@ -309,14 +313,15 @@ def _lms(schedule: Schedule, step: int) -> Matrix:
     sigma = schedule.sigmas[step]
     slope = _sum((1 / sigma, X), (-1 / sigma, _clean(schedule, step)))
     nodes = schedule.sigmas[step::-1][:4]
-    points, weights = np.polynomial.legendre.leggauss(4)
     half = (schedule.targets[step] - sigma) / 2
-    at = sigma + half * (1 + points)
     moved = X
     for k, (node, known) in enumerate(zip(nodes, (slope, H1, H2, H3), strict=False)):
         others = [other for j, other in enumerate(nodes) if j != k]
-        values = np.prod([(at - other) / (node - other) for other in others], axis=0)
-        moved = _sum((1.0, moved), (float(half * np.sum(weights * values)), known))
+        values = [
+            weight * math.prod((sigma + half * (1 + point) - o) / (node - o) for o in others)
+            for point, weight in _GAUSS
+        ]
+        moved = _sum((1.0, moved), (half * math.fsum(values), known))
     return _matrix(moved, slope, H1, H2)
 
 

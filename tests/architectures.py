@@ -113,7 +113,7 @@ def stock(
     """Final latents (B, C, h, w) of the stock pipeline with the scheduler of `solver`."""
     scheduler = STOCK[solver](pipeline.scheduler.config)
     with_solver = type(pipeline)(
-        **(pipeline.components | {"scheduler": scheduler}), **_without_checker(pipeline)
+        **(pipeline.components | {"scheduler": scheduler}), **_options(pipeline)
     )
     with_solver.set_progress_bar_config(disable=True)
     steering = {"negative_prompt": list(negatives)} if tiny.negative and any(negatives) else {}
@@ -135,10 +135,10 @@ def stock(
     return found
 
 
-def _without_checker(pipeline: Any) -> dict[str, bool]:
-    return (
-        {"requires_safety_checker": False} if isinstance(pipeline, StableDiffusionPipeline) else {}
-    )
+def _options(pipeline: Any) -> dict[str, bool]:
+    """What a pipeline is told beside its parts."""
+    told = ("requires_safety_checker", "force_zeros_for_empty_prompt")
+    return {name: pipeline.config[name] for name in told if name in pipeline.config}
 
 
 # ---------------------------------------------------------------------------- tiny parts

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.families.base import Conditioning, to_pictures
-from diffusion_edge.schedule import Schedule, resolve
+from diffusion_edge.packet import Offer
+from diffusion_edge.schedule import Schedule, bounds, fitting, resolve
 from diffusion_edge.types import Event, Guiding, Picture
 
 NOISE = {
@@ -36,6 +37,19 @@ class FakeFamily:
     def __init__(self, stage: str, on_predict: Callable[[], object] = lambda: None) -> None:
         self.stage = stage
         self.on_predict = on_predict
+
+    @property
+    def offer(self) -> Offer:
+        learned = bounds(NOISE)
+        return Offer(
+            latent_space=self.latent_space,
+            allows=lambda width, height: max(width, height) <= 4096,
+            latent_shape=self.latent_shape,
+            solvers=fitting(NOISE),
+            prediction="epsilon",
+            timestep=learned.timestep,
+            sigma=learned.sigma,
+        )
 
     def schedule(self, solver: str, steps: int, width: int, height: int) -> Schedule:
         return resolve(NOISE, solver, steps)

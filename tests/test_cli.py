@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -137,6 +138,9 @@ WRONG = {
     "an unknown codec": (("--codec", "fp4"), "exact, bf16, int8, auto"),
     "a folder that is no family": (("--family", "/nonexistent"), "family card"),
     "an ending of no image": (("--out", "image.txt"), ".png"),
+    "a file as the family": (("--family", __file__), "no family card"),
+    "a file that cannot be": (("--steps", "1", "--out", "/proc/a.png"), "/proc/a.png: No such"),
+    "a negative prompt of no text": (("--negative-prompt", "\udcff"), "is not UTF-8 text"),
 }
 
 
@@ -147,6 +151,92 @@ def test_wrong_arguments_end_with_a_sentence(tiny_family: Path, tmp_path: Path, 
     assert result.exit_code == 1
     assert words in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"), [("\udcff", "is not UTF-8 text"), ("", "is empty"), (" \n", "is empty")]
+)
+def test_a_prompt_of_no_text_is_told(
+    tiny_family: Path, tmp_path: Path, prompt: str, said: str
+) -> None:
+    made = ("--family", str(tiny_family), "--out", str(tmp_path / "a.png"))
+    for command in (("generate", *made), ("plan", "--url", "http://x")):
+        result = run(command[0], prompt, *command[1:])
+        assert (result.exit_code, said in result.stderr) == (1, True)
+
+
+def test_a_picture_does_not_replace_a_folder(tiny_family: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    result = generate(tiny_family, tmp_path / "a.png")
+    assert (result.exit_code, "this is a folder" in result.stderr) == (1, True)
+
+
+def test_seeds_are_those_that_a_generator_takes(tiny_family: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.png"
+    assert generate(tiny_family, out, "--steps", "1", "--seed", str(2**64 - 1)).exit_code == 0
+    for command in (
+        ("generate", "a", "--family", tiny_family),
+        ("profile", tiny_family),
+        ("codecs", tiny_family),
+        ("bench", "engine", tiny_family),
+    ):
+        result = run(*command, "--seed", str(2**64))
+        assert result.exit_code == 2
+        assert "Invalid value for '--seed'" in result.stderr
+
+
+def test_files_that_are_no_text_are_told(tiny_family: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.md"
+    odd.write_bytes(b"\xff")
+    for command in (
+        ("profile", tiny_family, "--prompts", odd),
+        ("codecs", tiny_family, "--prompts", odd),
+        ("bench", "engine", tiny_family, "--page", odd),
+        ("bench", "engine", tiny_family, "--page", tmp_path),
+        ("check", odd),
+    ):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert f"{command[-1]}: cannot be read" in result.stderr
+
+
+def test_a_file_of_any_name_is_written_and_said(tiny_family: Path, tmp_path: Path) -> None:
+    """Names of files are bytes, and some are no text."""
+    out = tmp_path / "a\udcff.png"
+    result = generate(tiny_family, out, "--steps", "1")
+    assert result.exit_code == 0
+    assert out.is_file()
+    assert "a\\udcff.png: plan" in result.stdout
+
+
+ANSWERS = (
+    b"[]",
+    b"null",
+    b'"x"',
+    b"{",
+    b"\xff",
+    b"[" * 100_000,
+    b'{"error": null}',
+    b'{"error": 3}',
+)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: str(answer[:16]))
+def test_an_odd_answer_to_plan_is_told(
+    answer: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpx, "post", lambda *_, **__: httpx.Response(status, content=answer))
+    result = run("plan", "a red circle")
+    good = status == 200 and answer.startswith(b'{"')
+    assert result.exit_code == (0 if good else 1)
+    assert good or result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("url", ["", "x", "http://\0", "http://[", "\udcff", "ftp://x"])
+def test_a_url_that_is_none_is_told(url: str) -> None:
+    result = run("plan", "a red circle", "--url", url)
+    assert (result.exit_code, "error: " in result.stderr) == (1, True)
 
 
 def test_plan_without_a_server_says_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from diffusion_edge.config import REPOSITORY, family_folder, load_config, read_settings
 from diffusion_edge.errors import ConfigError
+from diffusion_edge.families.card import load_card
 from diffusion_edge.types import Link
 
 CONFIGS = REPOSITORY / "serve_configs"
@@ -167,3 +169,44 @@ def test_a_fixed_plan_names_stages_of_this_file(edited: Edit, plan: str, told: s
     with pytest.raises(ConfigError, match=told) as caught:
         load_config(wrong)
     assert caught.value.key.endswith("plan")
+
+
+ODD = {
+    "an alias within itself": "a: &a [*a]",
+    "a mapping within itself": "&a {applications: *a}",
+    "a merge of itself": "&a\n<<: *a\n",
+    "aliases of aliases": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghij")),
+    "lists in lists": "[" * 5000 + "]" * 5000,
+    "a date that is none": "a: 2020-99-99",
+    "a number of 5000 digits": "a: " + "9" * 5000,
+    "a number that is none": "a: !!float abc",
+    "a list as a key": "? [a]\n: 1",
+    "a call": "a: !!python/object/apply:os.system [ls]",
+    "a megabyte": f"a: '{'x' * 1_000_000}'",
+    "two documents": "a: 1\n---\nb: 2",
+    "bytes that are no text": "\xff",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_yaml_is_told_in_a_sentence(tmp_path: Path, name: str) -> None:
+    """In a config and in a family's card, and at once."""
+    (tmp_path / "family.yaml").write_bytes(ODD[name].encode("latin-1"))
+    for load, path in ((load_config, tmp_path / "family.yaml"), (load_card, tmp_path)):
+        with pytest.raises(ConfigError) as told:
+            load(path)
+        assert "family.yaml" in told.value.message
+        assert len(told.value.message) < 1000
+
+
+def test_aliases_may_be_used(edited: Edit) -> None:
+    path = edited("tier: device", "tier: &tier device")
+    path.write_text(path.read_text().replace("model: device", "model: *tier", 1))
+    assert load_config(path).settings == load_config(CONFIGS / "local.yaml").settings
+
+
+def test_a_value_is_shown_as_far_as_it_helps(edited: Edit) -> None:
+    with pytest.raises(ConfigError) as told:
+        load_config(edited("step_s: 0.12", f"step_s: [{'0, ' * 10_000}]"))
+    assert len(told.value.message) < 600

@@ -223,6 +223,24 @@ def test_another_copy_of_the_vae_is_well_if_the_card_says_so(family: Path) -> No
     assert "The card says that cloud's stands for all" in result.stdout
 
 
+def test_another_noise_is_told(tmp_path: Path, tiny_family: Path) -> None:
+    folder = shutil.copytree(tiny_family, tmp_path / "family")
+    config = folder / "device" / "scheduler" / "scheduler_config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps(said | {"timestep_spacing": "leading"}))
+    result = here("check", str(folder))
+    assert result.exit_code == 0
+    assert "timestep_spacing is leading, not trailing. Those of cloud are taken" in result.stdout
+    config.write_text(json.dumps(said | {"prediction_type": "epsilon"}))
+    result = here("check", str(folder))
+    assert result.exit_code == 1
+    assert (
+        "noise: the model of the stage 'device' was trained otherwise than that of 'cloud': "
+        "prediction_type is epsilon, not v_prediction. They cannot hand off to each other"
+        in result.stdout
+    )
+
+
 def test_files_of_a_local_family_that_are_missing_are_named(family: Path) -> None:
     shutil.rmtree(family / "device" / "transformer")
     result = here("check", str(family))

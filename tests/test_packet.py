@@ -16,6 +16,7 @@ from diffusion_edge.errors import (
     DamagedPacket,
     InvalidTensor,
     NotFinite,
+    NotOffered,
     OversizedPacket,
     PacketError,
     TruncatedPacket,
@@ -29,13 +30,22 @@ from diffusion_edge.packet import (
     MAX_BYTES,
     MAX_HEADER,
     VERSION,
+    Offer,
     Packet,
     new_packet,
     predicted_bytes,
     read,
+    take,
     write,
 )
-from diffusion_edge.schedule import SOLVERS, Schedule, resolve, resolved_steps
+from diffusion_edge.schedule import (
+    SOLVERS,
+    Schedule,
+    bounds,
+    fitting,
+    resolve,
+    resolved_steps,
+)
 from diffusion_edge.solver import history_length
 from diffusion_edge.types import NEVER, Codec, ImageRequest, Plan, Times
 from tests.forged import HEAD, Json, body_of, joined, parts_of, seal, with_tensors
@@ -285,7 +295,7 @@ BAD_TENSORS: dict[str, tuple[Codec, dict[str, torch.Tensor], type[PacketError]]]
     "large in few bytes": (
         "int8",
         {"latent": torch.zeros(1, 1, 2**24, dtype=torch.int8), "latent__scale": torch.ones(1)},
-        InvalidTensor,
+        OversizedPacket,
     ),
 }
 
@@ -386,6 +396,128 @@ def test_a_wrong_field_is_named() -> None:
         read(changed(spans=[span("4", 10)]), SPACE)
     with pytest.raises(DamagedPacket, match=r"field 'x{100}' is wrong"):
         read(changed(**{"x" * 5000: 1}), SPACE)
+
+
+# ---------------------------------------------------------------------------- what is offered
+
+LEARNED = bounds(NOISE)
+OFFER = Offer(
+    latent_space=SPACE,
+    allows=lambda width, height: (width, height) in ((16, 16), (32, 16)),
+    latent_shape=lambda width, height: (4, height // 4, width // 4),
+    solvers=fitting(NOISE),
+    prediction="epsilon",
+    timestep=LEARNED.timestep,
+    sigma=LEARNED.sigma,
+)
+FLOW_OFFER = replace(
+    OFFER,
+    solvers=fitting(FLOW),
+    prediction="flow_prediction",
+    timestep=bounds(FLOW).timestep,
+    sigma=bounds(FLOW).sigma,
+)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_schedule_of_a_family_is_within_its_bounds(solver: str, spacing: str) -> None:
+    flow = solver.startswith("flow-")
+    noise = FLOW if flow else NOISE | {"timestep_spacing": spacing, "steps_offset": 1}
+    shape = (1, 4, 4, 4)
+    for asked in (1, 2, 3, 10, 25, 50, 150):
+        steps = resolved_steps(solver, asked)
+        packet = replace(
+            new_packet(a_request("a", steps, solver), Plan.parse(f"cloud:{steps}"), 0, SPACE),
+            schedule=resolve(noise, solver, steps),
+            latent=torch.zeros(shape),
+            history=(torch.zeros(shape),) * history_length(solver),
+        )
+        offer = FLOW_OFFER if flow else OFFER
+        assert same(take(write(packet), offer), packet)
+
+
+TIMESTEPS = parts_of(write(a_packet()))[0]["schedule"]["timesteps"]
+NOT_OFFERED: dict[str, Json] = {
+    "a timestep of 1e300": spoilt(timesteps=[1e300, *TIMESTEPS[1:]]),
+    "a timestep past the last": spoilt(timesteps=[1020.0, *TIMESTEPS[1:]]),
+    "a timestep below zero": spoilt(timesteps=[*TIMESTEPS[:-1], -1.0]),
+    "a sigma past the largest": spoilt(sigmas=[1.02 * LEARNED.sigma, *SIGMAS[1:]]),
+    "an origin past the largest": spoilt(origins=[1e6, *SIGMAS[1:-1]]),
+    "a target past the largest": spoilt(targets=[1e6, *SIGMAS[2:]]),
+    "an initial scale of 1e300": spoilt(initial_scale=1e300),
+    "an initial scale below zero": spoilt(initial_scale=-1.0),
+    "another prediction": spoilt(prediction="v_prediction"),
+    "a solver of flows": {"solver": "flow-dpmpp-2m"},
+    "a picture of 16384x16384": {"width": 2**14, "height": 2**14},
+    "an edge that is not offered": {"width": 24},
+}
+
+
+@pytest.mark.parametrize("name", NOT_OFFERED)
+def test_what_a_family_does_not_make_is_refused_before_it_costs_anything(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can compute a checksum can ask for anything."""
+    data = changed(**NOT_OFFERED[name])
+    costs_nothing(monkeypatch)
+    with pytest.raises(NotOffered) as told:
+        take(data, OFFER)
+    assert "stage's" in told.value.message
+
+
+def test_a_new_picture_is_of_a_size_that_is_offered() -> None:
+    huge = replace(a_request(), width=2**14, height=2**14)
+    data = write(new_packet(huge, Plan.parse("cloud:10"), 0, SPACE))
+    assert read(data, SPACE).width == 2**14
+    with pytest.raises(NotOffered, match=r"16384x16384; this stage's family makes no such size"):
+        take(data, OFFER)
+
+
+@pytest.mark.parametrize("guidance", [1e38, 50.1, -0.1])
+def test_guidance_has_bounds(guidance: float) -> None:
+    fields = [{"guidance": guidance}, {"spans": [span(4, 10) | {"guidance": guidance}]}]
+    for wrong in fields:
+        with pytest.raises(DamagedPacket, match="guidance' is wrong: Input should be"):
+            read(changed(**wrong), SPACE)
+    with pytest.raises(DamagedPacket, match="guidance' is wrong: Input should be"):
+        write(replace(a_packet(), guidance=guidance))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_latent_of_another_shape_is_refused_before_it_is_read(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of 32x16 has latents of 4x8, so those of 4x4 are not its."""
+    wrong, right = write(a_packet(codec)), write(replace(a_packet(codec), height=16))
+    wrong = with_tensors(wrong, tensors_of(codec), width=32)
+    assert take(right, OFFER).codec == codec
+    costs_nothing(monkeypatch)
+    with pytest.raises(InvalidTensor, match="has the shape"):
+        take(wrong, OFFER)
+
+
+def test_int8_is_not_unfolded_before_its_size_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (1, 1, MAX_BYTES // 4 + 1)
+    parts = {"latent": torch.zeros(shape, dtype=torch.int8), "latent.scale": torch.ones(1)}
+    data = with_tensors(write(a_packet("int8")), parts, history=0)
+    costs_nothing(monkeypatch)
+    with pytest.raises(OversizedPacket):
+        read(data, SPACE)
+
+
+def tensors_of(codec: Codec) -> dict[str, torch.Tensor]:
+    return encode("latent", ZEROS, codec) | encode("history0", ZEROS, codec)
+
+
+def costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no tensor may be read and no table built."""
+
+    def fail(*_: object) -> None:
+        raise RecursionError("it was not refused before")
+
+    for name in ("load_tensors", "build_table"):
+        monkeypatch.setattr(f"diffusion_edge.packet.{name}", fail)
 
 
 # ---------------------------------------------------------------------------- hostile bytes

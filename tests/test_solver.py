@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from diffusion_edge.engine.run import step_noise
 from diffusion_edge.errors import InvalidRequest, UnsupportedSolver
-from diffusion_edge.schedule import SOLVERS, fitting, resolve, resolved_steps
+from diffusion_edge.schedule import SOLVERS, Schedule, fitting, resolve, resolved_steps
 from diffusion_edge.solver import apply, build_table, history_length
 from tests.stock import STOCK, stock_step
 
@@ -182,3 +183,20 @@ def test_pndm_takes_one_evaluation_more_than_it_is_asked_for() -> None:
 def test_step_counts_that_the_stock_scheduler_rounds_are_refused(solver: str) -> None:
     with pytest.raises(InvalidRequest, match="rounding of the stock scheduler"):
         resolve(a_noise(), solver, resolved_steps(solver, 61))
+
+
+def test_no_table_takes_long_to_build() -> None:
+    """A stage builds them in its loop; the most steps that a packet can have are 1000."""
+    schedules = {s: resolve(a_flow() if s in FLOW else a_noise(), s, 1000) for s in SOLVERS}
+    seconds = {
+        solver: min(_built_s(solver, schedules[solver]) for _ in range(3)) for solver in SOLVERS
+    }
+    print({solver: f"{took:.4f}" for solver, took in seconds.items()})
+    assert max(seconds.values()) < 15 * seconds["euler"]
+
+
+def _built_s(solver: str, schedule: Schedule) -> float:
+    """Of the processor, which neighbours do not lengthen."""
+    began = time.process_time()
+    build_table.__wrapped__(solver, schedule)
+    return time.process_time() - began

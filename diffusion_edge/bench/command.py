@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffusion_edge.config import read_text
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.profile.command import family_folder
+from diffusion_edge.profile.command import LAST_SEED, family_folder
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard
@@ -30,7 +31,7 @@ Stage = Annotated[str | None, typer.Option(help="The family's reference if not g
 Steps = Annotated[
     int, typer.Option(min=4, max=100, help="Of the first request; mixed ones take shares.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the first image.")]
+Seed = Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the first image.")]
 PageFile = Annotated[Path | None, typer.Option(help="A Markdown page for the tables.")]
 
 
@@ -118,7 +119,7 @@ def _write(page: Path | None, marks: tuple[str, str], lines: Iterable[str]) -> N
 def _placed(page: Path, marks: tuple[str, str], text: str) -> str:
     from diffusion_edge.profile.plots import between
 
-    old = page.read_text() if page.exists() else "# Performance\n\n" + "\n".join(marks) + "\n"
+    old = read_text(page) if page.exists() else "# Performance\n\n" + "\n".join(marks) + "\n"
     return between(old, marks, text, page)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,6 +15,8 @@ from torch import Tensor
 from diffusion_edge.bench.workload import Asked, grouped
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.families.hub import INDEX, parts
+from diffusion_edge.families.weights import json_object, only, part_files
 
 # ---------------------------------------------------------------------------- schedulers
 
@@ -62,6 +65,25 @@ _SCHEDULERS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
 # ---------------------------------------------------------------------------- the pipeline
 
 
+def _loaded(folder: Path) -> Any:
+    """The pipeline of a folder from the files that our stages are loaded from, without a safety
+    checker and the like."""
+    index = json_object(folder / INDEX)
+    used = parts(index)
+    files = {
+        f"{part}/{name}": at for part in used for name, at in part_files(folder / part).items()
+    }
+    unused = [name for name, kind in index.items() if isinstance(kind, list) and name not in used]
+    with only({INDEX: folder / INDEX} | files) as shown:
+        return DiffusionPipeline.from_pretrained(
+            shown,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            **dict.fromkeys(unused),
+        )
+
+
 class StockPipeline:
     """The pipeline that a stage's `model_index.json` names, in float32. InvalidRequest where it
     packs its latents, as FLUX does.
@@ -71,9 +93,7 @@ class StockPipeline:
     """
 
     def __init__(self, card: FamilyCard, stage: str, device: torch.device) -> None:
-        self._pipeline: Any = DiffusionPipeline.from_pretrained(
-            card.folder(stage), dtype=torch.float32, local_files_only=True, use_safetensors=True
-        ).to(device)
+        self._pipeline: Any = _loaded(card.folder(stage)).to(device)
         self._pipeline.set_progress_bar_config(disable=True)
         self._config = dict(self._pipeline.scheduler.config)
         self._schedulers: dict[str, Any] = {}

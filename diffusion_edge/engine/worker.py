@@ -33,7 +33,7 @@ from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Made, Together
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
 from diffusion_edge.families.base import Family
-from diffusion_edge.packet import Packet, read, write
+from diffusion_edge.packet import Packet, take, write
 from diffusion_edge.types import (
     Accepted,
     Done,
@@ -242,7 +242,7 @@ class Worker:
     # ------------------------------------------------------------------ one job
 
     def _admit(self, data: bytes) -> Job:
-        packet = read(data, self._family.latent_space)
+        packet = take(data, self._family.offer)
         span = packet.plan.spans[0]
         if span.stage != self.stage:
             raise WrongPosition(f"the packet is for {span.stage!r}; this stage is {self.stage!r}")

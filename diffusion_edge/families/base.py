@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffusion_edge.packet import Offer
 from diffusion_edge.schedule import Schedule
 from diffusion_edge.types import Guiding, Picture
 
@@ -42,6 +43,7 @@ class Family(Protocol):
     """One denoiser and what it shares with its siblings: the text encoders and the VAE.
 
     latent_space: a fingerprint; two stages can hand off if theirs are equal.
+    offer: what packets can ask of it.
     device: where latents and conditioning are held. Latents are float32, whatever the denoiser's
         dtype; conditioning has the denoiser's.
     schedule: the noise levels of `steps` resolved steps for a picture of this size.
@@ -60,6 +62,9 @@ class Family(Protocol):
 
     @property
     def latent_space(self) -> str: ...
+
+    @property
+    def offer(self) -> Offer: ...
 
     @property
     def device(self) -> torch.device: ...

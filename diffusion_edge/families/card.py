@@ -5,21 +5,22 @@ card = load_card(Path("stage_models/shapes"))
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffusion_edge.errors import ConfigError
+from diffusion_edge.config import read_yaml
+from diffusion_edge.errors import ConfigError, UnsupportedSolver
 from diffusion_edge.families import hub
 from diffusion_edge.families.sizes import GivenSizes
 from diffusion_edge.families.space import space
-from diffusion_edge.schedule import fitting
-from diffusion_edge.types import Tier
+from diffusion_edge.families.weights import json_object
+from diffusion_edge.schedule import fitting, trained_unlike
+from diffusion_edge.types import MAX_GUIDANCE, MAX_STEPS, Tier
 
+NOISE = Path("scheduler") / "scheduler_config.json"
 _NO_ARCHITECTURE = (
     "__init__",
     "base",
@@ -62,7 +63,7 @@ class StageCard(_Strict):
     hub: str | None = None
     revision: str = "main"
     dtype: Dtype = "float32"
-    guidance: float | None = None
+    guidance: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
     licence: str | None = None
     parameters_millions: float | None = None
 
@@ -85,8 +86,8 @@ class Defaults(_Strict):
     """`size` is the edge of a square picture."""
 
     size: int
-    steps: int
-    guidance: float
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    guidance: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
     solver: str
 
 
@@ -174,11 +175,25 @@ class FamilyCard(_Strict):
         """
         return space(self.folder(self.vae or stage or self.reference) / "vae").fingerprint
 
-    def noise(self) -> Mapping[str, Any]:
-        """The scheduler config that the family was trained with."""
-        path = self.folder(self.reference) / "scheduler" / "scheduler_config.json"
-        config: dict[str, Any] = json.loads(path.read_text())
-        return config
+    def noise(self, stage: str | None = None) -> Mapping[str, Any]:
+        """The scheduler config of a stage's folder; for None the reference's, which is the
+        family's: by it the levels of a trajectory are chosen."""
+        return json_object(self.folder(stage or self.reference) / NOISE)
+
+    def check_noise(self, stage: str) -> None:
+        """ConfigError for a stage whose model learned another noise than the family's."""
+        own = self.folder(stage) / NOISE
+        try:
+            unlike = trained_unlike(self.noise(stage), self.noise())
+        except UnsupportedSolver as error:
+            raise ConfigError(f"{own}: {error.message}", file=str(own)) from None
+        if unlike:
+            raise ConfigError(
+                f"the model of the stage {stage!r} was trained otherwise than that of "
+                f"{self.reference!r}: {'; '.join(unlike)}. They cannot hand off to each other",
+                file=str(own),
+                key=unlike[0].partition(" ")[0],
+            )
 
     def solvers(self) -> tuple[str, ...]:
         """Those that fit the family's noise config."""
@@ -188,12 +203,9 @@ class FamilyCard(_Strict):
 def load_card(folder: Path) -> FamilyCard:
     """The card in `folder`, or a ConfigError that says where it is wrong."""
     path = folder / "family.yaml"
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no family card at {path}", file=str(path)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}", file=str(path)) from None
+    if not path.is_file():
+        raise ConfigError(f"there is no family card at {path}", file=str(path))
+    data, _ = read_yaml(path)
     if not isinstance(data, dict) or "root" in data:
         raise ConfigError(f"{path} is not a family card", file=str(path))
     try:

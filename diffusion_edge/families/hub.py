@@ -7,7 +7,6 @@ tokenizers' text files: nothing that could run code is ever fetched or loaded.
 from __future__ import annotations
 
 import errno
-import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,21 +16,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.families.weights import human, is_plain, is_whole, weight_files
+from diffusion_edge.families.weights import (
+    TOKENIZER_FILES,
+    checkpoint,
+    human,
+    is_whole,
+    json_object,
+    loaded_variant,
+    model_config,
+    variant_of,
+)
 
 INDEX = "model_index.json"
 _DENOISER = re.compile(r"unet|transformer")
 _TEXT = re.compile(r"(text_encoder|tokenizer)(_\d)?")
-_TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-)
-_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 # ---------------------------------------------------------------------------- on disk
@@ -53,13 +51,21 @@ def snapshot(repository: str, revision: str) -> Path | None:
 
 
 def missing(folder: Path, texts: bool = True) -> list[str]:
-    """What a diffusers folder lacks of what a stage needs; half a file is a missing one."""
+    """What a diffusers folder lacks of what a stage needs; half a file is a missing one.
+
+    Raises ConfigError for what is there and will not be loaded; see `weights.checkpoint`.
+    """
     try:
-        index = json.loads((folder / INDEX).read_text())
-    except (OSError, ValueError):
+        index = json_object(folder / INDEX)
+    except ConfigError:
         return [INDEX]
-    parts = [name for name, kind in index.items() if _is_needed(name, texts) and _is_there(kind)]
-    return [f"{part}/{name}" for part in parts for name in _lacking(folder / part)]
+    names = parts(index, texts)
+    return [f"{part}/{name}" for part in names for name in _lacking(folder / part)]
+
+
+def parts(index: Mapping[str, Any], texts: bool = True) -> list[str]:
+    """Of what an index names, what is loaded; a safety checker and the like are not."""
+    return [name for name, kind in index.items() if _is_needed(name, texts) and _is_there(kind)]
 
 
 def _is_needed(part: str, texts: bool) -> bool:
@@ -85,7 +91,10 @@ def _lacking(part: Path) -> list[str]:
         words = "merges.txt" if (part / "vocab.json").is_file() else "tokenizer.json"
         other = any((part / name).is_file() for name in ("tokenizer.json", "spiece.model"))
         return _absent(part, ["tokenizer_config.json"] + ([] if other else [words]))
-    return _absent(part, ["config.json"]) + _lacking_weights(part)
+    lacking = _absent(part, ["config.json"])
+    if not lacking:
+        model_config(part)
+    return lacking + _lacking_weights(part)
 
 
 def _absent(part: Path, names: Iterable[str]) -> list[str]:
@@ -93,15 +102,14 @@ def _absent(part: Path, names: Iterable[str]) -> list[str]:
 
 
 def _lacking_weights(part: Path) -> list[str]:
-    expected = {path.name for path in weight_files(part)}
-    for index in part.glob("*.safetensors.index.json"):
-        try:
-            expected.update(json.loads(index.read_text())["weight_map"].values())
-        except (KeyError, ValueError):
-            expected.add(index.name)
-    if not expected:
+    names = [path.name for path in part.glob("*.safetensors*")]
+    if loaded_variant(part.name, names) is None:
         return ["safetensors weights"]
-    return sorted(name for name in expected if not is_whole(part / name))
+    try:
+        found = checkpoint(part)
+    except ValueError:
+        return sorted(name for name in names if name.endswith(".json"))
+    return [path.name for path in found.files if not is_whole(path)]
 
 
 # ---------------------------------------------------------------------------- at the hub
@@ -141,24 +149,25 @@ def wanted(listing: Listing, texts: bool = True) -> dict[str, int]:
     Raises ConfigError for a repository that is no diffusers folder, or that has no safetensors
     for one of its parts.
     """
-    parts = {path.partition("/")[0] for path in listing.files if "/" in path}
-    needed = sorted(part for part in parts if _is_needed(part, texts))
+    folders = {path.partition("/")[0] for path in listing.files if "/" in path}
+    needed = sorted(part for part in folders if _is_needed(part, texts))
     _check_parts(listing, needed, texts)
     chosen = [INDEX]
     for part in needed:
         paths = (path for path in listing.files if path.startswith(f"{part}/"))
         names = [path.removeprefix(f"{part}/") for path in paths]
-        if _is_model(part) and not any(is_plain(n) and _WEIGHTS.fullmatch(n) for n in names):
+        variant = loaded_variant(part, names) if _is_model(part) else None
+        if _is_model(part) and variant is None:
             raise ConfigError(
                 f"{listing.repository} has no safetensors weights for {part}; unsafe formats are "
                 "not loaded"
             )
-        chosen += [f"{part}/{name}" for name in names if _is_wanted(part, name)]
+        chosen += [f"{part}/{name}" for name in names if _is_wanted(part, name, variant)]
     return {path: listing.files[path] for path in chosen}
 
 
-def _check_parts(listing: Listing, parts: Iterable[str], texts: bool) -> None:
-    there = {_kind(part) for part in parts} | (listing.files.keys() & {INDEX})
+def _check_parts(listing: Listing, folders: Iterable[str], texts: bool) -> None:
+    there = {_kind(part) for part in folders} | (listing.files.keys() & {INDEX})
     expected = [INDEX, "denoiser", "vae", "scheduler"]
     expected += ["text_encoder", "tokenizer"] if texts else []
     lacking = [name for name in expected if name not in there]
@@ -173,12 +182,12 @@ def _kind(part: str) -> str:
     return "denoiser" if _DENOISER.fullmatch(part) else re.sub(r"_\d$", "", part)
 
 
-def _is_wanted(part: str, name: str) -> bool:
+def _is_wanted(part: str, name: str, variant: str | None) -> bool:
     if part == "scheduler":
         return name == "scheduler_config.json"
     if part.startswith("tokenizer"):
-        return name in _TOKENIZER_FILES
-    return name == "config.json" or _WEIGHTS.fullmatch(name) is not None
+        return name in TOKENIZER_FILES
+    return name == "config.json" or variant_of(part, name) == variant
 
 
 def to_come(listing: Listing, texts: bool = True) -> int:
@@ -192,16 +201,28 @@ def to_come(listing: Listing, texts: bool = True) -> int:
 
 
 def fetch(listing: Listing, revision: str, texts: bool = True) -> Path:
-    """Fetches what a stage needs and is not on disk; an interrupted fetch goes on where it was."""
+    """Fetches what a stage needs and is not on disk; an interrupted fetch goes on where it was.
+
+    It is the commit of the listing that is fetched, wherever the revision's branch has gone since.
+    """
     from huggingface_hub import snapshot_download
 
-    names = list(wanted(listing, texts))
+    names, commit = list(wanted(listing, texts)), listing.commit
     with _errors_for_people(listing.repository, revision):
-        found = snapshot_download(listing.repository, revision=revision, allow_patterns=names)
-    lacking = missing(Path(found), texts)
+        found = Path(snapshot_download(listing.repository, revision=commit, allow_patterns=names))
+    if revision != commit:
+        _point(found, revision, commit)
+    lacking = missing(found, texts)
     if lacking:
         raise ConfigError(f"{listing.repository} was fetched, but lacks {', '.join(lacking)}")
-    return Path(found)
+    return found
+
+
+def _point(folder: Path, revision: str, commit: str) -> None:
+    """Notes in the hub's cache that a branch stands at a commit, as a fetch by branch would."""
+    reference = folder.parents[1] / "refs" / revision
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    reference.write_text(commit)
 
 
 def check_room(nbytes: int) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +24,20 @@ from transformers import AutoTokenizer
 from diffusion_edge.errors import ConfigError, DoesNotFit
 from diffusion_edge.families.base import to_pictures
 from diffusion_edge.families.card import Dtype, FamilyCard
-from diffusion_edge.families.weights import human, needed_bytes, weight_files
-from diffusion_edge.schedule import Schedule, resolve
+from diffusion_edge.families.hub import INDEX
+from diffusion_edge.families.sizes import Sizes
+from diffusion_edge.families.weights import (
+    dtype_of,
+    human,
+    json_object,
+    model_config,
+    model_files,
+    needed_bytes,
+    only,
+    tokenizer_files,
+)
+from diffusion_edge.packet import Offer
+from diffusion_edge.schedule import Bounds, Schedule, bounds, fitting, resolve
 from diffusion_edge.types import Guiding, Picture
 
 log = logging.getLogger(__name__)
@@ -57,7 +70,8 @@ class PipelineFamily:
 
     parts: models and tokenizers by their name in the folder; a part that the folder leaves out is
         not there.
-    noise: the scheduler config that the family was trained with.
+    noise: the scheduler config that the family was trained with, and the bounds of its levels.
+    index: the folder's `model_index.json`, which also has options of the stock pipeline.
     """
 
     MODELS: ClassVar[Mapping[str, type]] = {}
@@ -69,6 +83,9 @@ class PipelineFamily:
     stage: str
     latent_space: str
     noise: Mapping[str, Any]
+    bounds: Bounds
+    index: Mapping[str, Any]
+    sizes: Sizes
     channels: int
     factor: int
     max_tokens: int
@@ -84,22 +101,21 @@ class PipelineFamily:
         own, shared = card.folder(stage), card.folder(card.shared or stage)
         painter = card.folder(card.vae or stage)
         *texts, denoiser = cls.MODELS
+        card.check_noise(stage)
         at = {name: shared / name for name in texts}
         at |= {denoiser: own / denoiser, "vae": painter / "vae"}
         at = {n: folder for n, folder in at.items() if n not in cls.OPTIONAL or folder.is_dir()}
+        kinds = {n: cls._vae_class(painter) if n == "vae" else cls.MODELS[n] for n in at}
         device = loading.torch_device()
         dtype = loading.dtype or card.stages[stage].dtype_on(device.type)
-        _check_memory(at, dtype, device, loading.offload, stage)
-        parts: dict[str, Any] = {}
         for name, folder in at.items():
-            kind = cls._vae_class(painter) if name == "vae" else cls.MODELS[name]
-            parts[name] = _model(kind, folder, dtype)
+            _check_folder(kinds[name], folder)
+        _check_memory(at, dtype, device, loading.offload, stage)
+        parts = {name: _model(kinds[name], folder, dtype) for name, folder in at.items()}
         for name in texts:
             tokenizer = name.replace("text_encoder", "tokenizer")
             if name in parts:
-                parts[tokenizer] = AutoTokenizer.from_pretrained(
-                    shared / tokenizer, local_files_only=True, trust_remote_code=False
-                )
+                parts[tokenizer] = _tokenizer(shared / tokenizer)
         parts["vae"].to(memory_format=torch.channels_last)  # convolutions like it
         models = [parts[name] for name in at]
         if loading.offload:
@@ -112,6 +128,9 @@ class PipelineFamily:
             stage=stage,
             latent_space=card.latent_space(stage),
             noise=card.noise(),
+            bounds=bounds(card.noise()),
+            index=json_object(own / INDEX),
+            sizes=card.sizes,
             channels=card.latent_channels,
             factor=card.factor,
             max_tokens=card.max_tokens,
@@ -122,14 +141,15 @@ class PipelineFamily:
 
     @classmethod
     def _vae_class(cls, folder: Path) -> type:
-        name = json.loads((folder / "model_index.json").read_text())["vae"][1]
+        found = json_object(folder / INDEX).get("vae")
+        name = found[1] if isinstance(found, list) and len(found) == 2 else None
         for kind in (AutoencoderKL, AutoencoderTiny):
             if kind.__name__ == name:
-                found: type = kind
-                return found
+                known: type = kind
+                return known
         raise ConfigError(
             f"the VAE is a {name}; AutoencoderKL and AutoencoderTiny are supported",
-            file=str(folder / "model_index.json"),
+            file=str(folder / INDEX),
             key="vae",
         )
 
@@ -138,6 +158,18 @@ class PipelineFamily:
     @property
     def denoiser(self) -> Any:
         return self.parts[list(self.MODELS)[-1]]
+
+    @property
+    def offer(self) -> Offer:
+        return Offer(
+            latent_space=self.latent_space,
+            allows=self.sizes.allows,
+            latent_shape=self.latent_shape,
+            solvers=fitting(self.noise),
+            prediction=self.bounds.prediction,
+            timestep=self.bounds.timestep,
+            sigma=self.bounds.sigma,
+        )
 
     @property
     def guiding(self) -> Guiding:
@@ -210,29 +242,41 @@ def _resolved(noise: str, solver: str, steps: int, tokens: int) -> Schedule:
     return resolve(json.loads(noise), solver, steps, tokens=tokens)
 
 
-def _model(kind: Any, folder: Path, dtype: str) -> Any:
-    """A model for inference, from safetensors; a VAE that overflows in half stays in float32."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ConfigError(f"the model folder lacks {config}", file=str(folder))
-    if not weight_files(folder):
-        raise ConfigError(
-            f"there are no safetensors weights in {folder}; other formats are not loaded, for "
-            "they may run code",
-            file=str(folder),
-        )
-    said = json.loads(config.read_text())
+def _check_folder(kind: Any, folder: Path) -> None:
+    """ConfigError, before anything is loaded, for a model's folder that is unfit or of another
+    model."""
+    model_files(folder)
+    said = model_config(folder)
     architecture = said.get("_class_name") or (said.get("architectures") or [""])[0]
     if architecture and architecture != kind.__name__:
         raise ConfigError(
-            f"{config} is of a {architecture}; this architecture needs a {kind.__name__}",
-            file=str(config),
+            f"{folder / 'config.json'} is of a {architecture}; this architecture needs a "
+            f"{kind.__name__}",
+            file=str(folder / "config.json"),
         )
-    wide = "float32" if said.get("force_upcast") and dtype == "float16" else dtype
-    model = kind.from_pretrained(
-        folder, dtype=getattr(torch, wide), local_files_only=True, use_safetensors=True
-    )
+
+
+def _model(kind: Any, folder: Path, dtype: str) -> Any:
+    """A model for inference, from the files that were looked at and no others."""
+    held = getattr(torch, dtype_of(model_config(folder), dtype))
+    with only(model_files(folder)) as shown, _errors_for_people(folder):
+        model = kind.from_pretrained(shown, dtype=held, local_files_only=True, use_safetensors=True)
     return model.eval().requires_grad_(False)
+
+
+def _tokenizer(folder: Path) -> Any:
+    with only(tokenizer_files(folder)) as shown, _errors_for_people(folder):
+        return AutoTokenizer.from_pretrained(shown, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def _errors_for_people(folder: Path) -> Iterator[None]:
+    """The libraries' many errors about a folder's content as one; the cause is kept."""
+    try:
+        yield
+    except Exception as error:
+        told = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{folder} cannot be loaded: {told}", file=str(folder)) from error
 
 
 def offload(models: Sequence[Any], device: torch.device) -> None:
@@ -255,7 +299,7 @@ def _check_memory(
         raise ConfigError("offload moves models between a GPU and main memory; there is no GPU")
     try:
         total = needed_bytes(folders.values(), dtype)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{error}; fetch it again") from None
     log.info("the stage %s needs %s in %s", stage, human(total), dtype)
     if device.type == "cuda":

@@ -28,9 +28,11 @@ class Architecture(PipelineFamily):
         return 1
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Hidden states (B, 77, D1 + D2) and the pooled (B, D); zeros for an empty prompt.
+        """Hidden states (B, 77, D1 + D2) and the pooled (B, D).
 
-        The base model was trained with zeros where it has no prompt.
+        An empty prompt is none: its values are zeros where the model was trained so, as the base
+        model was, or else what the encoders make of an empty text. Prompts that say what to paint
+        are not empty, so this concerns the negative one alone, as in the stock pipeline.
         """
         hidden = []
         for number in ("", "_2"):
@@ -40,7 +42,9 @@ class Architecture(PipelineFamily):
                 tokens.input_ids, output_hidden_states=True
             )
             hidden.append(encoded.hidden_states[-2])
-        spoken = torch.tensor([bool(p) for p in prompts], device=self.device, dtype=self.dtype)
+        zeroed = self.index.get("force_zeros_for_empty_prompt", True)
+        kept = [bool(prompt) or not zeroed for prompt in prompts]
+        spoken = torch.tensor(kept, device=self.device, dtype=self.dtype)
         states = torch.cat(hidden, dim=-1).to(self.dtype) * spoken[:, None, None]
         pooled = encoded.text_embeds.to(self.dtype) * spoken[:, None]
         return Conditioning({"hidden": states, "pooled": pooled})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.families.weights import header, weight_files
+from diffusion_edge.families.weights import checkpoint, header, json_object
 
 _DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "AutoencoderKL": {"latent_channels": 4, "scaling_factor": 0.18215, "shift_factor": 0.0},
@@ -63,19 +62,20 @@ class Space:
 
 def space(vae: Path) -> Space:
     """Of a VAE's folder. Raises ConfigError if it is not whole. Remembers what it has read."""
-    config, files = vae / "config.json", weight_files(vae)
+    config = vae / "config.json"
     if not config.is_file():
         raise ConfigError(f"the VAE lacks {config}", file=str(vae))
-    if not files:
-        raise ConfigError(f"the VAE lacks safetensors weights in {vae}", file=str(vae))
-    stats = ((path, path.stat()) for path in (config, *files))
-    return _space(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    try:
+        stats = [(path, path.stat()) for path in (config, *checkpoint(vae).files)]
+        return _space(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"the VAE is not whole: {error}", file=str(vae)) from None
 
 
 @lru_cache(maxsize=16)
 def _space(files: tuple[tuple[Path, int, int], ...]) -> Space:
     config, *weights = (path for path, _, _ in files)
-    said = json.loads(config.read_text())
+    said = json_object(config)
     defaults = _DEFAULTS.get(said.get("_class_name", ""), _DEFAULTS["AutoencoderKL"])
     # Python's `or` would take a scaling factor of 0 for none.
     numbers = {
@@ -89,15 +89,10 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
     """Each tensor's name and a digest of its shape and values."""
     import numpy as np
 
-    try:
-        tensors = header(path)
-    except ValueError as error:
-        raise ConfigError(str(error), file=str(path)) from None
+    tensors = header(path)
     data = np.memmap(path, dtype=np.uint8, mode="r")
     start = 8 + int.from_bytes(bytes(data[:8]), "little")
     for name, tensor in tensors.items():
-        if name == "__metadata__":
-            continue
         first, last = tensor["data_offsets"]
         values = _rounded(data[start + first : start + last], str(tensor["dtype"]))
         digest = hashlib.blake2b(str(tuple(tensor["shape"])).encode(), digest_size=16)

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusion_edge.config import Defaults
+from diffusion_edge.config import Defaults, read_text
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.profile.command import FamilyArgument, family_folder, prompts_of
+from diffusion_edge.profile.command import (
+    LAST_SEED,
+    FamilyArgument,
+    family_folder,
+    prompts_of,
+)
 from diffusion_edge.routing.codecs import FILE
+from diffusion_edge.types import MAX_STEPS
 
 if TYPE_CHECKING:
     from diffusion_edge.profile.codecs import Task
@@ -27,12 +33,16 @@ def codecs(
     solver: Annotated[
         list[str] | None, typer.Option(help="May be repeated; all that fit the family.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=2, help="Steps to ask for.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=2, max=MAX_STEPS, help="Steps to ask for.")
+    ] = None,
     hand_off: Annotated[
         list[int] | None,
         typer.Option(min=1, help="May be repeated; all."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts and of the first image.")] = 1000,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LAST_SEED, help="Of the prompts and of the first image.")
+    ] = 1000,
     metric: Annotated[
         str | None, typer.Option(help="module:object or distance, instead of the card's.")
     ] = None,
@@ -57,11 +67,13 @@ def codecs(
     for file in (written, page):
         if not file.parent.is_dir():
             raise InvalidRequest(f"{file}: there is no folder {file.parent}")
+        if file.is_dir():
+            raise InvalidRequest(f"{file}: this is a folder; name a file")
     asked = steps or card.defaults.steps
     handoffs = tuple(sorted(set(hand_off or ())))
     solvers = tuple(solver or card.solvers())
     task = Task(card, found, texts, source, solvers, asked, handoffs, seed)
-    text = page.read_text() if page.exists() else "# Codecs\n\n" + "\n".join(MARKS) + "\n"
+    text = read_text(page) if page.exists() else "# Codecs\n\n" + "\n".join(MARKS) + "\n"
     between(text, MARKS, "", page)  # before the work, not after it
     kept = written.with_suffix(".part.jsonl")
     quiet_libraries()

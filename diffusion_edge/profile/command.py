@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffusion_edge.config import read_text
 from diffusion_edge.errors import ConfigError, InvalidRequest
+from diffusion_edge.types import MAX_STEPS
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard
     from diffusion_edge.profile.metric import Metric
     from diffusion_edge.routing.quality import QualityTable
 
+LAST_SEED = 2**63
+"""Of a first image; a generator takes seeds up to 2**64 - 1, and there are more images."""
 MANY = 256
 """Prompts where neither the number nor a file is given."""
 
@@ -29,9 +33,12 @@ def profile(
         int | None, typer.Option(min=2, help=f"How many prompts; {MANY}, or all of the file.")
     ] = None,
     steps: Annotated[
-        list[int] | None, typer.Option(min=1, help="Steps to ask for; may be repeated.")
+        list[int] | None,
+        typer.Option(min=1, max=MAX_STEPS, help="Steps to ask for; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts and of the first image.")] = 1000,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LAST_SEED, help="Of the prompts and of the first image.")
+    ] = 1000,
     metric: Annotated[
         str | None, typer.Option(help="module:object or distance, instead of the card's.")
     ] = None,
@@ -54,6 +61,8 @@ def profile(
     written = out or card.root / "quality.json"
     if not written.parent.is_dir():
         raise InvalidRequest(f"{written}: there is no folder {written.parent}")
+    if written.is_dir():
+        raise InvalidRequest(f"{written}: this is a folder; name a file")
     kept = written.with_suffix(".part.jsonl")
     quiet_libraries()
     try:
@@ -114,10 +123,7 @@ def prompts_of(
 ) -> tuple[Sequence[str], str]:
     """The prompts and where they came from. Raises InvalidRequest if there are too few."""
     if file is not None:
-        try:
-            lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
-        except OSError as error:
-            raise InvalidRequest(f"{file}: {error.strerror}") from None
+        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         if len(lines) < max(2, count or 0):
             raise InvalidRequest(f"{file} has {len(lines)} prompts, not {max(2, count or 0)}")
         return lines[:count], file.name

@@ -61,7 +61,7 @@ def load_metric(name: str) -> Metric:
     if name == DISTANCE:
         return Metric(DISTANCE, distance)
     module_name, _, path = name.partition(":")
-    if not module_name or not path:
+    if not module_name or module_name.startswith(".") or not path:
         raise _wrong(
             name,
             "is not module:object, such as stage_models.shapes.metric:attribute_accuracy, "

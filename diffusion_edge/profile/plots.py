@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffusion_edge.config import read_text
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing.quality import Interval, OrderRow, QualityRow, QualityTable
 
@@ -24,7 +25,7 @@ def write_page(table: QualityTable, page: Path, command: str) -> list[Path]:
     every pair of stages beside it. `command` is what measured the table. Returns the files."""
     if not page.exists():
         page.write_text(f"# Quality of {table.family}\n\n" + "\n".join(MARKS) + "\n")
-    text = page.read_text()
+    text = read_text(page)
     plots = {pair: page.with_name(f"{page.stem}-{'-'.join(pair)}.png") for pair in _pairs(table)}
     written = between(text, MARKS, "\n".join(_lines(table, plots, command)), page)
     for pair, file in plots.items():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from unicodedata import category
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -62,7 +63,10 @@ def text_chunks(made: Made) -> PngInfo:
 
 
 def parameters(made: Made) -> str:
-    """The text that other image tools write and read: prompt, negative prompt, settings."""
+    """The text that other image tools write and read: prompt, negative prompt, settings.
+
+    Those tools go by lines, so a prompt is one; its own is in the chunk `diffusion_edge`.
+    """
     asked = made.request
     settings = {
         "Steps": asked.steps,
@@ -73,11 +77,19 @@ def parameters(made: Made) -> str:
         "Model": asked.family,
         "Version": f"diffusion-edge {__version__}",
     }
-    lines = [asked.prompt]
+    lines = [_one_line(asked.prompt)]
     if asked.negative_prompt:
-        lines.append(f"Negative prompt: {asked.negative_prompt}")
+        lines.append(f"Negative prompt: {_one_line(asked.negative_prompt)}")
     lines.append(", ".join(f"{key}: {value}" for key, value in settings.items()))
     return "\n".join(lines)
+
+
+def _one_line(prompt: str) -> str:
+    """A prompt with spaces for all that ends a line or a text; in quotes if it begins as a line
+    that means something else."""
+    line = "".join(" " if category(c) in ("Cc", "Zl", "Zp") else c for c in prompt).strip()
+    meant = line.casefold().startswith(("steps:", "negative prompt:"))
+    return json.dumps(line, ensure_ascii=False) if meant else line
 
 
 def provenance(made: Made) -> dict[str, object]:

@@ -20,6 +20,7 @@ from diffusion_edge.errors import (
     DamagedPacket,
     DeadlineExceeded,
     NotFinite,
+    NotOffered,
     QueueFull,
     StageLost,
     WrongLatentSpace,
@@ -718,3 +719,12 @@ def test_how_many_pictures_go_into_one_call(edges: Sequence[int], together: int)
     trajectory = begin(FakeFamily("edge"), a_packet())
     waiting = [replace(trajectory, latent=torch.zeros(1, 3, edge, edge)) for edge in edges]
     assert alike(waiting) == together
+
+
+async def test_what_the_family_does_not_make_never_enters_the_queue() -> None:
+    async with a_worker() as worker:
+        for changes in ({"width": 2**14, "height": 2**14}, {"solver": "flow-euler"}):
+            with pytest.raises(NotOffered):
+                await all_of(worker, a_packet(**changes))
+        assert worker.status().queued == 0
+        assert done(await all_of(worker, a_packet()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.engine.run import begin, decode, run_last_span, run_span, run_steps, step
-from diffusion_edge.errors import ConfigError, UnsupportedSolver, WrongLatentSpace
+from diffusion_edge.errors import (
+    ConfigError,
+    NotOffered,
+    UnsupportedSolver,
+    WrongLatentSpace,
+)
 from diffusion_edge.families import pipeline
 from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import architectures, load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.pipeline import Loading, PipelineFamily
-from diffusion_edge.packet import Packet, new_packet, read, write
+from diffusion_edge.packet import Packet, new_packet, read, take, write
 from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.types import ImageRequest, Plan
 from tests.architectures import TINY, Tiny, stock
@@ -82,7 +88,7 @@ def carried_out(model: Model, packet: Packet) -> tuple[Tensor, list[bytes]]:
     while len(packet.plan.spans) > 1:
         span = packet.plan.spans[0]
         crossed.append(write(run_span(model.family(span.stage), packet, span)))
-        packet = read(crossed[-1], model.cloud.latent_space)
+        packet = take(crossed[-1], model.cloud.offer)
     return run_last_span(model.family(packet.plan.spans[0].stage), packet)[0], crossed
 
 
@@ -153,6 +159,41 @@ def test_the_picture_is_the_stock_pipelines(models: dict[str, Model], name: str)
     ours = np.frombuffer(picture.rgb, dtype=np.uint8).reshape(32, 32, 3).astype(int)
     assert np.abs(ours - np.asarray(expected)).max() <= 1
     assert ours.std() > 1
+
+
+def test_sdxl_takes_an_empty_negative_prompt_as_the_model_was_trained(
+    models: dict[str, Model], tmp_path: Path
+) -> None:
+    """Zeros or an encoded empty text, by `force_zeros_for_empty_prompt` of the stage's folder."""
+    tiny, solver = TINY["sdxl"], "euler"
+    found = {}
+    for zeroed in (True, False):
+        root = tiny.save(tmp_path / str(zeroed))
+        index = root / "cloud" / "model_index.json"
+        said = json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": zeroed}
+        index.write_text(json.dumps(said))
+        packet = a_packet(models["sdxl"], solver)
+        found[zeroed] = run_last_span(load_family(load_card(root), "cloud"), packet)[0]
+        pipeline = tiny.pipeline(2, 0)
+        pipeline.register_to_config(force_zeros_for_empty_prompt=zeroed)
+        for negative in ("", OTHER):
+            stage = load_family(load_card(root), "cloud")
+            ours = run_last_span(stage, replace(packet, negative_prompt=negative))[0]
+            expected = stock(
+                tiny, pipeline, solver, ASKED, [PROMPT], [negative], [SEED], 5.0, 32, 32
+            )
+            assert relative(ours, expected) <= BOUND
+    assert relative(found[True], found[False]) > CONTROL
+
+
+def test_sdxl_has_zeros_where_its_folder_does_not_say(tmp_path: Path) -> None:
+    root = TINY["sdxl"].save(tmp_path)
+    index = root / "cloud" / "model_index.json"
+    said = json.loads(index.read_text())
+    said.pop("force_zeros_for_empty_prompt")
+    index.write_text(json.dumps(said))
+    encoded = load_family(load_card(root), "cloud").encode_text([PROMPT, ""]).tensors
+    assert all(tensor[0].any() and not tensor[1].any() for tensor in encoded.values())
 
 
 # ---------------------------------------------------------------------------- split
@@ -244,6 +285,17 @@ def test_another_latent_space_is_refused(tmp_path: Path, models: dict[str, Model
     data = write(run_span(model.cloud, packet, packet.plan.spans[0]))
     with pytest.raises(WrongLatentSpace, match="stages that share one VAE"):
         read(data, other)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_packet_can_ask_for_no_more_than_the_card_offers(
+    models: dict[str, Model], name: str
+) -> None:
+    model = models[name]
+    packet = a_packet(model, model.tiny.solvers[0])
+    for changes in ({"width": 128}, {"width": 36}, {"solver": "heun"}):
+        with pytest.raises(NotOffered):
+            take(write(replace(packet, **changes)), model.cloud.offer)
 
 
 @pytest.mark.parametrize(("name", "solver"), [("flux-dev", "ddim"), ("sd", "flow-euler")])

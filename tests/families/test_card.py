@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import StageCard, load_card
+from diffusion_edge.families.load import load_family
 from diffusion_edge.families.space import space
 from diffusion_edge.schedule import SOLVERS
 from tests import tiny
@@ -86,7 +87,7 @@ def test_precision_and_file_names_do_not_count(tmp_path: Path) -> None:
         for name, values in TENSORS.items()
     }
     one = space(vae_of(tmp_path / "a"))
-    other = space(vae_of(tmp_path / "b", half, name="model"))
+    other = space(vae_of(tmp_path / "b", half, name="diffusion_pytorch_model.fp16"))
     assert one.fingerprint == other.fingerprint
     assert not one.weights_unlike(other)
 
@@ -150,7 +151,7 @@ def test_a_vae_that_is_not_whole_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a whole safetensors file"):
         space(vae)
     weights.unlink()
-    with pytest.raises(ConfigError, match="lacks safetensors weights"):
+    with pytest.raises(ConfigError, match="no safetensors weights"):
         space(vae)
     (vae / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"lacks .*config\.json"):
@@ -166,6 +167,82 @@ def test_one_vae_for_all_is_one_space(tiny_family: Path, tmp_path: Path) -> None
     apart, one = load_card(family), load_card(card_of(family, text + "vae: cloud\n"))
     assert apart.latent_space("edge") != apart.latent_space("cloud") == apart.latent_space()
     assert one.latent_space("edge") == one.latent_space("cloud") == apart.latent_space()
+
+
+# ---------------------------------------------------------------------------- noise
+
+
+def noise_of(folder: Path, stage: str, **changes: object) -> None:
+    config = folder / stage / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+
+
+@pytest.fixture
+def family(tmp_path: Path, tiny_family: Path) -> Path:
+    return shutil.copytree(tiny_family, tmp_path / "family")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prediction_type": "epsilon"}, "prediction_type is epsilon, not v_prediction"),
+        ({"beta_end": 0.012}, "beta_end is 0.012, not 0.02"),
+        ({"beta_start": 0.00085}, "beta_start is 0.00085, not 0.0001"),
+        ({"beta_schedule": "scaled_linear"}, "beta_schedule is scaled_linear, not linear"),
+        ({"trained_betas": [0.1] * 1000}, r"trained_betas is \[0.1, 0.1.{0,60}, not None"),
+        ({"num_train_timesteps": 500}, "num_train_timesteps is 500, not 1000"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True, not False"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "prediction_type is flow_prediction"),
+        ({"prediction_type": "sample"}, "prediction type 'sample' is not supported"),
+    ],
+)
+def test_a_stage_that_learned_another_noise_is_refused(
+    family: Path, changes: dict[str, object], said: str
+) -> None:
+    """It would take what the others hand it for something else."""
+    noise_of(family, "device", **changes)
+    card = load_card(family)
+    with pytest.raises(ConfigError, match=said):
+        card.check_noise("device")
+    with pytest.raises(ConfigError, match=said):
+        load_family(card, "device")
+    assert load_family(card, "edge").stage == "edge"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timestep_spacing": "leading", "steps_offset": 1},
+        {"_class_name": "EulerDiscreteScheduler"},
+        {"use_karras_sigmas": True},
+        {"trained_betas": None, "rescale_betas_zero_snr": False},
+    ],
+)
+def test_how_a_stage_would_choose_its_levels_does_not_matter(
+    family: Path, changes: dict[str, object]
+) -> None:
+    """They are chosen once, by the family's config, and travel; the result is the family's."""
+    expected = load_family(load_card(family), "device").schedule("ddim", 6, 16, 16)
+    noise_of(family, "device", **changes)
+    assert load_family(load_card(family), "device").schedule("ddim", 6, 16, 16) == expected
+
+
+def test_flows_of_other_shifts_share_a_trajectory(tmp_path: Path) -> None:
+    family = tiny.make_family(tmp_path, "flow")
+    noise_of(family, "device", shift=1.0, use_dynamic_shifting=False)
+    load_card(family).check_noise("device")
+    noise_of(family, "device", num_train_timesteps=100)
+    with pytest.raises(ConfigError, match="num_train_timesteps is 100, not 1000"):
+        load_card(family).check_noise("device")
+
+
+def test_what_a_config_leaves_out_is_what_diffusers_takes(family: Path) -> None:
+    for stage in ("device", "cloud"):
+        config = family / stage / "scheduler" / "scheduler_config.json"
+        kept = {"prediction_type": "v_prediction", "beta_schedule": "linear"}
+        if stage == "device":
+            config.write_text(json.dumps(kept))
+        load_card(family).check_noise("device")
 
 
 # ---------------------------------------------------------------------------- as shipped

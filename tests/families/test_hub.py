@@ -73,7 +73,7 @@ def test_every_shard_of_the_index_must_be_there(fetched: Path) -> None:
     part = fetched / "transformer"
     shards = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     (part / "diffusion_pytorch_model.safetensors").rename(part / shards[0])
-    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    index = {"metadata": {}, "weight_map": {"a": shards[0], "b": shards[1]}}
     (part / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     assert hub.missing(fetched) == [f"transformer/{shards[1]}"]
     shutil.copy(part / shards[0], part / shards[1])
@@ -164,10 +164,25 @@ def test_only_what_is_needed_and_safe_is_wanted() -> None:
     assert sorted(hub.wanted(listing, texts=False)) == sorted(without)
 
 
+def test_of_a_repository_of_variants_the_only_one_is_wanted() -> None:
+    half = [
+        name.replace("model.safetensors.index.json", "model.safetensors.index.fp16.json")
+        if name.endswith("index.json") and name != "model_index.json"
+        else name.replace(".safetensors", ".fp16.safetensors")
+        for name in WANTED
+    ]
+    assert sorted(hub.wanted(listing_of(*half))) == sorted(half)
+    other = "unet/diffusion_pytorch_model.non_ema.safetensors"
+    with pytest.raises(ConfigError, match="weights of unet are there as fp16 and as non_ema"):
+        hub.wanted(listing_of(*half, other))
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_part_without_safetensors_is_told(part: str) -> None:
-    names = [n for n in WANTED if not n.startswith(f"{part}/") or "safetensors" not in n]
-    listing = listing_of(*names, *UNWANTED)
+    """Where it has not even a variant."""
+    all_names = (*WANTED, *UNWANTED)
+    names = [n for n in all_names if not n.startswith(f"{part}/") or "safetensors" not in n]
+    listing = listing_of(*names)
     with pytest.raises(ConfigError, match=f"some/model has no safetensors weights for {part}; uns"):
         hub.wanted(listing)
 
@@ -194,6 +209,24 @@ def test_what_is_on_disk_does_not_come_again(fetched: Path) -> None:
     assert hub.to_come(listing) == 0
     (fetched / "vae" / "config.json").unlink()
     assert hub.to_come(listing) == 10
+
+
+def test_what_is_fetched_is_what_was_listed(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the branch moves between the two; and it is found by the branch's name."""
+    asked: list[str] = []
+
+    def download(repository: str, revision: str, allow_patterns: list[str]) -> str:
+        asked.append(revision)
+        (fetched.parents[1] / "refs" / "main").write_text("f" * 40)
+        return str(fetched)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    names = [p.relative_to(fetched).as_posix() for p in fetched.rglob("*") if p.is_file()]
+    listing = hub.Listing("tiny/cloud", COMMIT, dict.fromkeys(names, 10), None, False)
+    assert hub.fetch(listing, "main") == fetched
+    assert asked == [COMMIT]
+    assert hub.cached("tiny/cloud", "main") == fetched
+    assert hub.fetch(listing, "refs/pr/1") == hub.cached("tiny/cloud", "refs/pr/1") == fetched
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.weights import (
-    elements,
+    Checkpoint,
+    checkpoint,
     header,
     human,
     is_whole,
     needed_bytes,
-    weight_files,
 )
 
 TENSORS = {"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float16)}
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    """The folder of a text encoder without weights."""
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text("{}")
+    return tmp_path / "text_encoder"
 
 
 def save(path: Path) -> Path:
@@ -25,26 +35,32 @@ def save(path: Path) -> Path:
     return path
 
 
-def test_values_are_counted_whatever_they_are_stored_in(tmp_path: Path) -> None:
-    save(tmp_path / "model.safetensors")
-    assert elements(tmp_path) == 22
-    assert needed_bytes([tmp_path], "float32") == 88
-    assert needed_bytes([tmp_path, tmp_path], "bfloat16") == 88
+def test_values_are_counted_whatever_they_are_stored_in(part: Path) -> None:
+    save(part / "model.safetensors")
+    assert needed_bytes([part], "float32") == 88
+    assert needed_bytes([part, part], "bfloat16") == 88
 
 
-def test_shards_add_up_and_variants_do_not(tmp_path: Path) -> None:
-    save(tmp_path / "model-00001-of-00002.safetensors")
-    save(tmp_path / "model-00002-of-00002.safetensors")
-    save(tmp_path / "model.fp16.safetensors")
-    save(tmp_path / "model.fp16-00001-of-00002.safetensors")
-    assert len(weight_files(tmp_path)) == 2
-    assert elements(tmp_path) == 44
+def test_shards_add_up_and_variants_do_not(part: Path) -> None:
+    shards = [save(part / f"model-0000{n}-of-00002.safetensors") for n in (1, 2)]
+    save(part / "model.fp16.safetensors")
+    save(part / "model.fp16-00001-of-00002.safetensors")
+    which = dict(zip("ab", (shard.name for shard in shards), strict=True))
+    index = part / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": which}))
+    assert checkpoint(part) == Checkpoint(index, tuple(shards))
+    assert needed_bytes([part], "float32") == 176
 
 
-def test_a_variant_counts_where_there_is_nothing_else(tmp_path: Path) -> None:
-    save(tmp_path / "model.fp16.safetensors")
-    assert elements(tmp_path) == 22
-    assert elements(tmp_path / "nowhere") == 0
+def test_a_variant_counts_where_there_is_nothing_else(part: Path) -> None:
+    save(part / "model.fp16.safetensors")
+    assert needed_bytes([part], "float32") == 88
+
+
+def test_a_folder_without_weights_is_told(part: Path, tmp_path: Path) -> None:
+    for folder in (part, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="no safetensors weights in"):
+            checkpoint(folder)
 
 
 @pytest.mark.parametrize("left", [0, 7, 8, 60, -1])

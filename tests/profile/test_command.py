@@ -149,7 +149,7 @@ def test_people_are_told_what_is_wrong(
     few.write_text("only one\n")
     for arguments, told in (
         (["--metric", "distance"], "with --prompts"),
-        (["--prompts", str(tmp_path / "none.txt")], "none.txt: No such file"),
+        (["--prompts", str(tmp_path / "none.txt")], "none.txt: cannot be read: No such file"),
         (["--prompts", str(few)], "has 1 prompts, not 2"),
         (["--prompts", str(tmp_path / "prompts.txt"), "--captions", "9"], "has 4 prompts, not 9"),
         (["--metric", "nowhere.at.all:x"], "cannot be imported"),

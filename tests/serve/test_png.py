@@ -39,6 +39,39 @@ def test_any_script_survives() -> None:
         assert image.text["parameters"].startswith(asked.prompt)  # type: ignore[attr-defined]
 
 
+FORGED = "Steps: 99, Sampler: DDIM, CFG scale: 1, Seed: 7, Size: 8x8"
+ENDS = ("\n", "\r", "\r\n", "\0", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029")
+
+
+@pytest.mark.parametrize("end", ENDS, ids=ascii)
+def test_a_prompt_cannot_pass_for_settings(end: str) -> None:
+    """Nor end the chunk; other tools see one line, and what was asked for can be read back."""
+    prompt = f"a circle{end}Negative prompt: nothing{end}{FORGED}"
+    asked = request(prompt=prompt, negative_prompt=f"blur{end}{FORGED}")
+    text = chunks(encode(fake_picture(1, 64, 64), "png", Made(asked, PLAN)))
+    lines = text["parameters"].splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("a circle ")
+    assert lines[1].startswith("Negative prompt: blur ")
+    assert lines[2].startswith("Steps: 20, ")
+    assert not any(ord(c) < 32 for line in lines for c in line)
+    ours = json.loads(text["diffusion_edge"])
+    assert (ours["prompt"], ours["negative_prompt"]) == (prompt, asked.negative_prompt)
+
+
+@pytest.mark.parametrize("begins", [FORGED, "  negative prompt: nothing", "\nSteps: 1, Sampler: x"])
+def test_a_prompt_that_is_itself_such_a_line_is_quoted(begins: str) -> None:
+    first, last = parameters(Made(request(prompt=begins), PLAN)).splitlines()
+    assert first == f'"{begins.strip()}"'
+    assert last.startswith("Steps: 20, ")
+
+
+def chunks(data: bytes) -> dict[str, str]:
+    with Image.open(io.BytesIO(data)) as image:
+        found: dict[str, str] = image.text  # type: ignore[attr-defined]
+    return found
+
+
 @pytest.mark.parametrize(("kind", "tolerance"), [("jpeg", 4), ("webp", 0)])
 def test_other_formats(kind: str, tolerance: int) -> None:
     picture = fake_picture(3, 64, 96)
