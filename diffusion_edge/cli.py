@@ -18,6 +18,7 @@ from diffusion_edge.errors import EdgeError, InvalidPlan, InvalidRequest
 from diffusion_edge.profile.codecs_command import codecs
 from diffusion_edge.profile.command import plots, profile
 from diffusion_edge.schedule import SOLVERS, resolved_steps
+from diffusion_edge.schedule import check as check_schedule
 from diffusion_edge.types import EXACT, AskedCodec, ImageRequest, Plan
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def _generate(
     card = load_card(folder)
     solver = solver or card.defaults.solver
     plan = _plan_of(card, plan_text, steps, solver)
+    check_schedule(card.noise(), solver, plan.steps)
     width, height = _size(card, size)
     request = ImageRequest(
         prompt=prompt,

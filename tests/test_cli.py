@@ -133,6 +133,7 @@ WRONG = {
     "an unknown stage": (("--plan", "moon:4"), "device, edge, cloud"),
     "steps that differ": (("--plan", "cloud:4", "--steps", "5"), "4 steps"),
     "an unknown solver": (("--solver", "heun"), "ddim, euler, euler-ancestral, dpmpp-2m"),
+    "steps that nobody can make": (("--solver", "ddim", "--steps", "122"), "come out as 123"),
     "an unknown size": (("--size", "17"), "16, 32"),
     "an unknown codec": (("--codec", "fp4"), "exact, bf16, int8, auto"),
     "a folder that is no family": (("--family", "/nonexistent"), "family card"),
