@@ -69,12 +69,15 @@ def serve(
 
 @app.command()
 def check(config: Annotated[Path, typer.Argument(help="A file of serve_configs/.")]) -> None:
-    """Check a config file strictly: unknown keys, wrong values, parts that do not agree."""
-    from diffusion_edge.config import load_config
+    """Check a config file strictly: unknown keys, names and values, parts that do not agree."""
+    from diffusion_edge.config import family_folder, load_config
+    from diffusion_edge.families.card import load_card
     from diffusion_edge.serve.launch import with_stages
+    from diffusion_edge.serve.names import check_names
 
     with errors_for_people():
         given = load_config(config).settings
+        check_names(given, load_card(family_folder(given.family)), config)
         stages = with_stages(given).stages
     source = "" if given.stages else f", one for each model of {given.family}"
     typer.echo(f"{config}: good; stages {', '.join(stages)}{source}")

@@ -168,3 +168,37 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
     assert result.exit_code == 1
     assert "capasity" in result.stderr
     assert "capacity" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "policy: elastic",
+            "policy: elastc",
+            "line 16: applications[0].args.policy: unknown policy 'elastc'; known: elastic, fixed, "
+            "cloud-only, edge-only, device-only; did you mean 'elastic'?",
+        ),
+        (
+            "model: edge",
+            "model: egde",
+            "applications[0].args.stages.edge.model: family 'shapes' has no stage model 'egde'; it "
+            "has device, edge, cloud; did you mean 'edge'?",
+        ),
+    ],
+    ids=["policy", "model"],
+)
+def test_names_that_are_not_known_are_told_before_anything_starts(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """`serve` refuses the same file with the same words."""
+    config = tmp_path / "config.yaml"
+    shipped = Path(__file__).parent.parent / "serve_configs" / "local.yaml"
+    text = shipped.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+    for command in ("check", "serve"):
+        result = run(command, config)
+        assert result.exit_code == 1, result.output
+        assert f"{config}, line " in result.stderr
+        assert said in result.stderr
