@@ -14,6 +14,7 @@ from diffusion_edge.errors import (
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.sizes import parse_size
 from diffusion_edge.routing.policies import policy
+from diffusion_edge.routing.room import too_many
 from diffusion_edge.schedule import check, resolved_steps
 from diffusion_edge.serve.schema import MAX_STEPS, EdgeOptions, ImagesBody
 from diffusion_edge.types import ImageRequest, Plan
@@ -49,7 +50,7 @@ def image_request(
         guidance=card.defaults.guidance if body.guidance_scale is None else body.guidance_scale,
         width=width,
         height=height,
-        images=body.n or 1,
+        images=_images(body.n or 1, settings),
         deadline_s=defaults.deadline_s if given_ms is None else given_ms / 1000,
         quality_floor=defaults.quality_floor if given_floor is None else given_floor,
         policy=_policy(options, settings),
@@ -101,6 +102,14 @@ def _plan(options: EdgeOptions, settings: Settings) -> Plan | None:
     if plan.steps > MAX_STEPS:
         raise InvalidPlan(f"plan {plan} has more than {MAX_STEPS} steps", param=param)
     return plan
+
+
+def _images(asked: int, settings: Settings) -> int:
+    """What no stage can hold at once; policies refuse what those that are needed cannot."""
+    capacity = {name: stage.capacity for name, stage in settings.stages.items()}
+    if asked > max(capacity.values()):
+        raise too_many(asked, capacity)
+    return asked
 
 
 def _steps(asked: int | None, solver: str, plan: Plan | None, card: FamilyCard) -> int:

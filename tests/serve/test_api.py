@@ -447,6 +447,29 @@ async def test_a_full_queue_says_when_to_come_again() -> None:
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
 
 
+async def test_more_images_than_a_stage_ever_holds_are_a_wrong_request() -> None:
+    """Whatever the policy, and idle as the stages are; another time would not do."""
+    small = settings(
+        stages={
+            name: {"tier": name, "model": name, "capacity": capacity}
+            for name, capacity in (("device", 2), ("edge", 6), ("cloud", 4))
+        }
+    )
+    for asked in (
+        GOOD | {"n": 7},
+        ours(policy="cloud-only") | {"n": 5},
+        ours(plan="cloud:8,device:12") | {"n": 3},
+        ours(quality_floor=0.95) | {"n": 5},
+    ):
+        for path in (GENERATE, "/v1/plan"):
+            response = await post(asked, service(config=small), path)
+            error = refused(response)
+            assert (response.status_code, error["param"]) == (400, "n"), response.text
+            assert f"n is {asked['n']}, more images than" in error["message"]
+    answered = await post(ours(quality_floor=0) | {"n": 6}, service(config=small))
+    assert answered.status_code == 200
+
+
 async def test_a_lost_stage_and_a_dead_one() -> None:
     lost = StageLost("the stage 'cloud' died", stage="cloud")
     response = await post(GOOD, service(failing(lost)))
