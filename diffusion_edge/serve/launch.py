@@ -89,8 +89,11 @@ def _serve(config: ServeConfig, address: str | None) -> None:
         except KeyboardInterrupt:
             status.update("finishing running requests; a second signal stops at once")
             status.start()
-            with suppress(KeyboardInterrupt):
+            try:
                 drain(name, settings.drain_timeout_s)
+            except KeyboardInterrupt:
+                ignore_signals()
+                drain(name, 0.0)  # or a Ray that runs on would wait for its replicas
         finally:
             ignore_signals()
             status.update("stopping")

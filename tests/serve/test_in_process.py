@@ -197,7 +197,7 @@ async def test_a_client_that_does_not_read_holds_no_slot(
         "type": "http",
         "method": "POST",
         "path": "/v1/images/generations",
-        "headers": [],
+        "headers": [(b"content-type", b"application/json")],
         "query_string": b"",
     }
     serving = asyncio.create_task(app(scope, receive, send))

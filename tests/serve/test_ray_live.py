@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -243,20 +244,28 @@ def edge_is_busy(server: Server) -> None:
 
 
 def test_two_servers_side_by_side_and_an_orderly_end(server: Server, config: Path) -> None:
-    """A second server; SIGTERM with a request running; a second start on the same port."""
+    """A second server; SIGTERM with a request running, and with half a body that a client holds."""
     port = free_port()
     second = Server(config, port)
     try:
         second.await_ready()
         assert server.generate("cloud:1").status_code == 200
-        with ThreadPoolExecutor(1) as pool:
+        holds = socket.create_connection(("127.0.0.1", port))
+        with holds, ThreadPoolExecutor(1) as pool:
             running = pool.submit(second.generate, "edge:30")
+            holds.sendall(
+                b"POST /v1/plan HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+                b"content-length: 100\r\n\r\n{"
+            )
             edge_is_busy(second)
             second.process.send_signal(signal.SIGTERM)
             refused = await_refusal(second)
             assert refused.json()["error"]["code"] == "shutting_down"
             assert running.result(timeout=60).status_code == 200
-        assert second.stop() == 0
+            done = time.monotonic()
+            assert second.stop() == 0
+            assert time.monotonic() - done < 15, "not the 30 s that running requests may take"
+            assert b"shutting_down" in holds.recv(2000)
         assert second.left_behind() == []
         assert server.generate("cloud:1").status_code == 200
     finally:
