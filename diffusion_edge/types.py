@@ -276,7 +276,7 @@ class StageStatus:
     `step_s` maps the number of rows in a forward pass (a guided sample is two rows) to seconds.
     `emulated` says that the seconds are stated by the config, not measured. `reaches` names the
     other stages that it can hand off to by now; None means all. `guiding`: a guided sample of a
-    model that does not double takes one row.
+    model that does not double takes one row. `batches`: samples that wait share forward passes.
     """
 
     stage: str
@@ -294,12 +294,17 @@ class StageStatus:
     overruns: int = 0
     reaches: tuple[str, ...] | None = None
     guiding: Guiding = "doubled"
+    batches: bool = False
 
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches
 
+    def rows(self, guided: bool) -> int:
+        """Of one sample in a forward pass."""
+        return 2 if guided and self.guiding == "doubled" else 1
+
     def seconds_per_step(self, guided: bool) -> float:
-        rows = 2 if guided and self.guiding == "doubled" else 1
+        rows = self.rows(guided)
         return self.step_s.get(rows) or self.step_s[min(self.step_s, key=lambda r: abs(r - rows))]
 
 

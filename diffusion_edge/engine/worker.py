@@ -200,6 +200,7 @@ class Worker:
             steps_run=self._stepper.steps_run,
             overruns=self._overruns,
             guiding=self._family.guiding,
+            batches=self._rows() is not None,
         )
 
     async def warm_up(self, size: int, solver: str) -> Seconds:
