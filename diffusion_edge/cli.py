@@ -19,6 +19,7 @@ from diffusion_edge.errors import EdgeError, InvalidPlan, InvalidRequest
 from diffusion_edge.profile.codecs_command import codecs
 from diffusion_edge.profile.command import plots, profile
 from diffusion_edge.schedule import SOLVERS, resolved_steps
+from diffusion_edge.schedule import check as check_schedule
 from diffusion_edge.types import EXACT, AskedCodec, ImageRequest, Plan
 
 if TYPE_CHECKING:
@@ -80,12 +81,15 @@ def serve(
 
 @app.command()
 def check(config: Annotated[Path, typer.Argument(help="A file of serve_configs/.")]) -> None:
-    """Check a config file strictly: unknown keys, wrong values, parts that do not agree."""
-    from diffusion_edge.config import load_config
+    """Check a config file strictly: unknown keys, names and values, parts that do not agree."""
+    from diffusion_edge.config import family_folder, load_config
+    from diffusion_edge.families.card import load_card
     from diffusion_edge.serve.launch import with_stages
+    from diffusion_edge.serve.names import check_names
 
     with errors_for_people():
         given = load_config(config).settings
+        check_names(given, load_card(family_folder(given.family)), config)
         stages = with_stages(given).stages
     source = "" if given.stages else f", one for each model of {given.family}"
     typer.echo(f"{config}: good; stages {', '.join(stages)}{source}")
@@ -151,6 +155,7 @@ def _generate(
     card = load_card(folder)
     solver = solver or card.defaults.solver
     plan = _plan_of(card, plan_text, steps, solver)
+    check_schedule(card.noise(), solver, plan.steps)
     width, height = _size(card, size)
     request = ImageRequest(
         prompt=prompt,

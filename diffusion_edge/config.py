@@ -159,7 +159,7 @@ class Settings(_Strict):
             where = ("links", index, "between")
             for name in link.between:
                 if name not in self.stages:
-                    near = _nearest(name, self.stages)
+                    near = nearest(name, self.stages)
                     raise _DisagreementError(where, f"there is no stage {name!r}{near}")
             pair = frozenset(link.between)
             if len(pair) == 1:
@@ -182,7 +182,7 @@ class Settings(_Strict):
             raise _DisagreementError(("plan",), error.message) from None
         for span in plan.spans:
             if span.stage not in self.stages:
-                near = _nearest(span.stage, self.stages)
+                near = nearest(span.stage, self.stages)
                 raise _DisagreementError(("plan",), f"there is no stage {span.stage!r}{near}")
 
     def link_map(self) -> dict[tuple[str, str], Link]:
@@ -294,6 +294,19 @@ def read_settings(args: Mapping[str, Any]) -> Settings:
     return _validate(Settings, dict(args), "args", None)
 
 
+def disagreement(loc: Sequence[str | int], said: str, path: Path | None) -> ConfigError:
+    """What is wrong at `loc` of an application's `args` beside something outside of the file.
+
+    path: of the file, None for `args` that came without one.
+    """
+    if path is None:
+        return ConfigError(f"args: {_dotted(loc)}: {said}", file="args", key=_dotted(loc))
+    whole = ("applications", 0, "args", *loc)
+    line = _line(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), whole)
+    where = f"{path}, line {line}: {_dotted(whole)}"
+    return ConfigError(f"{where}: {said}", file=str(path), key=_dotted(whole))
+
+
 def family_folder(family: str) -> Path:
     """The folder of a family: absolute, below the working directory or the repository, or else
     its name below `stage_models` of either."""
@@ -307,7 +320,7 @@ def family_folder(family: str) -> Path:
     raise ConfigError(
         f"family {family!r}: there is no folder {family} with a family.yaml, here or in "
         f"{REPOSITORY}, and no such family in stage_models ({', '.join(known) or 'empty'})"
-        f"{_nearest(family, known)}",
+        f"{nearest(family, known)}",
         key="family",
     )
 
@@ -336,7 +349,7 @@ def _explain(model: type[BaseModel], loc: Sequence[str | int], error: Any) -> st
     """What is wrong at `loc` and what would be right."""
     if error["type"] == "extra_forbidden":
         fields = _fields_at(model, loc[:-1])
-        near = _nearest(str(loc[-1]), fields)
+        near = nearest(str(loc[-1]), fields)
         return f"unknown key{near or '; known are ' + ', '.join(sorted(fields))}"
     if error["type"] == "missing":
         return "this key is missing"
@@ -346,7 +359,7 @@ def _explain(model: type[BaseModel], loc: Sequence[str | int], error: Any) -> st
     if error["type"] == "literal_error" and isinstance(given, str):
         expected = error["ctx"]["expected"].replace(" or ", ",")
         allowed = [part.strip("' ") for part in expected.split(",")]
-        return f"{given!r} is not one of {', '.join(allowed)}{_nearest(given, allowed)}"
+        return f"{given!r} is not one of {', '.join(allowed)}{nearest(given, allowed)}"
     hint = ""
     if error["type"] in ("float_type", "int_type") and isinstance(given, str):
         hint = _number_hint(given)
@@ -361,7 +374,8 @@ def _number_hint(text: str) -> str:
     return f"; YAML reads this as text, write {number:.1f}"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a word that is not known; empty if none is like it."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -6,7 +6,9 @@ EdgeError
 │   ├── UnknownModel
 │   ├── InvalidPlan
 │   ├── UnsupportedSolver
-│   └── BodyTooLarge        413
+│   ├── BodyTooLarge        413
+│   ├── BodyTimeout         408  the body did not come to its end
+│   └── UnsupportedMediaType 415 the body does not say that it is JSON
 ├── NotFound                404  no such path
 ├── MethodNotAllowed        405
 ├── QueueFull               429  try again after `retry_after_s`
@@ -76,6 +78,16 @@ class UnsupportedSolver(InvalidRequest):
 class BodyTooLarge(InvalidRequest):
     status = 413
     code = "body_too_large"
+
+
+class BodyTimeout(InvalidRequest):
+    status = 408
+    code = "body_timeout"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
 
 
 class NotFound(EdgeError):

@@ -65,6 +65,19 @@ def resolve(
     configs whose steps are not linear in the state; InvalidRequest for the few step counts that
     the stock scheduler rounds to another one.
     """
+    check(noise, solver, steps)
+    if solver in _FLOW:
+        schedule = _FLOW[solver](noise, steps, dynamic_shift(noise, tokens), even)
+    else:
+        schedule = _DIFFUSION[solver](noise, steps)
+    if schedule.steps != steps:
+        raise _other_count(solver, steps, schedule.steps)
+    return schedule
+
+
+def check(noise: Mapping[str, Any], solver: str, steps: int) -> None:
+    """Raises what `resolve` raises of the same, whatever the picture's size; needs no diffusers,
+    which takes seconds to import and 150 MiB."""
     if solver not in SOLVERS:
         raise UnsupportedSolver(
             f"solver {solver!r} is not known; known: {', '.join(SOLVERS)}", param="solver"
@@ -81,17 +94,35 @@ def resolve(
                 f"the noise config sets {option}, which a linear solver step cannot do",
                 param="solver",
             )
-    if solver in _FLOW:
-        schedule = _FLOW[solver](noise, steps, dynamic_shift(noise, tokens), even)
-    else:
-        schedule = _DIFFUSION[solver](noise, steps)
-    if schedule.steps != steps:
-        raise InvalidRequest(
-            f"{steps} steps of {solver} come out as {schedule.steps} on this model's noise "
-            "levels, a rounding of the stock scheduler; ask for another number of steps",
-            param="num_inference_steps",
-        )
-    return schedule
+    made = steps_made(noise, solver, steps)
+    if made != steps:
+        raise _other_count(solver, steps, made)
+
+
+def steps_made(noise: Mapping[str, Any], solver: str, steps: int) -> int:
+    """How many steps the stock scheduler makes where `steps` resolved ones are wanted.
+
+    With spacing `trailing` it goes down from T by T / asked until it is below 0, and the rounding
+    of that quotient may leave room for one more. PNDM takes its first step twice, if it has two.
+    """
+    asked = max(1, steps - 1) if solver == "pndm" else steps
+    if _spaced_by_timesteps(noise, solver):
+        timesteps = noise.get("num_train_timesteps") or 1000
+        asked = math.ceil(timesteps / (timesteps / asked))
+    return resolved_steps(solver, asked)
+
+
+def _spaced_by_timesteps(noise: Mapping[str, Any], solver: str) -> bool:
+    trailing = noise.get("timestep_spacing") == "trailing"
+    return trailing and solver in _DIFFUSION and solver != "dpmpp-2m-karras"
+
+
+def _other_count(solver: str, steps: int, made: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"{steps} steps of {solver} come out as {made} on this model's noise levels, a rounding of "
+        "the stock scheduler; ask for another number of steps",
+        param="num_inference_steps",
+    )
 
 
 def dynamic_shift(noise: Mapping[str, Any], tokens: int) -> float | None:

@@ -301,7 +301,7 @@ class StageStatus:
     and seen while serving, or stated by the config if `emulated`; a sample then counts as one row.
     `reaches` names the other stages that it can hand off to by now; None means all. `guiding`: a
     guided sample of a model that does not double takes one row. `queued` exceeds `capacity` where
-    hand-offs wait.
+    hand-offs wait. `batches`: samples that wait share forward passes.
     """
 
     stage: str
@@ -319,14 +319,18 @@ class StageStatus:
     overruns: int = 0
     reaches: tuple[str, ...] | None = None
     guiding: Guiding = "doubled"
+    batches: bool = False
 
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches
 
+    def rows(self, guided: bool) -> int:
+        """Of one sample in a forward pass."""
+        return 2 if guided and self.guiding == "doubled" and not self.emulated else 1
+
     def seconds_per_step(self, guided: bool, cells: int) -> float:
         """Of one sample that steps alone."""
-        rows = 2 if guided and self.guiding == "doubled" and not self.emulated else 1
-        return curves.seconds(curves.curve(self.step_s, cells), rows)
+        return curves.seconds(curves.curve(self.step_s, cells), self.rows(guided))
 
     def seconds_to_decode(self, cells: int) -> float:
         return curves.scaled(self.decode_s, cells)

@@ -134,6 +134,7 @@ WRONG = {
     "an unknown stage": (("--plan", "moon:4"), "device, edge, cloud"),
     "steps that differ": (("--plan", "cloud:4", "--steps", "5"), "4 steps"),
     "an unknown solver": (("--solver", "heun"), "ddim, euler, euler-ancestral, dpmpp-2m"),
+    "steps that nobody can make": (("--solver", "ddim", "--steps", "122"), "come out as 123"),
     "an unknown size": (("--size", "17"), "16, 32"),
     "an unknown codec": (("--codec", "fp4"), "exact, bf16, int8, auto"),
     "a folder that is no family": (("--family", "/nonexistent"), "family card"),
@@ -257,3 +258,37 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
     assert result.exit_code == 1
     assert "capasity" in result.stderr
     assert "capacity" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "policy: elastic",
+            "policy: elastc",
+            "line 16: applications[0].args.policy: unknown policy 'elastc'; known: elastic, fixed, "
+            "cloud-only, edge-only, device-only; did you mean 'elastic'?",
+        ),
+        (
+            "model: edge",
+            "model: egde",
+            "applications[0].args.stages.edge.model: family 'shapes' has no stage model 'egde'; it "
+            "has device, edge, cloud; did you mean 'edge'?",
+        ),
+    ],
+    ids=["policy", "model"],
+)
+def test_names_that_are_not_known_are_told_before_anything_starts(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """`serve` refuses the same file with the same words."""
+    config = tmp_path / "config.yaml"
+    shipped = Path(__file__).parent.parent / "serve_configs" / "local.yaml"
+    text = shipped.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+    for command in ("check", "serve"):
+        result = run(command, config)
+        assert result.exit_code == 1, result.output
+        assert f"{config}, line " in result.stderr
+        assert said in result.stderr

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.schedule import SOLVERS, resolve, resolved_steps
+from diffusion_edge import schedule as module
+from diffusion_edge.errors import EdgeError, InvalidRequest
+from diffusion_edge.schedule import SOLVERS, check, resolve, resolved_steps, steps_made
 from tests.fakes import NOISE
 
 # 1000 / 61 and the like round so that the stock scheduler appends a timestep of -1.
@@ -21,9 +24,11 @@ def test_every_step_count_is_kept_or_refused(solver: str) -> None:
     for asked in range(1, 151):
         steps = resolved_steps(solver, asked)
         if asked in rounded:
-            with pytest.raises(InvalidRequest, match=f"{steps} steps of {solver} come out as"):
-                resolve(NOISE, solver, steps)
+            for refuse in (check, resolve):
+                with pytest.raises(InvalidRequest, match=f"{steps} steps of {solver} come out as"):
+                    refuse(NOISE, solver, steps)
         else:
+            check(FLOW if flow else NOISE, solver, steps)
             schedule = resolve(FLOW if flow else NOISE, solver, steps)
             assert schedule.steps == steps
             assert min(schedule.timesteps) >= 0
@@ -32,3 +37,33 @@ def test_every_step_count_is_kept_or_refused(solver: str) -> None:
 def test_a_step_count_that_pndm_cannot_make_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="2 steps of pndm come out as 1"):
         resolve(NOISE, "pndm", 2)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("solver", module._DIFFUSION)
+def test_the_count_is_known_without_the_stock_scheduler(solver: str, spacing: str) -> None:
+    noise = NOISE | {"timestep_spacing": spacing}
+    for steps in (1, 2, 3, *range(60, 64), 103, 104, *range(120, 125), 150):
+        made = module._DIFFUSION[solver](noise, steps)
+        assert steps_made(noise, solver, steps) == made.steps, steps
+
+
+@pytest.mark.parametrize(
+    ("noise", "solver"),
+    [
+        (NOISE, "magic"),
+        (NOISE, "flow-euler"),
+        (FLOW, "ddim"),
+        (NOISE | {"thresholding": True}, "ddim"),
+        (NOISE | {"prediction_type": "sample"}, "ddim"),
+    ],
+)
+def test_what_cannot_be_resolved_is_told_beforehand_in_the_same_words(
+    noise: dict[str, Any], solver: str
+) -> None:
+    told = []
+    for refuse in (check, resolve):
+        with pytest.raises(EdgeError) as caught:
+            refuse(noise, solver, 20)
+        told.append((caught.value.message, caught.value.param))
+    assert told[0] == told[1]

@@ -221,6 +221,7 @@ class Worker:
             steps_run=self._stepper.steps_run,
             overruns=self._overruns,
             guiding=self._family.guiding,
+            batches=self._batches,
         )
 
     async def warm_up(self, size: int, solver: str, others: Sequence[int] = ()) -> Seconds:
@@ -308,7 +309,7 @@ class Worker:
         """Waits for a place; then the packet is read anew, with its tensors."""
         if not job.place.is_set():
             await job.place.wait()
-            job.packet = read(job.data, self._family.latent_space)
+            job.packet = take(job.data, self._family.offer)
 
     async def _span(self, job: Job) -> Outcome:
         """Encode, step with others, decode or finish. TimeoutError when it is to be given up."""
@@ -382,9 +383,14 @@ class Worker:
 
     # ------------------------------------------------------------------ small parts
 
+    @property
+    def _batches(self) -> bool:
+        """Whether samples share forward passes; emulated stages take one after another."""
+        return self._emulate is None and self._mode != "off"
+
     def _rows(self, company: Sequence[Sample]) -> int | None:
         """Of a forward pass at most that these could share; None for one sample at a time."""
-        if self._emulate or self._mode == "off":
+        if not self._batches:
             return None
         if self._mode == "reproducible":
             return self._asked_rows or batching.FIXED_ROWS
@@ -403,7 +409,7 @@ class Worker:
     def _steps_s(self, cells: int, work: Sequence[tuple[int, int]]) -> float:
         """Seconds that the steps left take of samples of one size, given as (steps, rows)."""
         seconds = self._seconds
-        if self._emulate or self._mode == "off":
+        if not self._batches:
             return sum(steps * seconds.step(cells, rows) for steps, rows in work)
         return batching.drained_s(work, seconds.curve(cells))
 

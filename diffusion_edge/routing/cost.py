@@ -3,13 +3,15 @@
 Plans over the same stages in the same order are handled together: `steps[k]` is an array with
 the steps on the k-th stage, one entry per plan. A plan alone is an array of one.
 
-The prediction, for every image of the request in turn (a stage runs one image after another,
-first come first served):
+The prediction, for every image of the request in turn (a stage that does not batch runs one after
+another, first come first served):
 
     begin  = max(arrival of the latent, when the stage is free)
     finish = begin + encode_s + steps * step_s (+ decode_s on the last stage)
 
-Seconds of a step and of decoding are those of the request's size.
+Seconds of a step and of decoding are those of the request's size. A stage that batches takes all
+images of the request at once, when the last one is there, with the step_s of the forward passes
+that they share.
 
 A later stage's queue drains while the earlier ones work. Every stage encodes the text itself; a
 stage could do so before the latent arrives, but ours does not, so it counts. Transfers of several
@@ -26,7 +28,9 @@ from itertools import pairwise, permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_edge.types import ImageRequest, Link, Plan, View
+from diffusion_edge.batching import drained_s
+from diffusion_edge.curves import curve
+from diffusion_edge.types import ImageRequest, Link, Plan, StageStatus, View
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -102,15 +106,26 @@ def predict(
     for k, name in enumerate(stages):
         status = view.stages[name]
         travel_s = hop_s(stages[k - 1], name, handoff, view) if k else shape
+        size = images if status.batches else 1  # of what is stepped together
         decode_s = status.seconds_to_decode(view.cells) if k == last else 0.0
-        step_s = status.seconds_per_step(guide[k], view.cells)
-        work_s = status.encode_s + steps[k] * step_s + decode_s
-        for image in range(images):
-            begin = np.maximum(latent[image] + travel_s, free[name])
-            free[name] = latent[image] = begin + work_s
-        cost = cost + images * work_s * view.price_per_s[status.tier]
+        step_s = _step_s(status, guide[k], size, view.cells)
+        work_s = size * (status.encode_s + decode_s) + steps[k] * step_s
+        for first in range(0, images, size):
+            arrived = np.maximum.reduce(latent[first : first + size]) + travel_s
+            free[name] = np.maximum(arrived, free[name]) + work_s
+            latent[first : first + size] = [free[name]] * size
+        cost = cost + images // size * work_s * view.price_per_s[status.tier]
         handoff = handoff + steps[k]
     return Forecast(latent[-1], cost)
+
+
+def _step_s(status: StageStatus, guided: bool, images: int, cells: int) -> float:
+    """Seconds in which each of `images` makes a step, together if they are several."""
+    if images == 1:
+        return status.seconds_per_step(guided, cells)
+    rows, known = status.rows(guided), curve(status.step_s, cells)
+    filled = {size: s for size, s in known.items() if size <= images * rows}
+    return drained_s([(1, rows)] * images, filled or known)
 
 
 def predict_plan(plan: Plan, request: ImageRequest, view: View) -> tuple[float, float]:

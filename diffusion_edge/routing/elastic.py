@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffusion_edge.errors import NoPlan, QueueFull
+from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
 from diffusion_edge.routing.cost import Floats, bundles, guided, models, predict
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.room import can_hold, has_room, told, too_many
 from diffusion_edge.types import Choice, ImageRequest, Plan, View
 
 # Seconds, costs and qualities are compared to so many digits: the order of a sum is no reason.
@@ -21,7 +22,8 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     Ties go to the earlier finish (or the lower cost), then to fewer hops, then to the stages that
     come first by name and the earlier hand-off. The runner-up is the best plan over other stages
     or another order of them; the second best as such is nearly always the same plan cut one step
-    aside. Raises NoPlan, saying what is missing, or QueueFull.
+    aside. Raises NoPlan, saying what is missing, QueueFull, or InvalidRequest for more images than
+    the stages that are needed can ever hold.
     """
     names = _stages_with_room(request, view)
     options = bundles(names, request.steps, view.links)
@@ -76,31 +78,27 @@ def _joined(parts: Sequence[Floats]) -> Floats:
 def _stages_with_room(request: ImageRequest, view: View) -> list[str]:
     if not view.stages:
         raise NoPlan(f"no stage of {request.family!r} is alive")
-    room = [
-        name
-        for name, status in view.stages.items()
-        if status.queued + request.images <= status.capacity
-    ]
+    able = [name for name, status in view.stages.items() if can_hold(status, request)]
+    if not able:
+        raise NoPlan(told(request.images, {n: s.capacity for n, s in view.stages.items()}))
+    room = [name for name in able if has_room(view.stages[name], request)]
     if room:
         return room
-    retry_after_s = min(status.queue_s for status in view.stages.values())
     raise QueueFull(
-        f"every stage's queue is full ({', '.join(sorted(view.stages))})",
-        retry_after_s=retry_after_s,
+        f"every stage's queue is full ({', '.join(sorted(able))})",
+        retry_after_s=min(view.stages[name].queue_s for name in able),
     )
 
 
 def _below_floor(
     request: ImageRequest, view: View, quality: QualityTable, best: float
-) -> NoPlan | QueueFull:
+) -> NoPlan | QueueFull | InvalidRequest:
     live = ", ".join(sorted(view.stages))
     alive = {status.model for status in view.stages.values()}
     dead = [name for name in quality.stages if name not in alive]
-    full = [
-        name
-        for name, status in view.stages.items()
-        if status.queued + request.images > status.capacity
-    ]
+    without_room = [n for n, status in view.stages.items() if not has_room(status, request)]
+    full = [name for name in without_room if can_hold(view.stages[name], request)]
+    small = {n: s.capacity for n, s in view.stages.items() if not can_hold(s, request)}
     message = (
         f"no plan over the live stages ({live}) is known to reach the quality floor "
         f"{request.quality_floor:g}; the best of them reaches {best:.3g}"
@@ -112,6 +110,8 @@ def _below_floor(
     if full and not dead:
         retry_after_s = min(view.stages[name].queue_s for name in full)
         return QueueFull(f"{message}; full: {', '.join(full)}", retry_after_s=retry_after_s)
+    if small and not dead:
+        return too_many(request.images, small, f"{message}; ")
     return NoPlan(message)
 
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from diffusion_edge.errors import InvalidPlan, NoPlan
 from diffusion_edge.routing.cost import models, predict_plan
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.room import can_hold, too_many
 from diffusion_edge.types import Choice, ImageRequest, Plan, Tier, View
 
 
@@ -28,12 +29,16 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
 
 
 def on_one_tier(tier: Tier, request: ImageRequest, view: View, quality: QualityTable) -> Choice:
-    """All steps on one stage of the tier, the one that finishes first. Raises NoPlan."""
+    """All steps on one stage of the tier, the one that finishes first.
+
+    Raises NoPlan, and InvalidRequest for more images than any of them can ever hold.
+    """
     names = sorted(name for name, status in view.stages.items() if status.tier == tier)
     if not names:
         live = ", ".join(sorted(view.stages)) or "none"
         raise NoPlan(f"no stage on tier {tier!r} is alive (alive: {live})")
-    plans = [Plan.of(((name, request.steps),)) for name in names]
+    able = [name for name in names if can_hold(view.stages[name], request)]
+    plans = [Plan.of(((name, request.steps),)) for name in able or names]
     best = min(plans, key=lambda plan: predict_plan(plan, request, view))
     return judged(best, f"policy {tier}-only", request, view, quality)
 
@@ -43,9 +48,9 @@ def judged(
 ) -> Choice:
     """The plan in the view's codecs, with its prediction. The reason begins with `source`.
 
-    Raises NoPlan.
+    Raises NoPlan, and InvalidRequest for more images than one of its stages can ever hold.
     """
-    _check_possible(plan, view)
+    _check_possible(plan, request, view)
     predicted_s, cost = predict_plan(plan, request, view)
     order = models([span.stage for span in plan.spans], view)
     value = float(quality.relative_all(order, [span.steps for span in plan.spans])[0])
@@ -60,7 +65,7 @@ def judged(
     return Choice(settled, predicted_s, cost, value, reason)
 
 
-def _check_possible(plan: Plan, view: View) -> None:
+def _check_possible(plan: Plan, request: ImageRequest, view: View) -> None:
     live = ", ".join(sorted(view.stages)) or "none"
     stages = [span.stage for span in plan.spans]
     for name in stages:
@@ -69,3 +74,6 @@ def _check_possible(plan: Plan, view: View) -> None:
     for source, target in pairwise(stages):
         if source != target and (source, target) not in view.links:
             raise NoPlan(f"plan {plan}: there is no link from {source!r} to {target!r}")
+    small = {n: view.stages[n].capacity for n in stages if not can_hold(view.stages[n], request)}
+    if small:
+        raise too_many(request.images, small)

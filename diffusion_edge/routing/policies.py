@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
 
+from diffusion_edge.config import nearest
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing import elastic, fixed
 from diffusion_edge.routing.quality import QualityTable
@@ -28,7 +29,8 @@ POLICIES: Mapping[str, Policy] = {
 def policy(name: str) -> Policy:
     """Raises InvalidRequest, which names the known ones."""
     if name not in POLICIES:
+        near = nearest(name[:100], POLICIES)
         raise InvalidRequest(
-            f"unknown policy {name[:100]!r}; known: {', '.join(POLICIES)}", param="policy"
+            f"unknown policy {name[:100]!r}; known: {', '.join(POLICIES)}{near}", param="policy"
         )
     return POLICIES[name]

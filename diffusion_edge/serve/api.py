@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_edge import __version__
 from diffusion_edge.errors import (
+    BodyTimeout,
     BodyTooLarge,
     EdgeError,
     MethodNotAllowed,
@@ -26,6 +28,7 @@ from diffusion_edge.errors import (
     NotReady,
     QueueFull,
     UnknownModel,
+    UnsupportedMediaType,
 )
 from diffusion_edge.serve import answers
 from diffusion_edge.serve.png import Made, encode
@@ -34,8 +37,11 @@ from diffusion_edge.serve.service import GenerationResult, Service
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 64 * 1024
+BODY_S = 10.0
+JSON_TYPE = "application/json"
 CLIENT_GONE = 499  # as some servers log it; nobody is left to read it
 Result = TypeVar("Result")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 def create_app(service: Service) -> FastAPI:
@@ -46,6 +52,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     takes = {"requestBody": _body_schema()}
+    get = partial(_get, app)
 
     @app.post("/v1/images/generations", openapi_extra=takes)
     async def generations(request: Request) -> Response:
@@ -61,22 +68,22 @@ def create_app(service: Service) -> FastAPI:
         choice = service.plan(asked, view)
         return JSONResponse(answers.plan(asked, choice, view, service))
 
-    @app.get("/v1/models")
+    @get("/v1/models")
     async def models() -> Response:
         return JSONResponse(answers.models(service))
 
-    @app.get("/v1/models/{name:path}")
+    @get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
         if name != service.card.name:
             known = service.card.name
             raise UnknownModel(f"there is no model {name[:100]!r} here; there is {known!r}")
         return JSONResponse(answers.model(service))
 
-    @app.get("/health")
+    @get("/health")
     async def health() -> Response:
         return JSONResponse({"status": "live"})
 
-    @app.get("/ready")
+    @get("/ready")
     async def ready() -> Response:
         missing = service.waiting_for()
         if missing:
@@ -84,6 +91,16 @@ def create_app(service: Service) -> FastAPI:
         return JSONResponse({"status": "ready", "stages": answers.stages(service.board.statuses())})
 
     return app
+
+
+def _get(app: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
+    """A route for GET, and for HEAD, of which the server sends no body."""
+
+    def of(endpoint: Endpoint) -> Endpoint:
+        app.head(path, include_in_schema=False)(endpoint)
+        return app.get(path)(endpoint)
+
+    return of
 
 
 def _body_schema() -> dict[str, Any]:
@@ -107,12 +124,31 @@ def _images(result: GenerationResult, output_format: OutputFormat, service: Serv
 
 
 async def read_body(request: Request) -> bytes:
-    """At most MAX_BODY_BYTES, whatever the headers say."""
+    """A body that says that it is JSON, within BODY_S.
+
+    A browser asks before it sends that type to another site; all others, and none, any page may
+    send anywhere. Raises UnsupportedMediaType, BodyTooLarge and BodyTimeout.
+    """
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != JSON_TYPE:
+        said = f"not {kind[:100]!r}" if kind else "and the request names none"
+        raise UnsupportedMediaType(
+            f"the body should be JSON, with the header content-type: {JSON_TYPE}, {said}"
+        )
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _at_most(MAX_BODY_BYTES, request)
+    except TimeoutError:
+        raise BodyTimeout(f"the body did not come to its end within {BODY_S:g} s") from None
+
+
+async def _at_most(limit: int, request: Request) -> bytes:
+    """Whatever the headers say."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
-        if len(data) > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"the body has more than {MAX_BODY_BYTES} bytes")
+        if len(data) > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes")
     return bytes(data)
 
 
@@ -171,6 +207,8 @@ def error_response(error: EdgeError, headers: dict[str, str] | None = None) -> R
     headers = dict(headers or {})
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, BodyTimeout):
+        headers["Connection"] = "close"
     if error.status >= 500:
         log.warning("%s: %s", error.code, error.message)
     return JSONResponse(answers.error(error), error.status, headers)

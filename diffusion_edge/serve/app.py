@@ -12,6 +12,7 @@ from diffusion_edge.config import Settings, family_folder, read_settings
 from diffusion_edge.families.card import load_card
 from diffusion_edge.serve.ingress import Ingress
 from diffusion_edge.serve.machine import Machine, completed
+from diffusion_edge.serve.names import check_names
 from diffusion_edge.serve.placement import actor_options, await_nodes
 from diffusion_edge.serve.stage import Stage
 
@@ -21,12 +22,14 @@ MANY = 100_000
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of a config's `args`; PlacementError if no node can hold a stage.
+    """The application of a config's `args`; PlacementError if no node can hold a stage, ConfigError
+    for a name that is not known.
 
     Stages that the config leaves out share what Ray says that its nodes have.
     """
     settings = read_settings(args)
     card = load_card(family_folder(settings.family))
+    check_names(settings, card)
     settings = completed(settings, card, Machine.of(ray.nodes()))
     await_nodes(settings.stages, settings.placement_timeout_s, ray.nodes)
     return application(settings)

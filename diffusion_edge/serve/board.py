@@ -15,16 +15,18 @@ log = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 EVERY_S = 0.2
+GIVE_UP_S = 5.0
 
 
 @dataclass(frozen=True)
 class _Seen:
     status: StageStatus
-    at: float
+    good_until: float
 
 
 class Board:
-    """Polls every stage; one that has not answered for `FRESH_S` is not in the view.
+    """Polls every stage; one that is silent for `FRESH_S` longer than its last answer took is not
+    in the view. So one that hangs leaves it soon, and one that always takes its time stays.
 
     ask: by stage, a call that returns its status. carriage: how a request's packet is carried.
     Call `start` in the loop that shall poll.
@@ -61,9 +63,9 @@ class Board:
 
     def statuses(self) -> dict[str, StageStatus]:
         """The live stages, in the order of the config."""
-        oldest = self._now() - FRESH_S
+        now = self._now()
         seen = {name: self._seen[name] for name in self._ask if name in self._seen}
-        return {name: entry.status for name, entry in seen.items() if entry.at >= oldest}
+        return {name: entry.status for name, entry in seen.items() if entry.good_until >= now}
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._follow(name)) for name in self._ask]
@@ -82,7 +84,7 @@ class Board:
         """One poll; a stage that fails to answer leaves the view at once."""
         asked = self._now()
         try:
-            async with asyncio.timeout(FRESH_S):
+            async with asyncio.timeout(GIVE_UP_S):
                 status = await self._ask[name]()
         except TimeoutError:
             return
@@ -90,4 +92,5 @@ class Board:
             if self._seen.pop(name, None):
                 log.warning("the stage %s does not answer: %s", name, type(error).__name__)
             return
-        self._seen[name] = _Seen(status, asked)
+        answered = self._now()
+        self._seen[name] = _Seen(status, answered + FRESH_S + (answered - asked))

@@ -106,7 +106,8 @@ def await_ready(url: str, timeout_s: float = 60.0) -> None:
 
 
 def drain(app_name: str, limit_s: float) -> None:
-    """Lets running requests finish within the limit; the ingress refuses new ones."""
+    """Lets running requests finish within the limit; the ingress refuses new ones, and ends what
+    still runs then."""
     try:
         ingress = serve.get_app_handle(app_name)
         ingress.drain.remote(limit_s).result(timeout_s=limit_s + 5.0)

@@ -54,7 +54,7 @@ class Ingress:
         return self._gate
 
     async def drain(self, limit_s: float) -> int:
-        """Turns new requests away; returns how many still ran after `limit_s`."""
+        """Turns new requests away; ends, and counts, those that still run after `limit_s`."""
         return await self._gate.drain(limit_s)
 
 

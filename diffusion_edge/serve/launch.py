@@ -30,6 +30,7 @@ from diffusion_edge.config import (
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
 from diffusion_edge.serve.machine import Machine, completed
+from diffusion_edge.serve.names import check_names
 from diffusion_edge.serve.signals import ignore_signals, raise_on_signals, signals_raise
 
 LARGEST_MESSAGE_BYTES = 128 * 2**20
@@ -49,6 +50,9 @@ def serve(
     one does not. To be called in the main thread.
     """
     config = _of_family(_on_port(load_config(config_path), port), family)
+    check_names(
+        config.settings, load_card(family_folder(config.settings.family)), Path(config_path)
+    )
     check_models(config.settings)
     variables = {} if address else own_variables()
     port_of = nullcontext() if address else claimed_port(config.http_options)
@@ -85,8 +89,11 @@ def _serve(config: ServeConfig, address: str | None) -> None:
         except KeyboardInterrupt:
             status.update("finishing running requests; a second signal stops at once")
             status.start()
-            with suppress(KeyboardInterrupt):
+            try:
                 drain(name, settings.drain_timeout_s)
+            except KeyboardInterrupt:
+                ignore_signals()
+                drain(name, 0.0)  # or a Ray that runs on would wait for its replicas
         finally:
             ignore_signals()
             status.update("stopping")

@@ -14,7 +14,8 @@ from diffusion_edge.errors import (
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.sizes import parse_size
 from diffusion_edge.routing.policies import policy
-from diffusion_edge.schedule import resolved_steps
+from diffusion_edge.routing.room import too_many
+from diffusion_edge.schedule import check, resolved_steps
 from diffusion_edge.serve.schema import MAX_STEPS, EdgeOptions, ImagesBody
 from diffusion_edge.types import ImageRequest, Plan
 
@@ -49,7 +50,7 @@ def image_request(
         guidance=card.defaults.guidance if body.guidance_scale is None else body.guidance_scale,
         width=width,
         height=height,
-        images=body.n or 1,
+        images=_images(body.n or 1, settings),
         deadline_s=defaults.deadline_s if given_ms is None else given_ms / 1000,
         quality_floor=defaults.quality_floor if given_floor is None else given_floor,
         policy=_policy(options, settings),
@@ -103,18 +104,39 @@ def _plan(options: EdgeOptions, settings: Settings) -> Plan | None:
     return plan
 
 
+def _images(asked: int, settings: Settings) -> int:
+    """What no stage can hold at once; policies refuse what those that are needed cannot."""
+    capacity = {name: stage.capacity for name, stage in settings.stages.items()}
+    if asked > max(capacity.values()):
+        raise too_many(asked, capacity)
+    return asked
+
+
 def _steps(asked: int | None, solver: str, plan: Plan | None, card: FamilyCard) -> int:
-    """Resolved steps: what a plan counts, where some solvers make more than they are asked for."""
-    if plan is None:
-        return resolved_steps(solver, card.defaults.steps if asked is None else asked)
-    if asked is not None and plan.steps != resolved_steps(solver, asked):
+    """Resolved steps, which a plan counts: some solvers make more than they are asked for.
+
+    What the stages could not resolve is refused here, before any work.
+    """
+    steps = plan.steps if plan else resolved_steps(solver, asked or card.defaults.steps)
+    if plan and asked is not None and steps != resolved_steps(solver, asked):
         raise InvalidPlan(
             f"plan {plan} has {plan.steps} steps, but num_inference_steps {asked} of {solver} "
             f"comes to {resolved_steps(solver, asked)}; leave num_inference_steps out or let the "
             "plan sum to it",
             param=f"{OURS}.plan",
         )
-    return plan.steps
+    _check_schedule(card, solver, steps, plan if asked is None else None)
+    return steps
+
+
+def _check_schedule(card: FamilyCard, solver: str, steps: int, plan: Plan | None) -> None:
+    """plan: what the number of steps is from, if not from the field for it."""
+    try:
+        check(card.noise(), solver, steps)
+    except InvalidRequest as error:
+        if plan is None or error.param != "num_inference_steps":
+            raise
+        raise InvalidPlan(f"plan {plan}: {error.message}", param=f"{OURS}.plan") from None
 
 
 def _solver(asked: str | None, card: FamilyCard) -> str:

@@ -1,14 +1,16 @@
 """What the API takes: the fields of OpenAI's image API that make sense here, and ours.
 
-Read strictly: an unknown field, a wrong type or a value out of range is an InvalidRequest that
-names the field. `null` always means the default. Fields of OpenAI's API that this server does not
-implement are accepted at the values that ask for nothing (NEUTRAL).
+Read strictly: an unknown field, a wrong type, a value out of range or a key that stands twice is an
+InvalidRequest that names the field. `null` always means the default. Fields of OpenAI's API that
+this server does not implement are accepted at the values that ask for nothing (NEUTRAL).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -90,6 +92,7 @@ class ImagesBody(_Strict):
 
 def parse(data: bytes) -> ImagesBody:
     """The body of a request. Raises InvalidRequest and UnsupportedParameter."""
+    _refuse_repeated_keys(data)
     try:
         body = ImagesBody.model_validate_json(data)
     except ValidationError as error:
@@ -100,6 +103,35 @@ def parse(data: bytes) -> ImagesBody:
         raise InvalidRequest("the prompt is empty; say what the image shows", param="prompt")
     _refuse_unsupported(body)
     return body
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all that it says."""
+
+
+def _refuse_repeated_keys(data: bytes) -> None:
+    """Of two equal keys readers take the first or the last; what a person meant nobody knows."""
+    with suppress(ValueError, RecursionError):  # what is no JSON is told by the next reader
+        # Values do not matter here, and Python reads no number of more than some thousand digits.
+        said = json.loads(str(data, "utf-8"), object_pairs_hook=_Pairs, parse_int=len)
+        twice = next(_repeated(said, ()), None)
+        if twice is not None:
+            key = _short(".".join(twice))
+            raise InvalidRequest(f"the key {key!r} stands twice; leave one out", param=key)
+
+
+def _repeated(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    seen: set[str] = set()
+    named = value if isinstance(value, _Pairs) else _numbered(value)
+    for key, inner in named:
+        if key in seen:
+            yield (*path, key)
+        seen.add(key)
+        yield from _repeated(inner, (*path, key))
+
+
+def _numbered(value: Any) -> list[tuple[str, Any]]:
+    return [(str(n), inner) for n, inner in enumerate(value)] if isinstance(value, list) else []
 
 
 def _told(error: Mapping[str, Any]) -> InvalidRequest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from ray import serve
 
 from diffusion_edge.config import Settings, family_folder
 from diffusion_edge.families.card import load_card
+from diffusion_edge.sites.lease import Leases
 from diffusion_edge.sites.ray import RayTransport
 from diffusion_edge.types import Event, StageStatus
 
@@ -42,6 +43,7 @@ class Stage:
         )
         sizes = [size for size in card.sizes.squares if size != card.defaults.size]
         await self._worker.warm_up(card.defaults.size, card.defaults.solver, sizes)
+        self._leases = Leases(name)
         app = serve.get_replica_context().app_name
         others = [stage for stage in settings.stages if stage != name]
         self._transport = RayTransport(
@@ -49,10 +51,15 @@ class Stage:
         )
         self._transport.open()
 
-    async def run(self, packet: bytes) -> AsyncGenerator[Event, None]:
-        async with aclosing(self._worker.run(packet, self._transport)) as events:
+    async def run(self, packet: bytes, lease: str) -> AsyncGenerator[Event, None]:
+        """Ends when the caller has not renewed the lease for some seconds."""
+        work = self._worker.run(packet, self._transport)
+        async with aclosing(self._leases.held(lease, work)) as events:
             async for event in events:
                 yield event
+
+    async def renew(self, leases: Sequence[str]) -> None:
+        self._leases.renew(leases)
 
     async def status(self) -> StageStatus:
         return replace(self._worker.status(), reaches=self._transport.reached)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
+from diffusion_edge.sites.lease import Renewing
 from diffusion_edge.types import Event
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,9 @@ GREET_AGAIN_S = 0.5
 class RayTransport:
     """Reaches stages by name through their deployment handles.
 
-    Closing the iterator cancels the call, which cancels the work in the replica. Errors of ours
-    arrive as they were raised; a replica that died or cannot be reached is StageLost.
+    Closing the iterator cancels the call, which cancels the work in the replica. So does the end
+    of this process, within some seconds; see `sites.lease`. Errors of ours arrive as they were
+    raised; a replica that died or cannot be reached is StageLost.
     """
 
     def __init__(self, handles: Mapping[str, Any]) -> None:
@@ -34,6 +37,11 @@ class RayTransport:
             stage: handle.options(stream=True, method_name="greet")
             for stage, handle in handles.items()
         }
+        renew = {
+            stage: partial(_renew, handle.options(method_name="renew"))
+            for stage, handle in handles.items()
+        }
+        self._renewing = Renewing(renew)
         self._reached: set[str] = set()
         self._opening: list[asyncio.Task[None]] = []
 
@@ -63,18 +71,23 @@ class RayTransport:
         if stage not in self._runs:
             known = ", ".join(self._runs)
             raise StageLost(f"there is no stage {stage!r}; there are {known}", stage=stage)
-        response = self._runs[stage].remote(packet)
-        finished = False
-        try:
-            async for event in response:
-                yield event
-            finished = True
-        except (RayError, RayServeException) as error:
-            finished = True
-            raise typed(error, stage) from None
-        finally:
-            if not finished:
-                response.cancel()
+        with self._renewing.hold(stage) as lease:
+            response = self._runs[stage].remote(packet, lease)
+            finished = False
+            try:
+                async for event in response:
+                    yield event
+                finished = True
+            except (RayError, RayServeException) as error:
+                finished = True
+                raise typed(error, stage) from None
+            finally:
+                if not finished:
+                    response.cancel()
+
+
+async def _renew(handle: Any, leases: Sequence[str]) -> None:
+    await handle.remote(leases)
 
 
 def typed(error: Exception, stage: str) -> Exception:

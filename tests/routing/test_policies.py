@@ -240,6 +240,42 @@ def test_a_full_queue_is_passed_by_or_refused() -> None:
         elastic(request(), view(full))
 
 
+def test_more_images_than_a_stage_ever_holds_are_no_matter_of_waiting() -> None:
+    """Premises: the queues hold 4, 8 and 2; all are idle; only the cloud reaches the floor."""
+    small, large, cloud = (
+        stage("device", 0.4, capacity=4),
+        stage("edge", 0.2, capacity=8),
+        stage("cloud", 0.05, capacity=2),
+    )
+    seen = view(small, large, cloud)
+    assert str(elastic(request(images=6, quality_floor=0.5), seen).plan) == "edge:20"
+    with pytest.raises(InvalidRequest, match=r"n is 3, more images .* \('cloud' 2\)") as caught:
+        elastic(request(images=3), seen)
+    assert caught.value.param == "n"
+    with pytest.raises(NoPlan, match=r"n is 9, more images .* \('device' 4, 'edge' 8, 'cloud' 2\)"):
+        elastic(request(images=9), seen)  # others may be dead: what all hold the API knows
+    full = view(small, replace(large, queued=3, queue_s=2.0), cloud)
+    with pytest.raises(QueueFull, match=r"every stage's queue is full \(edge\)") as busy:
+        elastic(request(images=6, quality_floor=0.5), full)
+    assert busy.value.retry_after_s == 2.0
+
+
+@pytest.mark.parametrize(("name", "plan"), [("fixed", "edge:10,cloud:10"), ("cloud-only", None)])
+def test_the_other_policies_refuse_them_too(name: str, plan: str | None) -> None:
+    seen = view(stage("edge", 0.2), stage("cloud", 0.05, capacity=2))
+    asked = request(images=3, plan=plan and Plan.parse(plan))
+    with pytest.raises(InvalidRequest, match=r"n is 3, more images .* \('cloud' 2\)") as caught:
+        policy(name)(asked, seen, symmetric())
+    assert caught.value.param == "n"
+
+
+def test_one_tier_only_takes_the_stage_that_can_hold_them() -> None:
+    small = replace(stage("cloud", 0.05, capacity=2), stage="small")
+    seen = view(small, stage("cloud", 0.1))
+    assert str(policy("cloud-only")(request(images=3), seen, symmetric()).plan) == "cloud:20"
+    assert str(policy("cloud-only")(request(images=2), seen, symmetric()).plan) == "small:20"
+
+
 def test_a_family_without_a_table() -> None:
     unknown = QualityTable.unknown("shapes")
     choice = elastic(request(), three(), unknown)

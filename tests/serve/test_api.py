@@ -37,6 +37,7 @@ from .fakes import (
 )
 
 GENERATE = "/v1/images/generations"
+JSON = {"content-type": "application/json"}
 GOOD = {"prompt": "a red circle on a white background"}
 
 
@@ -50,7 +51,7 @@ async def client(made: Service | None = None) -> AsyncIterator[httpx.AsyncClient
 async def post(body: Any, made: Service | None = None, path: str = GENERATE) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     async with client(made) as http:
-        return await http.post(path, content=content)
+        return await http.post(path, content=content, headers=JSON)
 
 
 def refused(response: httpx.Response) -> dict[str, Any]:
@@ -352,6 +353,14 @@ def ours(**options: Any) -> dict[str, Any]:
         (ours(plan="cloud:100,edge:51"), "diffusion_edge.plan", "invalid_plan"),
         (ours(plan="tpu:20"), "diffusion_edge.plan", "invalid_plan"),
         (ours(plan="cloud:8") | {"num_inference_steps": 9}, "diffusion_edge.plan", "invalid_plan"),
+        (GOOD | {"num_inference_steps": 122}, "num_inference_steps", "invalid_value"),
+        (
+            GOOD | {"num_inference_steps": 61, "solver": "pndm"},
+            "num_inference_steps",
+            "invalid_value",
+        ),
+        (ours(plan="cloud:61,edge:61"), "diffusion_edge.plan", "invalid_plan"),
+        (ours(plan="cloud:2") | {"solver": "pndm"}, "diffusion_edge.plan", "invalid_plan"),
         (ours(deadline_ms=0), "diffusion_edge.deadline_ms", "invalid_value"),
         (ours(quality_floor=1.1), "diffusion_edge.quality_floor", "invalid_value"),
         (ours(codec="fp4"), "diffusion_edge.codec", "invalid_value"),
@@ -382,6 +391,83 @@ async def test_a_huge_body_is_not_read_to_its_end() -> None:
     response = await post(b" " * (MAX_BODY_BYTES + 1))
     assert response.status_code == 413
     assert refused(response)["code"] == "body_too_large"
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "BODY_S", 0.01)
+    sent: list[Any] = []
+    parts = iter([{"type": "http.request", "body": b'{"prompt"', "more_body": True}])
+
+    async def receive() -> Any:
+        for part in parts:
+            return part
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with asyncio.timeout(10):
+        await create_app(service())(a_post(), receive, send)
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    error = json.loads(sent[1]["body"])["error"]
+    assert (error["code"], error["type"]) == ("body_timeout", "invalid_request_error")
+    assert error["message"] == "the body did not come to its end within 0.01 s"
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", None]
+)
+@pytest.mark.parametrize("path", [GENERATE, "/v1/plan"])
+async def test_a_body_that_does_not_say_that_it_is_json_is_refused(
+    kind: str | None, path: str
+) -> None:
+    """A browser lets any page send these to any server without asking it."""
+    headers = {} if kind is None else {"content-type": kind}
+    transport = FakeTransport()
+    async with client(service(transport)) as http:
+        response = await http.post(path, content=json.dumps(GOOD).encode(), headers=headers)
+    error = refused(response)
+    assert (response.status_code, error["code"]) == (415, "unsupported_media_type")
+    assert "content-type: application/json" in error["message"]
+    assert transport.packets == []
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+async def test_json_may_be_said_in_other_words(kind: str) -> None:
+    async with client() as http:
+        body = json.dumps(GOOD).encode()
+        response = await http.post("/v1/plan", content=body, headers={"content-type": kind})
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"prompt": "a", "prompt": "a"}', "prompt"),
+        (b'{"prompt": "a", "n": 1, "p\\u0072ompt": "b"}', "prompt"),
+        (b'{"prompt": "a", "diffusion_edge": {"plan": "cloud:2", "plan": "edge:2"}}', None),
+        (b'{"prompt": "a", "promt": 1, "promt": 2}', "promt"),
+        (b'{"prompt": "a", "quality": [{"x": 1, "x": 2}]}', "quality.0.x"),
+    ],
+)
+async def test_a_key_that_stands_twice_is_named(body: bytes, param: str | None) -> None:
+    for path in (GENERATE, "/v1/plan"):
+        response = await post(body, path=path)
+        error = refused(response)
+        assert (response.status_code, error["param"]) == (400, param or "diffusion_edge.plan")
+        assert f"{error['param']!r} stands twice" in error["message"]
+
+
+async def test_head_asks_what_get_asks() -> None:
+    paths = ("/health", "/ready", "/v1/models", "/v1/models/shapes", "/v1/models/other")
+    async with client() as http:
+        for path in paths:
+            assert (await http.head(path)).status_code == (await http.get(path)).status_code
+        wrong = await http.head(GENERATE)
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        described = (await http.get("/openapi.json")).json()
+    assert list(described["paths"]["/health"]) == ["get"]
 
 
 async def test_unknown_paths_and_methods() -> None:
@@ -423,7 +509,7 @@ async def test_after_500_malformed_requests_the_next_good_one_succeeds() -> None
     transport = FakeTransport()
     async with client(service(transport)) as http:
         for _ in range(500):
-            response = await http.post(GENERATE, content=malformed(draw))
+            response = await http.post(GENERATE, content=malformed(draw), headers=JSON)
             assert response.status_code == 400, response.text
             refused(response)
         assert transport.packets == []
@@ -441,6 +527,29 @@ async def test_a_full_queue_says_when_to_come_again() -> None:
     board = FakeBoard(settings(), full={"device", "edge", "cloud"})
     response = await post(GOOD, service(board=board))
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+
+
+async def test_more_images_than_a_stage_ever_holds_are_a_wrong_request() -> None:
+    """Whatever the policy, and idle as the stages are; another time would not do."""
+    small = settings(
+        stages={
+            name: {"tier": name, "model": name, "capacity": capacity}
+            for name, capacity in (("device", 2), ("edge", 6), ("cloud", 4))
+        }
+    )
+    for asked in (
+        GOOD | {"n": 7},
+        ours(policy="cloud-only") | {"n": 5},
+        ours(plan="cloud:8,device:12") | {"n": 3},
+        ours(quality_floor=0.95) | {"n": 5},
+    ):
+        for path in (GENERATE, "/v1/plan"):
+            response = await post(asked, service(config=small), path)
+            error = refused(response)
+            assert (response.status_code, error["param"]) == (400, "n"), response.text
+            assert f"n is {asked['n']}, more images than" in error["message"]
+    answered = await post(ours(quality_floor=0) | {"n": 6}, service(config=small))
+    assert answered.status_code == 200
 
 
 async def test_a_lost_stage_and_a_dead_one() -> None:
@@ -463,6 +572,13 @@ async def test_nobody_sees_a_traceback(caplog: pytest.LogCaptureFixture) -> None
     assert "secret detail" in caplog.text
 
 
+def a_post() -> dict[str, Any]:
+    """As an ASGI server says it."""
+    headers = [(name.encode(), value.encode()) for name, value in JSON.items()]
+    shape = {"type": "http", "method": "POST", "path": GENERATE, "query_string": b""}
+    return shape | {"headers": headers}
+
+
 async def test_a_client_that_leaves_ends_the_work() -> None:
     transport = FakeTransport(gate=asyncio.Event(), expected=2)
     app = create_app(service(transport))
@@ -480,8 +596,7 @@ async def test_a_client_that_leaves_ends_the_work() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": [], "query_string": b""}
-    serving = asyncio.create_task(app(scope, receive, send))
+    serving = asyncio.create_task(app(a_post(), receive, send))
     await transport.all_started.wait()
     assert transport.closed == 0
     left.set()

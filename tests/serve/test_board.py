@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import pytest
+
 from diffusion_edge.serve import board as module
 from diffusion_edge.serve.board import Board
 from diffusion_edge.serve.carriage import Carriage
@@ -57,15 +59,44 @@ async def test_a_link_is_in_the_view_once_its_stage_reaches_the_other() -> None:
     assert list(board.view(REQUEST).links) == [("cloud", "edge")]
 
 
-async def test_the_age_counts_from_the_question() -> None:
+@pytest.mark.parametrize("takes_s", [0.01, 0.7, 0.9, 1.5, 4.0])
+async def test_a_stage_that_answers_slowly_stays_in_the_view(takes_s: float) -> None:
+    """From its first answer to its tenth, at every moment; and once it hangs, it leaves."""
     clock = FakeClock()
+    seen: list[bool] = []
 
     async def slow() -> StageStatus:
-        clock.advance(1.5)
+        clock.advance(takes_s)
+        seen.append("edge" in board.statuses())
         return status("edge")
 
     board = a_board({"edge": slow}, clock)
-    await board.ask_once("edge")
+    for _ in range(10):
+        await board.ask_once("edge")
+        seen.append("edge" in board.statuses())
+        clock.advance(module.EVERY_S)
+    assert seen == [False] + [True] * 19
+    clock.advance(module.FRESH_S + takes_s - module.EVERY_S - 0.001)
+    assert "edge" in board.statuses()
+    clock.advance(0.002)
+    assert board.statuses() == {}
+
+
+async def test_an_answer_that_is_late_once_does_not_hide_the_next_ones() -> None:
+    """Quick answers, one after 3 s, quick ones again."""
+    clock = FakeClock()
+    takes_s = iter([0.01, 3.0, 0.01, 0.01])
+
+    async def once_slow() -> StageStatus:
+        clock.advance(next(takes_s))
+        return status("edge")
+
+    board = a_board({"edge": once_slow}, clock)
+    for _ in range(4):
+        await board.ask_once("edge")
+        assert "edge" in board.statuses()
+        clock.advance(module.EVERY_S)
+    clock.advance(module.FRESH_S)
     assert board.statuses() == {}
 
 

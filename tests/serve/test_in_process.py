@@ -36,11 +36,18 @@ from .fakes import settings
 PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
 
 
+def configured(family: Path) -> Settings:
+    """Stages that hold four images each."""
+    config = settings(family=str(family))
+    stages = {n: stage.model_copy(update={"capacity": 4}) for n, stage in config.stages.items()}
+    return config.model_copy(update={"stages": stages})
+
+
 @pytest.fixture
 async def workers(tiny_family: Path) -> AsyncIterator[dict[str, Worker]]:
-    card, config = load_card(tiny_family), settings(family=str(tiny_family))
+    card, config = load_card(tiny_family), configured(tiny_family)
     made = {
-        name: Worker(load_family(card, name), stage=name, tier=stage.tier, capacity=4)
+        name: Worker(load_family(card, name), stage=name, tier=stage.tier, capacity=stage.capacity)
         for name, stage in config.stages.items()
     }
     for worker in made.values():
@@ -52,7 +59,7 @@ async def workers(tiny_family: Path) -> AsyncIterator[dict[str, Worker]]:
 
 @pytest.fixture
 async def service(tiny_family: Path, workers: dict[str, Worker]) -> Service:
-    card, config = load_card(tiny_family), settings(family=str(tiny_family))
+    card, config = load_card(tiny_family), configured(tiny_family)
     board = seen(workers, config, partial(carriage, card, None, 0.01))
     for name in workers:
         await board.ask_once(name)
@@ -164,11 +171,20 @@ async def test_words_that_the_family_does_not_know_are_told(api: httpx.AsyncClie
 async def test_more_images_than_a_queue_holds(
     api: httpx.AsyncClient, options: dict[str, str]
 ) -> None:
-    """The router sees it coming; with a fixed plan the stage itself refuses."""
-    body = PROMPT | {"n": 10, "diffusion_edge": options}
+    """No later time would do, so it is the request that is wrong."""
+    body = PROMPT | {"n": 5, "diffusion_edge": options}
     response = await api.post("/v1/images/generations", json=body)
-    assert response.status_code == 429
-    assert int(response.headers["retry-after"]) >= 1
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
+    assert len((await pictures(api, n=4))[0]) == 4
+
+
+async def test_more_images_than_a_queue_has_room_for(api: httpx.AsyncClient) -> None:
+    """Two requests of which each would fit: the stage takes one and refuses the other."""
+    body = PROMPT | {"n": 3, "diffusion_edge": {"plan": "cloud:10"}}
+    posts = [api.post("/v1/images/generations", json=body) for _ in range(2)]
+    answers = sorted(await asyncio.gather(*posts), key=lambda answer: answer.status_code)
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert int(answers[1].headers["retry-after"]) >= 1
     assert len((await pictures(api))[0]) == 1
 
 
@@ -249,7 +265,7 @@ async def test_a_client_that_does_not_read_holds_no_slot(
         "type": "http",
         "method": "POST",
         "path": "/v1/images/generations",
-        "headers": [],
+        "headers": [(b"content-type", b"application/json")],
         "query_string": b"",
     }
     serving = asyncio.create_task(app(scope, receive, send))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -199,6 +200,38 @@ def test_a_stage_that_dies_is_told_and_comes_back(server: Server) -> None:
     server.remember()
 
 
+def test_work_does_not_outlive_who_asked_for_it(server: Server) -> None:
+    """One request comes to the edge from the cloud, one from the ingress; both of these die.
+
+    At 0.1 s a step the edge does 60 steps until it gives up, of the 280 asked for.
+    """
+    edge = edge_status(server)
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(server.generate, plan) for plan in ("cloud:1,edge:140", "edge:140")]
+        while edge_status(server)["queued"] < 2:
+            assert not any(answer.done() for answer in held)
+        before = edge_status(server)["steps_run"]
+        for caller in [server.replica(name) for name in ("cloud", "ingress")]:
+            caller.kill()
+        assert all(answer.result(timeout=30).status_code >= 500 for answer in held)
+    ended = time.monotonic() + 90
+    while (edge := edge_status(server)) == {} or edge["queued"]:
+        assert time.monotonic() < ended
+        assert edge.get("steps_run", 0) < before + 100
+    assert edge["steps_run"] < before + 100
+    while server.generate("cloud:1,edge:2").status_code != 200:
+        assert time.monotonic() < ended
+    server.remember()
+
+
+def edge_status(server: Server) -> dict[str, Any]:
+    """What the board has of the stage `edge`; nothing while there is no board."""
+    body = {"prompt": "a", "diffusion_edge": {"plan": "edge:1"}}
+    answer = server.http.post("/v1/plan", json=body)
+    found: dict[str, Any] = answer.json()["stages"]["edge"] if answer.status_code == 200 else {}
+    return found
+
+
 def edge_is_busy(server: Server) -> None:
     """Returns when the stage `edge` has something in its queue, as a plan's prediction shows."""
     body = {"prompt": "a", "diffusion_edge": {"plan": "edge:1"}}
@@ -211,20 +244,28 @@ def edge_is_busy(server: Server) -> None:
 
 
 def test_two_servers_side_by_side_and_an_orderly_end(server: Server, config: Path) -> None:
-    """A second server; SIGTERM with a request running; a second start on the same port."""
+    """A second server; SIGTERM with a request running, and with half a body that a client holds."""
     port = free_port()
     second = Server(config, port)
     try:
         second.await_ready()
         assert server.generate("cloud:1").status_code == 200
-        with ThreadPoolExecutor(1) as pool:
+        holds = socket.create_connection(("127.0.0.1", port))
+        with holds, ThreadPoolExecutor(1) as pool:
             running = pool.submit(second.generate, "edge:30")
+            holds.sendall(
+                b"POST /v1/plan HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+                b"content-length: 100\r\n\r\n{"
+            )
             edge_is_busy(second)
             second.process.send_signal(signal.SIGTERM)
             refused = await_refusal(second)
             assert refused.json()["error"]["code"] == "shutting_down"
             assert running.result(timeout=60).status_code == 200
-        assert second.stop() == 0
+            done = time.monotonic()
+            assert second.stop() == 0
+            assert time.monotonic() - done < 15, "not the 30 s that running requests may take"
+            assert b"shutting_down" in holds.recv(2000)
         assert second.left_behind() == []
         assert server.generate("cloud:1").status_code == 200
     finally:

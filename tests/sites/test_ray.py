@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from diffusion_edge.errors import DeadlineExceeded, EdgeError, QueueFull, StageLost
+from diffusion_edge.sites import lease
 from diffusion_edge.sites import ray as module
 from diffusion_edge.sites.ray import RayTransport, typed
 from diffusion_edge.types import Accepted, Event
@@ -60,6 +61,44 @@ async def test_closing_cancels_the_call() -> None:
     await anext(events)
     await events.aclose()
     assert handle.cancelled
+
+
+async def test_every_call_has_a_lease_that_is_renewed_while_it_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.0)
+
+    class Stage(FakeHandle):
+        """Works until two words of its caller have come."""
+
+        def __init__(self, method: str = "") -> None:
+            super().__init__()
+            self.method = method
+
+        def options(self, *, method_name: str, **_: Any) -> FakeHandle:
+            return Stage(method_name)
+
+        def remote(self, *given: Any) -> FakeHandle:
+            if self.method == "renew":
+                words.put_nowait(given[0])
+            else:
+                leases.append(given[1])
+            return self
+
+        def __await__(self) -> Generator[Any, None, None]:
+            return asyncio.sleep(0).__await__()
+
+        async def __aiter__(self) -> AsyncIterator[Event]:
+            assert [await words.get(), await words.get()] == [tuple(leases)] * 2
+            yield Accepted("cloud")
+
+    words: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+    leases: list[str] = []
+    transport = RayTransport({"cloud": Stage()})
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            assert [e async for e in transport.run("cloud", b"")] == [Accepted("cloud")]
+            leases.clear()
 
 
 async def test_our_errors_arrive_as_they_were_raised() -> None:
