@@ -74,7 +74,7 @@ class Seconds:
     """What the parts of a span take: encode; and by cells of the latent, steps and decode.
 
     lanes: by rows times cells of a forward pass, into how many lanes it is cut. too_many: rows
-    times cells that memory did not hold; None if it held all.
+    times cells that memory did not hold, of which half are tried from then on; None if it held all.
     """
 
     steps: Mapping[int, Steps]
@@ -115,7 +115,7 @@ class Seconds:
 
         unit: rows of each sample. most: what the result is bound to, like memory.
         """
-        held = most if self.too_many is None else min(most, (self.too_many - 1) // cells)
+        held = most if self.too_many is None else min(most, self.too_many // 2 // cells)
         return self._steps(cells).rows(unit, waiting, max(held, 1))
 
     def lanes_for(self, cells: int, rows: int) -> int:

@@ -54,7 +54,7 @@ def test_passes_are_cut_as_those_of_as_many_cells_are() -> None:
 
 def test_memory_bounds_rows_by_their_cells() -> None:
     full = known().out_of_memory(16, 4)
-    assert full.rows(16, unit=1, waiting=9, most=32) == 3
+    assert full.rows(16, unit=1, waiting=9, most=32) == 2  # half of what was too many
     assert full.rows(64, unit=1, waiting=9, most=32) == 1
     assert full.out_of_memory(16, 8).too_many == 64
     assert full.out_of_memory(16, 2).too_many == 32
