@@ -270,6 +270,8 @@ def plan(
     """Ask a running server which plan it would choose now, and why."""
     import httpx
 
+    from diffusion_edge.urls import is_this_machine
+
     options = {
         "deadline_ms": deadline_ms,
         "quality_floor": quality_floor,
@@ -282,7 +284,12 @@ def plan(
     with errors_for_people():
         _check_text("prompt", prompt)
         try:
-            response = httpx.post(f"{url.rstrip('/')}/v1/plan", json=body, timeout=30)
+            response = httpx.post(
+                f"{url.rstrip('/')}/v1/plan",
+                json=body,
+                timeout=30,
+                trust_env=not is_this_machine(url),
+            )
         except httpx.HTTPError as error:
             raise InvalidRequest(f"{url} does not answer: {error}") from None
         except (httpx.InvalidURL, ValueError) as error:

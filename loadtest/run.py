@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import platform
 import random
 import sys
@@ -28,6 +29,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from diffusion_edge.bench.open_loop import poisson, quantile
+from diffusion_edge.urls import is_this_machine
 
 PROMPTS = (
     "a red circle on a white background",
@@ -35,6 +37,10 @@ PROMPTS = (
     "a green triangle above a white ring on a purple background",
     "a large orange cross on a blue background",
 )
+
+MOST_OVERRUNS = 0.01
+_OF_OTHERS = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading an answer raises that has another form than our server's."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,12 @@ class Sent:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run showed. Latencies are of answered requests; the shares are of all."""
+    """What a run showed. Latencies are of answered requests; the share in time is of all.
+
+    None is what a run cannot show: percentiles of too few answers, shares of nothing.
+    valid: something was answered, and at most MOST_OVERRUNS of the emulated steps took longer
+    than stated.
+    """
 
     offered_per_s: float
     achieved_per_s: float
@@ -65,11 +76,11 @@ class Summary:
     p50_s: float | None
     p90_s: float | None
     p99_s: float | None
-    met_deadline: float
+    met_deadline: float | None
     outcomes: dict[str, int]
     plans: dict[str, int]
-    emulated: bool
-    overrun_share: float
+    emulated: bool | None
+    overrun_share: float | None
     valid: bool
     machine: str
 
@@ -78,9 +89,8 @@ def summarise(sent: Sequence[Sent], seconds: float, elapsed_s: float) -> Summary
     answered = [s for s in sent if s.outcome == "ok"]
     latencies = [s.latency_s for s in answered]
     steps = sum(s.steps for s in answered)
-    overruns = sum(s.overruns for s in answered)
-    share = overruns / steps if steps else 0.0
-    emulated = any(s.emulated for s in answered)
+    share = sum(s.overruns for s in answered) / steps if steps else None
+    emulated = any(s.emulated for s in answered) if answered else None
     return Summary(
         offered_per_s=len(sent) / seconds,
         achieved_per_s=len(answered) / max(seconds, elapsed_s),
@@ -89,12 +99,12 @@ def summarise(sent: Sequence[Sent], seconds: float, elapsed_s: float) -> Summary
         p50_s=quantile(latencies, 0.50),
         p90_s=quantile(latencies, 0.90),
         p99_s=quantile(latencies, 0.99),
-        met_deadline=sum(s.in_time for s in answered) / len(sent) if sent else 0.0,
+        met_deadline=sum(s.in_time for s in answered) / len(sent) if sent else None,
         outcomes=dict(Counter(s.outcome for s in sent)),
         plans=dict(Counter(s.plan for s in answered).most_common()),
         emulated=emulated,
         overrun_share=share,
-        valid=not emulated or share <= 0.01,
+        valid=emulated is False or (share is not None and share <= MOST_OVERRUNS),
         machine=f"{platform.machine()}, Python {platform.python_version()}",
     )
 
@@ -117,14 +127,17 @@ def body(number: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def outcome(due_s: float, latency_s: float, deadline_s: float, response: httpx.Response) -> Sent:
-    """What an answer of the server means."""
+    """What an answer means; one that is not of our server counts as `http_` and its status."""
     try:
         answer = response.json()
-    except ValueError:
+        if response.status_code == httpx.codes.OK:
+            return _answered(due_s, latency_s, deadline_s, answer["diffusion_edge"])
+        return Sent(due_s, latency_s, answer["error"]["code"])
+    except _OF_OTHERS:
         return Sent(due_s, latency_s, f"http_{response.status_code}")
-    if response.status_code != 200:
-        return Sent(due_s, latency_s, str(answer.get("error", {}).get("code")))
-    report = answer["diffusion_edge"]
+
+
+def _answered(due_s: float, latency_s: float, deadline_s: float, report: dict[str, Any]) -> Sent:
     spans = [span for image in report["images"] for span in image["spans"]]
     return Sent(
         due_s,
@@ -138,6 +151,22 @@ def outcome(due_s: float, latency_s: float, deadline_s: float, response: httpx.R
     )
 
 
+async def allowed_s(client: httpx.AsyncClient, args: argparse.Namespace) -> float:
+    """The deadline that the server sets to such a request. Raises SystemExit where it sets none."""
+    answer = await client.post("/v1/plan", json=body(0, args))
+    try:
+        planned = answer.json()
+        if "error" not in planned:
+            return float(planned["deadline_ms"]) / 1000
+        told = planned["error"]["message"]
+    except _OF_OTHERS:
+        raise SystemExit(
+            f"error: {args.url} does not answer like this server: "
+            f"POST /v1/plan gave {answer.status_code}, {answer.text[:200]!r}"
+        ) from None
+    raise SystemExit(f"error: the server refuses such a request: {told}")
+
+
 async def load(
     args: argparse.Namespace, transport: httpx.AsyncBaseTransport | None = None
 ) -> tuple[list[Sent], float]:
@@ -145,12 +174,13 @@ async def load(
     due = poisson(args.rate, args.seconds, random.Random(args.seed))
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
-        base_url=args.url, timeout=args.timeout, limits=limits, transport=transport
+        base_url=args.url,
+        timeout=args.timeout,
+        limits=limits,
+        transport=transport,
+        trust_env=not is_this_machine(args.url),
     ) as client:
-        answer = (await client.post("/v1/plan", json=body(0, args))).json()
-        if "error" in answer:
-            raise SystemExit(f"error: the server refuses such a request: {answer['error']}")
-        deadline_s = answer["deadline_ms"] / 1000
+        deadline_s = await allowed_s(client, args)
         start = time.monotonic()
 
         async def one(number: int, due_s: float) -> Sent:
@@ -177,8 +207,14 @@ def table(summary: Summary) -> Table:
     for name, value in asdict(summary).items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
-        shown.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+        shown.add_row(name, _shown(value))
     return shown
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -201,8 +237,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser()
     args = arguments.parse_args()
-    if not (args.rate > 0 and args.seconds > 0):
-        arguments.error("--rate and --seconds must be positive")
+    if not (0 < args.rate < math.inf and 0 < args.seconds < math.inf):
+        arguments.error("--rate and --seconds must be positive and finite")
     try:
         sent, elapsed_s = asyncio.run(load(args))
     except httpx.HTTPError as error:

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from diffusion_edge.cli import app
+from tests.answering import answering, behind_a_dead_proxy
 
 
 def run(*arguments: str | Path) -> Result:
@@ -292,3 +293,24 @@ def test_names_that_are_not_known_are_told_before_anything_starts(
         assert result.exit_code == 1, result.output
         assert f"{config}, line " in result.stderr
         assert said in result.stderr
+
+
+def test_a_server_on_this_machine_is_asked_without_the_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    behind_a_dead_proxy(monkeypatch)
+    with answering('{"plan": "cloud:20"}') as url:
+        result = run("plan", "a red circle", "--url", url, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"plan": "cloud:20"}
+
+
+def test_another_machine_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy of this network answers for it."""
+    behind_a_dead_proxy(monkeypatch)
+    with answering('{"plan": "edge:20"}') as proxy:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy)
+        result = run("plan", "a red circle", "--url", "http://edge.invalid:8000", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"plan": "edge:20"}

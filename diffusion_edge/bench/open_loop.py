@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Send = Callable[[int], Awaitable[bool]]
 """Sends request number i and waits for its answer; whether it was the picture."""
@@ -41,10 +41,15 @@ def bursty(rate: float, seconds: float, rng: random.Random, burst: int) -> list[
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least `share` of the values do not exceed."""
-    if not values:
+    """The smallest value that at least `share` of the values do not exceed.
+
+    None without values, and where they are too few for a tail: above a half, a quantile that no
+    value exceeds would only be the largest by another name.
+    """
+    rank = math.ceil(share * len(values))
+    if not values or (share > 0.5 and rank == len(values)):
         return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    return sorted(values)[max(0, rank - 1)]
 
 
 async def drive(send: Send, due: Sequence[float]) -> list[Sent]:
@@ -61,16 +66,25 @@ async def drive(send: Send, due: Sequence[float]) -> list[Sent]:
 
 @dataclass(frozen=True)
 class Bisection:
-    """The highest rate that holds, known to lie between `low` and `high`; the middle is taken by
-    ratio."""
+    """A search between `low` and `high` for the highest rate that holds; the middle is taken by
+    ratio.
+
+    holds: the highest rate that was seen to hold, None where none was. fails: the lowest that was
+    seen not to.
+    """
 
     low: float
     high: float
+    holds: float | None = None
+    fails: float | None = None
 
     @property
     def rate(self) -> float:
-        return math.sqrt(self.low * self.high)
+        """The next to try."""
+        low = self.low if self.holds is None else self.holds
+        high = self.high if self.fails is None else self.fails
+        return math.sqrt(low * high)
 
     def after(self, holds: bool) -> Bisection:
         """With what a probe at `rate` showed."""
-        return Bisection(self.rate, self.high) if holds else Bisection(self.low, self.rate)
+        return replace(self, holds=self.rate) if holds else replace(self, fails=self.rate)

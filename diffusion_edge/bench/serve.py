@@ -11,6 +11,7 @@ import base64
 import datetime
 import io
 import json
+import math
 import os
 import random
 import tempfile
@@ -67,6 +68,7 @@ FEW_STEPS = 4
 PAIRS = 60
 SETTLE_S = 0.1
 """Before each of a pair, for what the other one leaves on the cores: OpenMP's threads spin on."""
+TAIL = 0.95
 LEVELS = 1
 """Of 255, by which a value of a picture may differ: both sides round the same floats."""
 TIMEOUT_S = 300.0
@@ -130,7 +132,7 @@ def measure(task: Task, tell: Callable[[str], None]) -> ServeReport:
         ),
         limit_s=bench.limit_s,
         sustained=tuple(
-            Sustained(name, search.low, search.high)
+            Sustained(name, search.holds, search.fails)
             for name in names
             if (search := bench.found[name].search) is not None
         ),
@@ -289,15 +291,15 @@ class Bench:
         return self._drive(arm, bursty(rate, self._task.seconds, rng, BURST))
 
     def search(self, arm: Arm, capacity: float, limit_s: float) -> Bisection:
-        """For the rate at which every request is answered and p95 stays below the limit."""
+        """For the highest rate that is sustained. A probe that sends nothing shows nothing."""
         low, high = (share * capacity for share in RANGE)
         search = Bisection(low, high)
         for probe in range(PROBES):
             self._tell(f"  probe {probe + 1} of {PROBES}: {search.rate:.2f} a second")
             rng = random.Random(f"{self._task.seed} sustained {probe}")
             sent = self._drive(arm, poisson(search.rate, self._task.seconds, rng))
-            p95 = quantile([one.latency_s for one in sent], 0.95) or 0.0
-            search = search.after(bool(sent) and all(one.ok for one in sent) and p95 < limit_s)
+            if sent:
+                search = search.after(sustains(sent, limit_s))
         return search
 
     def _pairs(self, arm: Arm) -> list[tuple[float, float]]:
@@ -320,7 +322,7 @@ class Bench:
     def _one(self, arm: Arm, asked: Asked) -> tuple[bytes, float]:
         """The picture and its seconds. Raises UnequalArm where there is none."""
         began = time.perf_counter()
-        png = self._runner.run(_awaited(arm.ask(asked)))
+        png = self._runner.run(_answer(arm, asked))
         took_s = time.perf_counter() - began
         if png is None:
             raise UnequalArm(f"{arm.name!r} gave no picture for {asked}")
@@ -329,10 +331,7 @@ class Bench:
     def _drive(self, arm: Arm, due: Sequence[float]) -> list[Sent]:
         async def send(number: int) -> bool:
             asked = self.mixed[number % len(self.mixed)]
-            try:
-                return await arm.ask(replace(asked, seed=self._task.seed + number)) is not None
-            except httpx.HTTPError:
-                return False
+            return await _answer(arm, replace(asked, seed=self._task.seed + number)) is not None
 
         return self._runner.run(drive(send, due))
 
@@ -343,8 +342,12 @@ def settled(measured: Callable[[], float]) -> float:
     return measured()
 
 
-async def _awaited(work: Awaitable[bytes | None]) -> bytes | None:
-    return await work
+async def _answer(arm: Arm, asked: Asked) -> bytes | None:
+    """The PNG, or None where the server gave none or was lost."""
+    try:
+        return await arm.ask(asked)
+    except httpx.HTTPError:
+        return None
 
 
 def _pixels(png: bytes) -> np.ndarray[Any, Any]:
@@ -354,24 +357,35 @@ def _pixels(png: bytes) -> np.ndarray[Any, Any]:
 # ---------------------------------------------------------------------------- what it comes to
 
 
+def sustains(sent: Sequence[Sent], limit_s: float) -> bool:
+    """Every request is answered, and TAIL of them within the limit, however few there are."""
+    in_time = sum(one.latency_s < limit_s for one in sent)
+    return all(one.ok for one in sent) and in_time >= TAIL * len(sent)
+
+
 def unloaded(arm: str, seconds: Sequence[float]) -> Unloaded:
-    return Unloaded(arm, median(seconds), quantile(seconds, 0.95) or 0.0, mean(seconds))
+    return Unloaded(arm, median(seconds), quantile(seconds, TAIL), mean(seconds))
 
 
 def loaded(kind: Kind, arm: str, rate: float, rounds: Sequence[Sequence[Sent]]) -> Loaded:
-    by_round = [[one.latency_s for one in each if one.ok] for each in rounds]
-    latencies = [latency_s for each in by_round for latency_s in each]
-    sent = sum(map(len, rounds))
+    sent = [one for each in rounds for one in each]
     return Loaded(
         kind=kind,
         arm=arm,
         rate_per_s=rate,
-        sent=sent,
-        failed=sent - len(latencies),
-        p50_s=quantile(latencies, 0.5),
-        p95_s=quantile(latencies, 0.95),
-        p95_by_round_s=tuple(quantile(each, 0.95) for each in by_round),
+        sent=len(sent),
+        failed=sum(not one.ok for one in sent),
+        p50_s=percentile(sent, 0.5),
+        p95_s=percentile(sent, TAIL),
+        p95_by_round_s=tuple(percentile(each, TAIL) for each in rounds),
     )
+
+
+def percentile(sent: Sequence[Sent], share: float) -> float | None:
+    """Of the latencies; a failed request took longer than any. None where it is such a one's, and
+    where the requests are too few."""
+    found = quantile([one.latency_s if one.ok else math.inf for one in sent], share)
+    return None if found == math.inf else found
 
 
 def overhead(what: str, pairs_s: Sequence[tuple[float, float]]) -> Overhead:
@@ -381,6 +395,6 @@ def overhead(what: str, pairs_s: Sequence[tuple[float, float]]) -> Overhead:
         served_s=median(served for served, _ in pairs_s),
         bare_s=median(bare for _, bare in pairs_s),
         difference_s=median(differences),
-        lowest_s=quantile(differences, 0.25) or 0.0,
-        highest_s=quantile(differences, 0.75) or 0.0,
+        lowest_s=quantile(differences, 0.25),
+        highest_s=quantile(differences, 0.75),
     )

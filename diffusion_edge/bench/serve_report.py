@@ -25,17 +25,21 @@ PATIENCE = 3.0
 
 @dataclass(frozen=True)
 class Unloaded:
-    """An arm's latencies, one request after the other."""
+    """An arm's latencies, one request after the other. p95_s: None of too few requests."""
 
     arm: str
     p50_s: float
-    p95_s: float
+    p95_s: float | None
     mean_s: float
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An arm's latencies under a load of a fixed mean rate, of all rounds and by round."""
+    """An arm's latencies under a load of a fixed mean rate, of all rounds and by round.
+
+    A failed request counts as longer than any. A percentile is None where it is a failed one's,
+    and of too few requests.
+    """
 
     kind: str
     arm: str
@@ -49,24 +53,33 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Sustained:
-    """The highest rate that held in a bisection, and the lowest that did not."""
+    """The highest rate that held in a bisection, None where no probe did, and the lowest that did
+    not, None where every probe held."""
 
     arm: str
-    holds_per_s: float
-    fails_per_s: float
+    holds_per_s: float | None
+    fails_per_s: float | None
+
+    def times(self, first: Sustained) -> float | None:
+        """As high as the first arm's. None unless both were found: each between two probes."""
+        if self.holds_per_s is None or first.holds_per_s is None:
+            return None
+        if self.fails_per_s is None or first.fails_per_s is None:
+            return None
+        return self.holds_per_s / first.holds_per_s
 
 
 @dataclass(frozen=True)
 class Overhead:
     """One request through the server against the bare engine: medians, and of the differences of
-    pairs the median and the quartiles."""
+    pairs the median and the quartiles, None of too few pairs."""
 
     what: str
     served_s: float
     bare_s: float
     difference_s: float
-    lowest_s: float
-    highest_s: float
+    lowest_s: float | None
+    highest_s: float | None
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,7 @@ def targets(report: ServeReport) -> tuple[Target | Cost, ...]:
             f"rate sustained with p95 below {PATIENCE:g}x the unloaded latency",
             2.0,
             2.5,
-            report.sustained[ours].holds_per_s / report.sustained[0].holds_per_s,
+            report.sustained[ours].times(report.sustained[0]),
         ),
         Cost(
             "HTTP, routing and Ray over the bare engine, one request, p50",
@@ -173,7 +186,7 @@ def page_lines(report: ServeReport) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for row in report.unloaded:
         yield (
-            f"| {row.arm} | float32 | {seconds(row.p50_s)} | {seconds(row.p95_s)} | "
+            f"| {row.arm} | float32 | {seconds(row.p50_s)} | {_seconds(row.p95_s)} | "
             f"{seconds(row.mean_s)} | {report.worst_levels[row.arm]} of 255 levels |"
         )
     for kind, told in (
@@ -190,20 +203,19 @@ def page_lines(report: ServeReport) -> Iterator[str]:
         yield "| arm | precision | sent | failed | p50 | p95 | by round | p95, times the first |"
         yield "|---|---|---|---|---|---|---|---|"
         for load in loads:
-            ratio = _ratio(load.p95_s, loads[0].p95_s)
+            times = _times(_ratio(load.p95_s, loads[0].p95_s))
             rounds = ", ".join(map(_seconds, load.p95_by_round_s))
             yield (
                 f"| {load.arm} | float32 | {load.sent} | {load.failed} | {_seconds(load.p50_s)} | "
-                f"{_seconds(load.p95_s)} | {rounds} | {'-' if ratio is None else f'{ratio:.2f}'} |"
+                f"{_seconds(load.p95_s)} | {rounds} | {times} |"
             )
     yield from ("", f"**Rate sustained with p95 below {seconds(report.limit_s)}**", "")
     yield "| arm | precision | holds at | fails at | times the first |"
     yield "|---|---|---|---|---|"
     for found in report.sustained:
-        times = found.holds_per_s / report.sustained[0].holds_per_s
         yield (
-            f"| {found.arm} | float32 | {found.holds_per_s:.2f}/s | {found.fails_per_s:.2f}/s | "
-            f"{times:.2f} |"
+            f"| {found.arm} | float32 | {_rate(found.holds_per_s)} | {_rate(found.fails_per_s)} | "
+            f"{_times(found.times(report.sustained[0]))} |"
         )
     over = report.overhead
     yield from ("", f"**One request alone through the server, {over.what}**", "")
@@ -213,7 +225,7 @@ def page_lines(report: ServeReport) -> Iterator[str]:
     yield f"| the bare engine, in one process | float32 | {seconds(over.bare_s)} |"
     yield (
         f"| difference of pairs (quartiles) | float32 | {seconds(over.difference_s)} "
-        f"({seconds(over.lowest_s)} to {seconds(over.highest_s)}) |"
+        f"({_seconds(over.lowest_s)} to {_seconds(over.highest_s)}) |"
     )
 
 
@@ -226,6 +238,14 @@ def _figures(target: Target | Cost) -> tuple[str, str, str]:
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else seconds(value)
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}/s"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def summary(report: ServeReport) -> Iterator[str]:

@@ -353,16 +353,18 @@ def _found(thing: Thing, blob: Blob | None) -> Found:
 
 
 def _holds(relation: str, first: Blob | None, second: Blob | None) -> bool:
-    """Left and above: farther that way than aside. Inside: within the other's box and middle."""
+    """Left and above: farther that way than aside, and than the larger one reaches. Inside: within
+    the other's box and middle."""
     if first is None or second is None:
         return False
     right = second.centre[0] - first.centre[0]
     down = second.centre[1] - first.centre[1]
+    reach = max(first.radius, second.radius)
     match relation:
         case "left of":
-            return right > abs(down) and first.box[2] <= second.box[2]
+            return right > max(abs(down), reach) and first.box[2] <= second.box[2]
         case "above":
-            return down > abs(right) and first.box[3] <= second.box[3]
+            return down > max(abs(right), reach) and first.box[3] <= second.box[3]
         case _:
             inner, outer = first.box, second.box
             within = (

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_edge.bench import open_loop
 from diffusion_edge.bench.open_loop import Bisection, bursty, drive, poisson, quantile
+from tests.fakes import FakeClock
 
 
 def test_arrivals_are_poisson() -> None:
@@ -29,8 +32,16 @@ def test_arrivals_are_poisson() -> None:
 
 def test_quantiles() -> None:
     values = [3.0, 1.0, 2.0, 4.0]
-    assert [quantile(values, q) for q in (0.25, 0.5, 0.75, 0.99)] == [1.0, 2.0, 3.0, 4.0]
+    assert [quantile(values, q) for q in (0.25, 0.5, 0.75)] == [1.0, 2.0, 3.0]
     assert quantile([], 0.5) is None
+    assert quantile([7.0], 0.5) == 7.0
+
+
+@pytest.mark.parametrize(("share", "fewest"), [(0.75, 4), (0.9, 10), (0.95, 20), (0.99, 100)])
+def test_a_tail_of_few_values_is_not_their_maximum(share: float, fewest: int) -> None:
+    values = [float(i) for i in range(1, fewest + 1)]
+    assert quantile(values, share) == fewest - 1
+    assert quantile(values[:-1], share) is None
 
 
 def test_bursts_come_at_once_and_keep_the_mean_rate() -> None:
@@ -41,7 +52,7 @@ def test_bursts_come_at_once_and_keep_the_mean_rate() -> None:
     assert len(set(times)) == len(times) / 4
 
 
-async def test_a_slow_answer_holds_nothing_back_and_counts_from_when_it_was_due() -> None:
+async def test_a_slow_answer_holds_nothing_back() -> None:
     """The first is answered only when the last has been sent."""
     all_sent = asyncio.Event()
 
@@ -58,10 +69,55 @@ async def test_a_slow_answer_holds_nothing_back_and_counts_from_when_it_was_due(
     assert refused.latency_s < slow.latency_s
 
 
+class LateClock(FakeClock):
+    """Wakes who sleeps a second too late, as a busy client does."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds + 1.0)
+
+
+async def test_a_latency_counts_from_when_the_request_was_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither from the start of the load (6 s) nor from when it was sent (3 s)."""
+    clock = LateClock()
+    start, sent_at = clock.now(), []
+    monkeypatch.setattr(open_loop, "time", SimpleNamespace(monotonic=clock.now))
+    monkeypatch.setattr(
+        open_loop, "asyncio", SimpleNamespace(sleep=clock.sleep, gather=asyncio.gather)
+    )
+
+    async def send(number: int) -> bool:
+        sent_at.append(clock.now() - start)
+        clock.advance(3.0)
+        return True
+
+    (one,) = await drive(send, [2.0])
+    assert sent_at == [3.0]
+    assert (one.due_s, one.latency_s) == (2.0, 4.0)
+
+
+# ---------------------------------------------------------------------------- the search
+
+
 @given(st.floats(0.31, 2.9))
 def test_a_search_closes_in_on_the_rate_that_holds(truth: float) -> None:
     search = Bisection(0.3, 3.0)
     for _ in range(20):
         search = search.after(search.rate <= truth)
-    assert search.low <= truth <= search.high
-    assert search.high / search.low < 1.0001
+    assert search.holds is not None
+    assert search.fails is not None
+    assert search.holds <= truth <= search.fails
+    assert search.fails / search.holds < 1.0001
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_an_end_of_the_range_is_no_finding(holds: bool) -> None:
+    """Only rates that were tried are reported."""
+    search, tried = Bisection(0.3, 3.0), []
+    for _ in range(5):
+        tried.append(search.rate)
+        search = search.after(holds)
+    assert search.holds == (max(tried) if holds else None)
+    assert search.fails == (None if holds else min(tried))
+    assert 0.3 < min(tried) <= max(tried) < 3.0

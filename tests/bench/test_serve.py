@@ -8,12 +8,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from diffusion_edge.bench import serve
+from diffusion_edge.bench.open_loop import Sent
 from diffusion_edge.bench.report import NOT_MEASURED, Machine
 from diffusion_edge.bench.serve import OURS_OFF, STOCK, STOCK_EACH, Arm, Bench, Task
 from diffusion_edge.bench.serve_report import (
@@ -61,8 +63,8 @@ def test_the_whole_of_it(
 # ---------------------------------------------------------------------------- without servers
 
 
-def a_bench(family: Path, runner: asyncio.Runner) -> Bench:
-    task = Task(load_card(family), "cloud", steps=4, seconds=0.05, rounds=2, seed=0)
+def a_bench(family: Path, runner: asyncio.Runner, seconds: float = 0.05) -> Bench:
+    task = Task(load_card(family), "cloud", steps=4, seconds=seconds, rounds=2, seed=0)
     return Bench(task, runner, lambda line: None)
 
 
@@ -123,11 +125,73 @@ def test_a_rate_with_failures_does_not_hold(tiny_family: Path) -> None:
         return None
 
     with asyncio.Runner() as runner:
-        bench = a_bench(tiny_family, runner)
+        bench = a_bench(tiny_family, runner, seconds=0.1)
         stock = bench.search(painting("stock", 0), capacity=200.0, limit_s=30.0)
         ours = bench.search(Arm("ours", ask), capacity=200.0, limit_s=30.0)
-    assert stock.low > ours.high
-    assert ours.low == pytest.approx(0.3 * 200)
+    assert (stock.fails, ours.holds) == (None, None)  # neither end of the range was tried
+    assert stock.holds == pytest.approx(200 * 3.0 / 10 ** (1 / 2**5))
+    assert ours.fails == pytest.approx(200 * 0.3 * 10 ** (1 / 2**5))
+
+
+def test_a_probe_that_sends_nothing_shows_nothing(tiny_family: Path) -> None:
+    with asyncio.Runner() as runner:
+        bench = a_bench(tiny_family, runner)
+        search = bench.search(painting("stock", 0), capacity=1e-6, limit_s=30.0)
+    assert (search.holds, search.fails) == (None, None)
+
+
+def a_load(*latencies_s: float, failed: int = 0) -> list[Sent]:
+    answered = [Sent(0.0, latency_s, True) for latency_s in latencies_s]
+    return [*answered, *[Sent(0.0, 0.001, False)] * failed]
+
+
+def test_a_rate_holds_while_one_in_twenty_is_late() -> None:
+    assert serve.sustains(a_load(*[1.0] * 19, 5.0), 3.0)
+    assert not serve.sustains(a_load(*[1.0] * 18, 5.0, 5.0), 3.0)
+    assert not serve.sustains(a_load(*[1.0] * 18, 5.0), 3.0)
+    assert not serve.sustains(a_load(3.0), 3.0)  # the limit itself is late
+    assert not serve.sustains(a_load(*[1.0] * 100, failed=1), 3.0)
+
+
+def test_a_failed_request_took_longer_than_any() -> None:
+    """An arm that refuses half of its load is not the faster for it."""
+    good, bad = [float(i) for i in range(1, 21)], [1.0] * 10
+    whole = serve.loaded("poisson", "ours", 2.0, [a_load(*good), a_load(*good)])
+    assert (whole.sent, whole.failed) == (40, 0)
+    assert (whole.p50_s, whole.p95_s, whole.p95_by_round_s) == (10.0, 19.0, (19.0, 19.0))
+    some = serve.loaded("poisson", "ours", 2.0, [a_load(*good), a_load(*good[:19], failed=1)])
+    assert (some.sent, some.failed) == (40, 1)
+    assert (some.p50_s, some.p95_s, some.p95_by_round_s) == (10.0, 19.0, (19.0, 19.0))
+    half = serve.loaded("poisson", "ours", 2.0, [a_load(*bad, failed=15)])
+    assert (half.sent, half.failed, half.p50_s, half.p95_s) == (25, 15, None, None)
+    none = serve.loaded("poisson", "ours", 2.0, [a_load(failed=3), []])
+    assert (none.sent, none.failed, none.p50_s, none.p95_by_round_s) == (3, 3, None, (None, None))
+
+
+def test_the_tail_of_few_requests_is_not_told() -> None:
+    few = serve.unloaded("ours", [1.0, 2.0, 6.0])
+    assert (few.p50_s, few.p95_s, few.mean_s) == (2.0, None, 3.0)
+    assert serve.unloaded("ours", [*[1.0] * 18, 3.0, 9.0]).p95_s == 3.0
+
+
+def test_the_overhead_is_of_pairs() -> None:
+    pairs = [(0.3, 0.1), (0.5, 0.4), (0.9, 0.5), (0.6, 0.1)]
+    found = serve.overhead("ddim 4", pairs)
+    assert found.served_s == pytest.approx(0.55)
+    assert found.bare_s == pytest.approx(0.25)
+    assert found.difference_s == pytest.approx(0.3)
+    assert (found.lowest_s, found.highest_s) == (pytest.approx(0.1), pytest.approx(0.4))
+
+
+def test_an_arm_that_is_lost_is_told_in_a_sentence(tiny_family: Path) -> None:
+    async def ask(asked: Asked) -> bytes:
+        raise httpx.ConnectError("refused")
+
+    with asyncio.Runner() as runner:
+        bench = a_bench(tiny_family, runner)
+        with pytest.raises(UnequalArm, match="'ours' gave no picture"):
+            bench.levels(Arm("ours", ask))
+        assert not any(one.ok for one in bench.load(Arm("ours", ask), "poisson", 200.0, 0))
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
@@ -188,3 +252,27 @@ def test_an_arm_without_an_answer_has_no_ratio() -> None:
     report = replace(report, loads=silent)
     assert targets(report)[0].reached == NOT_MEASURED
     assert "| - |" in "\n".join(page_lines(report))
+
+
+@pytest.mark.parametrize(
+    ("arm", "found"),
+    [
+        (STOCK, Sustained(STOCK, None, 0.32)),
+        (STOCK, Sustained(STOCK, 2.9, None)),
+        (OURS, Sustained(OURS, None, 0.32)),
+        (OURS, Sustained(OURS, 2.9, None)),
+        (OURS, Sustained(OURS, None, None)),
+    ],
+)
+def test_a_rate_that_was_not_found_is_not_compared(arm: str, found: Sustained) -> None:
+    """Where every probe held, or none: the end of the range is no result."""
+    report = a_report()
+    sustained = tuple(found if each.arm == arm else each for each in report.sustained)
+    report = replace(report, sustained=sustained)
+    rate = targets(report)[1]
+    assert rate.reached == NOT_MEASURED
+    holds, fails = (
+        "-" if value is None else f"{value:.2f}/s"
+        for value in (found.holds_per_s, found.fails_per_s)
+    )
+    assert f"| {arm} | float32 | {holds} | {fails} | - |" in list(page_lines(report))

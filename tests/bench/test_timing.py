@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from diffusion_edge.bench.timing import check_equal, interleaved, rows, turned
+from diffusion_edge.bench.timing import check_equal, interleaved, rows, turned, worst_of
 from diffusion_edge.errors import UnequalArm
 
 
@@ -48,5 +48,17 @@ def test_the_worst_error_is_told_above_the_bound() -> None:
     assert check_equal("ours", {"a": 1e-6, "b": 2e-6}) == 2e-6
     with pytest.raises(UnequalArm, match=r"'ours' differs .* by 3\.0e-05 \(b;"):
         check_equal("ours", {"a": 1e-6, "b": 3e-5})
-    with pytest.raises(UnequalArm, match=r"by nan \(a;"):
-        check_equal("ours", {"a": math.nan, "b": 1.0})
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_an_error_that_is_no_number_is_the_worst_wherever_it_stands(place: int) -> None:
+    errors = [1e-6, 1.0]
+    errors.insert(place, math.nan)
+    assert worst_of(errors) == place
+    with pytest.raises(UnequalArm, match=rf"by nan \({'abc'[place]};"):
+        check_equal("ours", dict(zip("abc", errors, strict=True)))
+
+
+def test_the_bound_itself_is_equal() -> None:
+    assert check_equal("ours", {"a": 1e-5}) == 1e-5
+    assert check_equal("ours", {"a": 2.0}, 2.0) == 2.0

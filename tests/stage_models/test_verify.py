@@ -211,6 +211,19 @@ def test_side_by_side_in_the_wrong_direction_is_wrong() -> None:
     assert not above.relations[0]
 
 
+@pytest.mark.parametrize(
+    ("relation", "aside", "down"),
+    [("left of", 1, 0), ("left of", 6, 2), ("above", 0, 1), ("above", 1, 5)],
+)
+def test_off_the_middle_of_what_holds_it_is_not_beside_it(
+    relation: str, aside: int, down: int
+) -> None:
+    things = (Thing("star", "red", "small"), Thing("ring", "blue", "large"))
+    caption = Caption(things, (relation,), "white")
+    scene = Scene(caption, ("small", "large"), ((32 - aside, 32 - down), (32, 32)))
+    assert right(verify(caption, scenes.draw(scene)), but=("relation",))
+
+
 # ---------------------------------------------------------------------------- wholly wrong
 
 
