@@ -37,7 +37,6 @@ class Table:
     input_scale: float32 (N,); the denoiser sees x times this.
     timesteps: float32 (N,)
     initial_scale: what unit noise is multiplied by to start.
-    cut_before: whether a hand-off may precede a step.
     stochastic: whether any step adds noise.
     """
 
@@ -45,7 +44,6 @@ class Table:
     input_scale: Tensor
     timesteps: Tensor
     initial_scale: float
-    cut_before: tuple[bool, ...]
     stochastic: bool
 
     @property
@@ -74,7 +72,6 @@ def build_table(solver: str, schedule: Schedule) -> Table:
         input_scale=torch.tensor(scales, dtype=torch.float64).float(),
         timesteps=torch.tensor(schedule.timesteps, dtype=torch.float64).float(),
         initial_scale=schedule.initial_scale,
-        cut_before=(True,) * schedule.steps,
         stochastic=bool(weights[:, :, NOISE].any()),
     )
 

@@ -139,7 +139,7 @@ def run(home: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[st
     """The command line in a process of its own, whose hub is at `url` and keeps files in `home`."""
     known = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     return subprocess.run(
-        [sys.executable, "-m", "diffusion_edge.cli", "models", *arguments],
+        [sys.executable, "-m", "diffusion_edge", "models", *arguments],
         env=known | {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         text=True,

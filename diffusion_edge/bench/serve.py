@@ -151,7 +151,7 @@ def _server(name: str, task: Task, runner: asyncio.Runner, cores: int) -> Iterat
             folder = closing.enter_context(tempfile.TemporaryDirectory())
             path = Path(folder) / "bench.yaml"
             path.write_text(json.dumps(_config(task, _OURS[name], cores)))
-            started = running("diffusion_edge.cli", ["serve", str(path)])
+            started = running("diffusion_edge", ["serve", str(path)])
             ask = _ask_ours
         else:
             replicas, threads = (1, cores) if name == STOCK else (cores, 1)

@@ -9,13 +9,13 @@ from typing import Any
 
 from ray import serve
 
+from diffusion_edge.api.board import Board
+from diffusion_edge.api.carriage import carriage
+from diffusion_edge.api.gate import App, Gate
 from diffusion_edge.config import Settings, family_folder
 from diffusion_edge.families.card import FamilyCard, load_card
 from diffusion_edge.routing.codecs import codec_table
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.serve.board import Board
-from diffusion_edge.serve.carriage import carriage
-from diffusion_edge.serve.gate import App, Gate
 from diffusion_edge.sites.ray import RayTransport
 from diffusion_edge.types import StageStatus
 
@@ -28,8 +28,8 @@ class Ingress:
         self, settings: Settings, handles: Mapping[str, Any]
     ) -> None:
         # Here and not above: the process that deploys has no need of torch.
-        from diffusion_edge.serve.api import create_app
-        from diffusion_edge.serve.service import Service
+        from diffusion_edge.api.http import create_app
+        from diffusion_edge.api.service import Service
 
         folder = family_folder(settings.family)
         card = load_card(folder)

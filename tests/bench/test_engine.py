@@ -16,7 +16,7 @@ from diffusion_edge.bench.isolated import Arm, relative
 from diffusion_edge.bench.report import ENGINE_MARKS, NOT_MEASURED
 from diffusion_edge.bench.stock import StockPipeline
 from diffusion_edge.bench.workload import mixed
-from diffusion_edge.cli import app
+from diffusion_edge.commands.app import app
 from diffusion_edge.errors import ConfigError, EdgeError
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family

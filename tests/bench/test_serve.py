@@ -30,7 +30,7 @@ from diffusion_edge.bench.serve_report import (
 )
 from diffusion_edge.bench.servers import running
 from diffusion_edge.bench.workload import Asked
-from diffusion_edge.cli import app
+from diffusion_edge.commands.app import app
 from diffusion_edge.errors import EdgeError, UnequalArm
 from diffusion_edge.families.card import load_card
 
@@ -197,7 +197,7 @@ def test_an_arm_that_is_lost_is_told_in_a_sentence(tiny_family: Path) -> None:
 def test_a_server_that_does_not_start_says_why() -> None:
     with (
         pytest.raises(EdgeError, match=r"did not start; it said: .*no folder"),
-        running("diffusion_edge.cli", ["serve", "no folder at all.yaml"]),
+        running("diffusion_edge", ["serve", "no folder at all.yaml"]),
     ):
         pass
 

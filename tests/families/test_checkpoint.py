@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from diffusion_edge.bench.stock import StockPipeline
-from diffusion_edge.cli import app
+from diffusion_edge.commands.app import app
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families import hub
 from diffusion_edge.families.card import load_card

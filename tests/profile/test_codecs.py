@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from diffusion_edge.cli import app
+from diffusion_edge.commands.app import app
 from diffusion_edge.engine.run import run_last_span, run_span
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import load_card

@@ -43,7 +43,7 @@ class Server:
 
     def __init__(self, config: Path, port: int, *options: str, **env: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "diffusion_edge.cli", "serve", str(config)]
+        command = [sys.executable, "-m", "diffusion_edge", "serve", str(config)]
         self.process = subprocess.Popen(
             [*command, "--port", str(port), *options],
             stdout=subprocess.PIPE,

@@ -13,8 +13,7 @@ from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.serve.machine import Machine, completed, gpu_share
 from diffusion_edge.types import Link
-
-from .fakes import CARD, settings
+from tests.api.fakes import CARD, settings
 
 OPEN = load_config(REPOSITORY / "serve_configs" / "machine.yaml").settings
 

@@ -17,6 +17,10 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from diffusion_edge.api.board import Board
+from diffusion_edge.api.carriage import Carriage, carriage
+from diffusion_edge.api.http import create_app
+from diffusion_edge.api.service import Service
 from diffusion_edge.config import Settings
 from diffusion_edge.engine.stepper import Entry
 from diffusion_edge.engine.worker import Worker
@@ -24,14 +28,9 @@ from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, read
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.serve.api import create_app
-from diffusion_edge.serve.board import Board
-from diffusion_edge.serve.carriage import Carriage, carriage
-from diffusion_edge.serve.service import Service
 from diffusion_edge.sites.local import LocalTransport
 from diffusion_edge.types import Event, ImageRequest, StageStatus, Times
-
-from .fakes import settings
+from tests.api.fakes import settings
 
 PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
 
@@ -222,7 +221,7 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
             await real(entry)
 
         monkeypatch.setattr(workers[name]._stepper, "take", take)
-    monkeypatch.setattr("diffusion_edge.serve.service.PATIENCE", 1000.0)
+    monkeypatch.setattr("diffusion_edge.api.service.PATIENCE", 1000.0)
     _, ours = await pictures(api, diffusion_edge=options)
     assert ours["deadline_met"] is False
     assert any("the deadline of 0.0005 s was missed" in told for told in ours["warnings"])
@@ -235,7 +234,7 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
         assert due == times.due
     assert sites.packets["edge"].left.due < sites.packets["cloud"].left.due
 
-    monkeypatch.setattr("diffusion_edge.serve.service.PATIENCE", 0.0)
+    monkeypatch.setattr("diffusion_edge.api.service.PATIENCE", 0.0)
     response = await api.post("/v1/images/generations", json=PROMPT | {"diffusion_edge": options})
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "deadline_exceeded"

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusion_edge.config import Defaults, read_text
-from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.profile.command import (
+from diffusion_edge.commands.arguments import (
     LAST_SEED,
     FamilyArgument,
     family_folder,
     prompts_of,
 )
+from diffusion_edge.config import Defaults, read_text
+from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing.codecs import FILE
 from diffusion_edge.types import MAX_STEPS
 
@@ -62,7 +62,7 @@ def codecs(
 
     card = load_card(family_folder(family))
     found = load_metric(metric or card.metric)
-    texts, source = prompts_of(found, prompts, captions or (None if prompts else MANY), seed)
+    texts, source = prompts_of(found, prompts, captions, seed, MANY)
     written = out or card.root / FILE
     for file in (written, page):
         if not file.parent.is_dir():

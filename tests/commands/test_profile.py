@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from diffusion_edge.cli import app
+from diffusion_edge.commands.app import app
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
 from diffusion_edge.profile import grid, measure, metric, plots
@@ -262,7 +262,7 @@ def test_without_matplotlib_people_are_told(folder: Path, monkeypatch: pytest.Mo
 def test_the_server_never_imports_a_metric() -> None:
     """Nor matplotlib: what serves has no use for what measures."""
     code = (
-        "import sys, diffusion_edge.serve.ingress, diffusion_edge.serve.api;"
+        "import sys, diffusion_edge.serve.ingress, diffusion_edge.api.http;"
         "sys.exit(any(m.startswith(('diffusion_edge.profile', 'stage_models', 'matplotlib'))"
         " for m in sys.modules))"
     )

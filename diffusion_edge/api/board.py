@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from diffusion_edge.serve.carriage import Carriage
+from diffusion_edge.api.carriage import Carriage
 from diffusion_edge.types import ImageRequest, Link, StageStatus, Tier, View
 
 log = logging.getLogger(__name__)

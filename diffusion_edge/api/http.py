@@ -19,6 +19,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_edge import __version__
+from diffusion_edge.api import answers
+from diffusion_edge.api.png import Made, encode
+from diffusion_edge.api.schema import ImagesBody, OutputFormat, parse
+from diffusion_edge.api.service import GenerationResult, Service
 from diffusion_edge.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -30,10 +34,6 @@ from diffusion_edge.errors import (
     UnknownModel,
     UnsupportedMediaType,
 )
-from diffusion_edge.serve import answers
-from diffusion_edge.serve.png import Made, encode
-from diffusion_edge.serve.schema import ImagesBody, OutputFormat, parse
-from diffusion_edge.serve.service import GenerationResult, Service
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 64 * 1024

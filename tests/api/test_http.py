@@ -17,14 +17,13 @@ import httpx
 import pytest
 from PIL import Image
 
+from diffusion_edge.api import http as api
+from diffusion_edge.api.http import MAX_BODY_BYTES, create_app
+from diffusion_edge.api.png import encode
+from diffusion_edge.api.service import Service
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.serve import api
-from diffusion_edge.serve.api import MAX_BODY_BYTES, create_app
-from diffusion_edge.serve.png import encode
-from diffusion_edge.serve.service import Service
-
-from .fakes import (
+from tests.api.fakes import (
     BY_RULE,
     CARD,
     RULE,

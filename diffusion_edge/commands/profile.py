@@ -1,30 +1,26 @@
-"""The commands `profile` and `plots`. Torch and matplotlib are imported when they are needed."""
+"""The command `profile`. Torch is imported when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusion_edge.config import read_text
-from diffusion_edge.errors import ConfigError, InvalidRequest
+from diffusion_edge.commands.arguments import (
+    LAST_SEED,
+    FamilyArgument,
+    family_folder,
+    prompts_of,
+)
+from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.types import MAX_STEPS
 
 if TYPE_CHECKING:
-    from diffusion_edge.families.card import FamilyCard
-    from diffusion_edge.profile.metric import Metric
     from diffusion_edge.routing.quality import QualityTable
 
-LAST_SEED = 2**63
-"""Of a first image; a generator takes seeds up to 2**64 - 1, and there are more images."""
 MANY = 256
 """Prompts where neither the number nor a file is given."""
-
-FamilyArgument = Annotated[
-    Path, typer.Argument(help="The family's folder, or its name in stage_models.")
-]
 
 
 def profile(
@@ -55,7 +51,7 @@ def profile(
 
     card = load_card(family_folder(family))
     found = load_metric(metric or card.metric)
-    lines, source = prompts_of(found, prompts, captions, seed)
+    lines, source = prompts_of(found, prompts, captions, seed, MANY)
     asked = sorted({resolved_steps(card.defaults.solver, n) for n in steps or (10, 20)})
     task = Task(card, fingerprint(card), found, lines, source, tuple(asked), seed)
     written = out or card.root / "quality.json"
@@ -76,64 +72,6 @@ def profile(
     kept.unlink()
     for line in (f"{written}: {len(done.rows)} plans, {len(lines)} prompts", *summary(done)):
         typer.echo(line)
-
-
-def plots(
-    family: FamilyArgument,
-    page: Annotated[Path, typer.Option(help="A Markdown page; plots go beside it.")] = Path(
-        "docs/quality.md"
-    ),
-) -> None:
-    """Draw a family's quality table, and write what it says into a page."""
-    from diffusion_edge.families.card import load_card
-    from diffusion_edge.profile.plots import write_page
-    from diffusion_edge.routing.quality import QualityTable
-
-    if not page.parent.is_dir():
-        raise InvalidRequest(f"{page}: there is no folder {page.parent}")
-    card = load_card(family_folder(family))
-    table = QualityTable.read(card.root / "quality.json")
-    for file in write_page(table, page, _command(card, table)):
-        typer.echo(str(file))
-
-
-def _command(card: FamilyCard, table: QualityTable) -> str:
-    """The command that measures such a table."""
-    from diffusion_edge.schedule import resolved_steps
-
-    words = [f"diffusion-edge profile {card.name} --captions {table.captions} --seed {table.seed}"]
-    extra = int(resolved_steps(table.solver, 2) - 2)
-    words += [f"--steps {steps - extra}" for steps in sorted({sum(r.steps) for r in table.rows})]
-    if table.metric != card.metric:
-        words.append(f"--metric {table.metric}")
-    if table.prompts != table.metric:
-        words.append(f"--prompts {table.prompts}")
-    return " ".join(words)
-
-
-def family_folder(family: Path) -> Path:
-    """The folder itself, or the one of that name in stage_models."""
-    named = Path("stage_models") / family
-    beside = not (family / "family.yaml").exists() and (named / "family.yaml").exists()
-    return named if beside else family
-
-
-def prompts_of(
-    metric: Metric, file: Path | None, count: int | None, seed: int
-) -> tuple[Sequence[str], str]:
-    """The prompts and where they came from. Raises InvalidRequest if there are too few."""
-    if file is not None:
-        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-        if len(lines) < max(2, count or 0):
-            raise InvalidRequest(f"{file} has {len(lines)} prompts, not {max(2, count or 0)}")
-        return lines[:count], file.name
-    if metric.prompts is None:
-        raise ConfigError(
-            f"metric {metric.name!r} has no prompts of its own: give a file of them, one a line, "
-            "with --prompts",
-            key="metric",
-        )
-    return metric.prompts(count or MANY, seed), metric.name
 
 
 def summary(table: QualityTable) -> list[str]:

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diffusion_edge.api.service import Service
 from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.codecs import codecs_by_step
-from diffusion_edge.serve.service import Service
 from diffusion_edge.types import (
     Accepted,
     Done,

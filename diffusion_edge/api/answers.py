@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from diffusion_edge.api.schema import OutputFormat
+from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.routing.policies import POLICIES
-from diffusion_edge.serve.schema import OutputFormat
-from diffusion_edge.serve.service import Emulation, GenerationResult, Service
 from diffusion_edge.types import Choice, ImageRequest, Plan, StageStatus, View
 
 Json = dict[str, Any]

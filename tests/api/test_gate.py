@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from diffusion_edge.serve.gate import Gate
+from diffusion_edge.api.gate import Gate
 
 
 class SlowApp:

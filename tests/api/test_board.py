@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from diffusion_edge.serve import board as module
-from diffusion_edge.serve.board import Board
-from diffusion_edge.serve.carriage import Carriage
+from diffusion_edge.api import board as module
+from diffusion_edge.api.board import Board
+from diffusion_edge.api.carriage import Carriage
 from diffusion_edge.types import ImageRequest, Link, StageStatus
 from tests.fakes import FakeClock
 

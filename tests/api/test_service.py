@@ -2,11 +2,10 @@ import asyncio
 
 import pytest
 
+from diffusion_edge.api.service import Service
 from diffusion_edge.errors import ConfigError, DeadlineExceeded, NoPlan, QueueFull, StageLost
-from diffusion_edge.serve.service import Service
 from diffusion_edge.types import Accepted, Event, Plan
-
-from .fakes import (
+from tests.api.fakes import (
     FakeBoard,
     FakeTransport,
     failing,

@@ -17,14 +17,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from diffusion_edge.api.resolve import image_request
+from diffusion_edge.api.schema import ImagesBody
 from diffusion_edge.config import Settings
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.errors import ConfigError, DeadlineExceeded, InvalidRequest, StageLost
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.serve.resolve import image_request
-from diffusion_edge.serve.schema import ImagesBody
 from diffusion_edge.types import (
     Choice,
     Done,

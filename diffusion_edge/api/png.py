@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_edge import __version__
-from diffusion_edge.serve.schema import OutputFormat
+from diffusion_edge.api.schema import OutputFormat
 from diffusion_edge.types import ImageRequest, Picture, Plan
 
 # The names that other tools show for the same step rules.

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from diffusion_edge.cli import app
+from diffusion_edge.commands.app import app
 from tests.answering import answering, behind_a_dead_proxy
 
 
@@ -25,7 +25,8 @@ def generate(tiny_family: Path, out: Path, *more: str) -> Result:
 
 def test_help_names_the_commands_and_imports_neither_torch_nor_ray() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from diffusion_edge.cli import app;"
+        "import sys; from typer.testing import CliRunner;"
+        "from diffusion_edge.commands.app import app;"
         "print(CliRunner().invoke(app, ['--help']).output);"
         "sys.exit(any(m in sys.modules for m in ('torch', 'ray', 'diffusers', 'httpx', 'numpy')))"
     )
@@ -248,7 +249,7 @@ def test_plan_without_a_server_says_so() -> None:
 
 
 def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> None:
-    shipped = Path(__file__).parent.parent / "serve_configs"
+    shipped = Path(__file__).parents[2] / "serve_configs"
     for config in sorted(shipped.glob("*.yaml")):
         result = run("check", config)
         assert result.exit_code == 0, result.output
@@ -284,7 +285,7 @@ def test_names_that_are_not_known_are_told_before_anything_starts(
 ) -> None:
     """`serve` refuses the same file with the same words."""
     config = tmp_path / "config.yaml"
-    shipped = Path(__file__).parent.parent / "serve_configs" / "local.yaml"
+    shipped = Path(__file__).parents[2] / "serve_configs" / "local.yaml"
     text = shipped.read_text()
     assert old in text
     config.write_text(text.replace(old, new, 1))

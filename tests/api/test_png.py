@@ -4,10 +4,9 @@ import json
 import pytest
 from PIL import Image
 
-from diffusion_edge.serve.png import Made, encode, parameters
+from diffusion_edge.api.png import Made, encode, parameters
 from diffusion_edge.types import Plan
-
-from .fakes import fake_picture, request
+from tests.api.fakes import fake_picture, request
 
 PLAN = Plan.parse("cloud:8,edge:12", "cheapest")
 

@@ -11,11 +11,10 @@ import openai
 import pytest
 from PIL import Image
 
+from diffusion_edge.api.http import create_app
+from diffusion_edge.api.service import Service
 from diffusion_edge.errors import QueueFull
-from diffusion_edge.serve.api import create_app
-from diffusion_edge.serve.service import Service
-
-from .fakes import failing, fake_picture, service
+from tests.api.fakes import failing, fake_picture, service
 
 
 def connected(made: Service) -> openai.AsyncOpenAI:

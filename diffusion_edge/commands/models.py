@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffusion_edge.commands.arguments import family_folder
 from diffusion_edge.errors import ConfigError, EdgeError
-from diffusion_edge.profile.command import family_folder
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard

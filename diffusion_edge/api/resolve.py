@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from diffusion_edge.api.schema import MAX_STEPS, EdgeOptions, ImagesBody
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import (
     InvalidPlan,
@@ -16,7 +17,6 @@ from diffusion_edge.families.sizes import parse_size
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.room import too_many
 from diffusion_edge.schedule import check, resolved_steps
-from diffusion_edge.serve.schema import MAX_STEPS, EdgeOptions, ImagesBody
 from diffusion_edge.types import ImageRequest, Plan
 
 OURS = "diffusion_edge"

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from diffusion_edge.cli import app
+from diffusion_edge.commands.app import app
 from tests.fakehub import FakeHub, run, serving
 from tests.tiny import STAGES
 

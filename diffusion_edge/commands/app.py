@@ -1,0 +1,78 @@
+"""The command line. Torch and Ray are imported by the commands that need them, not here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from typing import Any
+
+import typer
+
+from diffusion_edge.commands import (
+    bench,
+    check,
+    codecs,
+    generate,
+    models,
+    plan,
+    plots,
+    profile,
+    serve,
+)
+from diffusion_edge.errors import EdgeError
+
+
+@contextmanager
+def errors_for_people() -> Iterator[None]:
+    """An EdgeError, or a file that cannot be read or written, ends the command with a sentence and
+    status 1; anything else is a bug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except EdgeError as error:
+        typer.secho(f"error: {error.message}", fg="red", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.secho(f"error: {error.filename}: {error.strerror}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+def add(group: typer.Typer, name: str, command: Callable[..., Any]) -> None:
+    group.command(name)(errors_for_people()(command))
+
+
+def group(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+app = group("Images from a diffusion model whose steps run on device, edge and cloud.")
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "serve": serve.serve,
+    "check": check.check,
+    "generate": generate.generate,
+    "plan": plan.plan,
+    "profile": profile.profile,
+    "plots": plots.plots,
+    "codecs": codecs.codecs,
+}
+for name, command in COMMANDS.items():
+    add(app, name, command)
+
+of_models = group("The models of a family: list, check, pull.")
+add(of_models, "list", models.listing)
+add(of_models, "check", models.check)
+add(of_models, "pull", models.pull)
+app.add_typer(of_models, name="models")
+
+of_bench = group("Measure speed against the stock pipeline.")
+add(of_bench, "engine", bench.engine)
+add(of_bench, "serve", bench.serve)
+app.add_typer(of_bench, name="bench")

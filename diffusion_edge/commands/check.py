@@ -1,0 +1,22 @@
+"""The command `check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(config: Annotated[Path, typer.Argument(help="A file of serve_configs/.")]) -> None:
+    """Check a config file strictly: unknown keys, names and values, parts that do not agree."""
+    from diffusion_edge.config import family_folder, load_config
+    from diffusion_edge.families.card import load_card
+    from diffusion_edge.serve.launch import with_stages
+    from diffusion_edge.serve.names import check_names
+
+    given = load_config(config).settings
+    check_names(given, load_card(family_folder(given.family)), config)
+    stages = with_stages(given).stages
+    source = "" if given.stages else f", one for each model of {given.family}"
+    typer.echo(f"{config}: good; stages {', '.join(stages)}{source}")

@@ -1,0 +1,48 @@
+"""The command `plots`. Matplotlib is imported when it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffusion_edge.commands.arguments import FamilyArgument, family_folder
+from diffusion_edge.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from diffusion_edge.families.card import FamilyCard
+    from diffusion_edge.routing.quality import QualityTable
+
+
+def plots(
+    family: FamilyArgument,
+    page: Annotated[Path, typer.Option(help="A Markdown page; plots go beside it.")] = Path(
+        "docs/quality.md"
+    ),
+) -> None:
+    """Draw a family's quality table, and write what it says into a page."""
+    from diffusion_edge.families.card import load_card
+    from diffusion_edge.profile.plots import write_page
+    from diffusion_edge.routing.quality import QualityTable
+
+    if not page.parent.is_dir():
+        raise InvalidRequest(f"{page}: there is no folder {page.parent}")
+    card = load_card(family_folder(family))
+    table = QualityTable.read(card.root / "quality.json")
+    for file in write_page(table, page, _command(card, table)):
+        typer.echo(str(file))
+
+
+def _command(card: FamilyCard, table: QualityTable) -> str:
+    """The command that measures such a table."""
+    from diffusion_edge.schedule import resolved_steps
+
+    words = [f"diffusion-edge profile {card.name} --captions {table.captions} --seed {table.seed}"]
+    extra = int(resolved_steps(table.solver, 2) - 2)
+    words += [f"--steps {steps - extra}" for steps in sorted({sum(r.steps) for r in table.rows})]
+    if table.metric != card.metric:
+        words.append(f"--metric {table.metric}")
+    if table.prompts != table.metric:
+        words.append(f"--prompts {table.prompts}")
+    return " ".join(words)
