@@ -3,17 +3,21 @@
 #              of stage_models/ or a folder. `diffusion-edge models pull sd15` fetches it first.
 # make test    the whole suite            make check   ruff, mypy --strict, import-linter
 # make theorem the table of docs/theorem.md, measured anew
+# make mutants small wrong changes to the core against its tests, a sample of 200; goes on where it was
+#              stopped. MINUTES=10 PROCESSES=2 make mutants does a piece of it. docs/tests.md
 # Each makes the environment in $(VENV) if need be. PORT=9000 make serve moves the endpoint.
 
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
 FAMILY ?=
+MINUTES ?=
+PROCESSES ?= 1
 CONFIG ?= serve_configs/$(if $(FAMILY),machine,local).yaml
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test theorem check format clean
+.PHONY: serve test theorem mutants check format clean
 
 serve: $(VENV)/.core
 	@exec $(BIN)/diffusion-edge serve $(CONFIG) --port $(PORT) $(if $(FAMILY),--family $(FAMILY))
@@ -23,6 +27,9 @@ test: $(VENV)/.dev
 
 theorem: $(VENV)/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.theorem
+
+mutants: $(VENV)/.mutants
+	@$(BIN)/python -m tests.mutants --processes $(PROCESSES) $(if $(MINUTES),--minutes $(MINUTES))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -46,4 +53,8 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.core
 	$(PIP) -e ".[test,check,docs]"
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.dev
+	$(PIP) -e ".[mutants]"
 	@touch $@

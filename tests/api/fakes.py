@@ -84,7 +84,7 @@ class FakeBoard:
                 queue_s=2.5 if name in self.full else 0.0,
                 queued=stage.capacity if name in self.full else 0,
                 capacity=stage.capacity,
-                step_s={CELLS: {1: stage.emulate.step_s}},
+                step_s={CELLS: {1: stage.emulate.step_s if stage.emulate else 0.05}},
                 encode_s=0.01,
                 decode_s={CELLS: 0.01},
                 resident_bytes=1,
@@ -92,7 +92,7 @@ class FakeBoard:
                 reaches=self.reaches.get(name),
             )
             for name, stage in self.settings.stages.items()
-            if stage.emulate and name not in self.dead
+            if name not in self.dead
         }
 
     def view(self, request: ImageRequest) -> View:

@@ -87,7 +87,7 @@ async def test_a_larger_picture_is_predicted_to_take_longer_and_given_up_later()
     assert made.plan(large).predicted_s > 2 * made.plan(small).predicted_s
     for asked in (small, large):
         await made.generate(asked)
-    first, second = (packet["until"] for packet in transport.packets)
+    first, second = (packet["give_up"] for packet in transport.packets)
     assert 2 < second - first < 10
 
 
