@@ -305,7 +305,7 @@ def with_defaults(card: FamilyCard, **changes: object) -> FamilyCard:
 
 def write_card(card: FamilyCard, count: int, seed: int) -> None:
     """Measures what the model card says, and writes it there; and the grid beside it."""
-    fewer, fewest, large = max(4, count // 4), max(4, count // 8), max(card.sizes.squares)
+    fewer, some, large = max(4, count // 4), max(4, 2 * count // 5), max(card.sizes.squares)
     kinds = (
         (
             f"{count} held-out captions, half of one thing, half of two",
@@ -326,9 +326,9 @@ def write_card(card: FamilyCard, count: int, seed: int) -> None:
             ALONE,
         ),
         (
-            f"{fewest} held-out captions of one and two things, {large}x{large} (`--size`)",
+            f"{some} held-out captions of one and two things, {large}x{large} (`--size`)",
             with_defaults(card, size=large),
-            Kind(fewest, seed),
+            Kind(some, seed),
             LARGE_PLANS,
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,19 @@ def build_vae() -> AutoencoderTiny:
         decoder_block_out_channels=channels,
         num_encoder_blocks=(1, 2, 3, 3),
         num_decoder_blocks=(3, 3, 2, 1),
+        latent_channels=LATENT_CHANNELS,
+        scaling_factor=1.0,
+    )
+
+
+def build_preview() -> AutoencoderTiny:
+    """A small decoder for the same latents, of the kind that is called TAESD; its encoder is idle
+    and as small as can be."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(1,) * 4,
+        decoder_block_out_channels=(20,) * 4,
+        num_encoder_blocks=(0,) * 4,
+        num_decoder_blocks=(2, 1, 0, 0),
         latent_channels=LATENT_CHANNELS,
         scaling_factor=1.0,
     )
@@ -124,23 +138,33 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def save(module: Any, folder: Path) -> None:
-    """Half precision on disk (relative rounding 5e-4), loaded as float32; at most 12 MB a file."""
-    copy.deepcopy(module).half().save_pretrained(folder, max_shard_size="12MB")
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config.pop("_name_or_path", None)  # where the weights were resumed from, on this machine
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    """Half precision on disk (relative rounding 5e-4), loaded as float32; at most 12 MB a file.
+
+    Files are put in place whole, so that another process can read the folder at any time.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+        copy.deepcopy(module).half().save_pretrained(fresh, max_shard_size="12MB")
+        path = Path(fresh) / "config.json"
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where the weights were resumed from, on this machine
+        path.write_text(json.dumps(config, indent=2) + "\n")
+        folder.mkdir(exist_ok=True)
+        for file in Path(fresh).iterdir():
+            file.replace(folder / file.name)
 
 
 def save_family(modules: Mapping[str, nn.Module], tokenizer: PreTrainedTokenizerFast) -> None:
-    """Three folders that a stock pipeline loads; what they share is stored once and linked.
+    """Folders that a stock pipeline loads; what they share is stored once and linked.
 
-    modules: the text encoder as `text`, and a denoiser by tier. The VAE is saved on its own.
+    modules: a denoiser by tier, and the text encoder as `text` if it is among what has learned.
+    The VAE is saved on its own.
     """
     tokenizer.save_pretrained(SHARED / "tokenizer")
-    save(modules["text"], SHARED / "text_encoder")
     build_scheduler().save_pretrained(SHARED / "scheduler")
-    for tier in TIERS:
+    if "text" in modules:
+        save(modules["text"], SHARED / "text_encoder")
+    for tier in [tier for tier in TIERS if tier in modules]:
         save(modules[tier], ROOT / tier / "transformer")
         for part in ("tokenizer", "text_encoder", "scheduler", "vae"):
             link = ROOT / tier / part

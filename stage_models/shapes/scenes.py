@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
@@ -21,7 +21,9 @@ from PIL import Image, ImageDraw
 CANVAS = 64
 GRID = 16
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+Rgb = tuple[int, int, int]
+
+COLOURS: dict[str, Rgb] = {
     "red": (226, 32, 40),
     "orange": (255, 140, 0),
     "yellow": (255, 228, 30),
@@ -58,6 +60,8 @@ WORDS = tuple(
 RING_HOLE = 0.6
 _GAP = 1.0
 _OVERSAMPLE = 4
+_APART = 80.0
+"""Least distance, in RGB, of the colours of a recoloured scene."""
 
 
 @dataclass(frozen=True)
@@ -194,18 +198,33 @@ def _agrees(
             return holds and caption.things[j].shape in CONTAINERS and (ax, ay) == (bx, by)
 
 
-def draw(scene: Scene, size: int = CANVAS) -> Image.Image:
-    """The scene as an RGB image of size x size pixels, antialiased."""
+def draw(scene: Scene, size: int = CANVAS, colours: Mapping[str, Rgb] = COLOURS) -> Image.Image:
+    """The scene as an RGB image of size x size pixels, antialiased; `colours` by name."""
     scale = size * _OVERSAMPLE / CANVAS
-    ground = COLOURS[scene.caption.background]
+    ground = colours[scene.caption.background]
     image = Image.new("RGB", (size * _OVERSAMPLE, size * _OVERSAMPLE), ground)
     pen = ImageDraw.Draw(image)
     order = sorted(range(len(scene.sizes)), key=lambda i: -RADII[scene.sizes[i]])
     for i in order:
         thing, (x, y) = scene.caption.things[i], scene.centres[i]
         radius = RADII[scene.sizes[i]] * scale
-        _stroke(pen, thing.shape, x * scale, y * scale, radius, COLOURS[thing.colour], ground)
+        _stroke(pen, thing.shape, x * scale, y * scale, radius, colours[thing.colour], ground)
     return image.resize((size, size), Image.Resampling.BOX)
+
+
+def recoloured(rng: random.Random, scene: Scene) -> dict[str, Rgb]:
+    """Any colours for the scene's names, apart from each other and, for every thing, from the
+    colours that its shape is held out of."""
+    found: dict[str, Rgb] = {}
+    shapes = {thing.colour: thing.shape for thing in scene.caption.things}
+    for name in (scene.caption.background, *shapes):
+        kept_from = [COLOURS[colour] for colour, shape in HELD_OUT if shape == shapes.get(name)]
+        while True:
+            colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+            if all(math.dist(colour, other) > _APART for other in [*found.values(), *kept_from]):
+                break
+        found[name] = colour
+    return found
 
 
 def silhouette(shape: str, radius: float, offset: tuple[float, float], size: int) -> Image.Image:
