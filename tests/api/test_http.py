@@ -249,6 +249,23 @@ async def test_guidance_may_differ_by_stage() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("plan", "quality", "carried_out"),
+    [("far:20", 1.0, "far:20"), ("cloud:20", 0.7, "cloud:20@1"), (None, 1.0, "far:20")],
+)
+async def test_quality_and_guidance_are_the_model_s_whatever_its_stage_is_called(
+    plan: str | None, quality: float, carried_out: str
+) -> None:
+    """Premises: the stage `cloud` runs the model `edge`, and another one the model `cloud`."""
+    stages = {name: stage.model_dump() for name, stage in CARD.stages.items()}
+    stages["edge"]["guidance"] = 1.0
+    card = FamilyCard.model_validate(CARD.model_dump() | {"stages": stages})
+    named = {"far": {"tier": "cloud", "model": "cloud"}, "cloud": {"tier": "edge", "model": "edge"}}
+    made = service(card=card, stages=named, links=[])
+    told = (await post(ours(plan=plan), made, "/v1/plan")).json()
+    assert (told["plan"], told["quality"]) == (carried_out, pytest.approx(quality))
+
+
 async def test_the_runner_up_has_its_models_own_guidance() -> None:
     stages = {
         name: stage.model_dump() | {"guidance": own}
