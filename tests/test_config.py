@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffusion_edge.config import REPOSITORY, family_folder, load_config, read_settings
+from diffusion_edge.config import REPOSITORY, Settings, family_folder, load_config, read_settings
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
 from diffusion_edge.types import Link
@@ -141,6 +141,25 @@ def test_links_hold_in_both_directions() -> None:
     assert links[("device", "cloud")] == links[("cloud", "device")] == Link(2500000.0, 0.025)
     assert set(settings.emulated_links("edge")) == {"device", "cloud"}
     assert load_config(CONFIGS / "lan.yaml").settings.emulated_links("edge") == {}
+
+
+@pytest.mark.parametrize(
+    ("stage", "link", "told"),
+    [(False, False, False), (True, False, True), (False, True, True), (True, True, True)],
+)
+def test_one_stated_figure_of_a_stage_or_a_link_makes_it_an_emulation(
+    stage: bool, link: bool, told: bool
+) -> None:
+    cloud = {"tier": "cloud", "model": "cloud"}
+    stated = cloud | ({"emulate": {"step_s": 0.1}} if stage else {})
+    settings = Settings.model_validate(
+        {
+            "family": "shapes",
+            "stages": {"one": cloud, "other": stated},
+            "links": [{"between": ["one", "other"], "bytes_per_s": 1e6, "emulate": link}],
+        }
+    )
+    assert settings.emulates is told
 
 
 def test_a_family_folder_is_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

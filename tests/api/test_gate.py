@@ -65,6 +65,26 @@ async def test_at_the_limit_what_still_runs_is_ended_and_told() -> None:
         assert await gate.drain(30.0) == 0
 
 
+async def test_at_the_limit_an_answer_that_has_begun_is_not_followed_by_another_one() -> None:
+    begun, sent = asyncio.Event(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    gate = Gate(app)
+    scope = {"type": "http", "path": "/v1/images/generations"}
+    running = asyncio.create_task(gate(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
+    await begun.wait()
+    assert await gate.drain(0.01) == 1
+    await running
+    assert [message["status"] for message in sent] == [200]
+
+
 async def test_who_holds_back_half_a_body_holds_up_no_end() -> None:
     app, sent = SlowApp(), []
     gate = Gate(app)

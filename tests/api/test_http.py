@@ -9,8 +9,9 @@ import json
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from diffusion_edge.api.png import encode
 from diffusion_edge.api.service import Service
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.types import Event, Plan
 from tests.api.fakes import (
     BY_RULE,
     CARD,
@@ -170,6 +172,28 @@ async def test_every_field_at_its_neutral_value() -> None:
     assert (await post(GOOD | nothing)).status_code == 200
 
 
+@pytest.mark.parametrize("path", [GENERATE, "/v1/plan"])
+async def test_a_zero_is_a_value(path: str) -> None:
+    """Of seed, guidance and floor, each of which would be something else if it were left out."""
+    zeros = GOOD | {"seed": 0, "guidance_scale": 0, "diffusion_edge": {"quality_floor": 0}}
+    body = (await post(zeros, path=path)).json()
+    told = body.get("diffusion_edge", body)
+    assert (told["seed"], told["guidance_scale"], told["quality_floor"]) == (0, 0, 0)
+    assert [span["guidance_scale"] for span in told["spans"]] == [0] * len(told["spans"])
+    assert told["plan"] == "device:20"  # the cheapest of all, which no other floor admits
+
+
+async def test_guidance_of_zero_is_a_plan_s_or_a_model_s_own() -> None:
+    stages = {name: stage.model_dump() for name, stage in CARD.stages.items()}
+    stages["edge"]["guidance"] = 0.0
+    stages["cloud"]["guidance"] = 3.0
+    card = FamilyCard.model_validate(CARD.model_dump() | {"stages": stages})
+    asked = ours(plan="cloud:8@0,edge:6,device:6") | {"guidance_scale": 5}
+    told = (await post(asked, service(card=card))).json()["diffusion_edge"]
+    assert told["plan"] == "cloud:8@0,edge:6@0,device:6"
+    assert [span["guidance_scale"] for span in told["spans"]] == [0.0, 0.0, 5.0]
+
+
 async def test_seed_and_size_and_format() -> None:
     body = (await post(GOOD | {"size": "96x96", "output_format": "webp"})).json()
     assert body["diffusion_edge"]["seed"] == 1234
@@ -223,6 +247,78 @@ async def test_guidance_may_differ_by_stage() -> None:
         span["guidance_scale"] == (1.0 if span["stage"] == "edge" else 4.0)
         for span in elastic["spans"]
     )
+
+
+@pytest.mark.parametrize(
+    ("plan", "quality", "carried_out"),
+    [("far:20", 1.0, "far:20"), ("cloud:20", 0.7, "cloud:20@1"), (None, 1.0, "far:20")],
+)
+async def test_quality_and_guidance_are_the_model_s_whatever_its_stage_is_called(
+    plan: str | None, quality: float, carried_out: str
+) -> None:
+    """Premises: the stage `cloud` runs the model `edge`, and another one the model `cloud`."""
+    stages = {name: stage.model_dump() for name, stage in CARD.stages.items()}
+    stages["edge"]["guidance"] = 1.0
+    card = FamilyCard.model_validate(CARD.model_dump() | {"stages": stages})
+    named = {"far": {"tier": "cloud", "model": "cloud"}, "cloud": {"tier": "edge", "model": "edge"}}
+    made = service(card=card, stages=named, links=[])
+    told = (await post(ours(plan=plan), made, "/v1/plan")).json()
+    assert (told["plan"], told["quality"]) == (carried_out, pytest.approx(quality))
+
+
+async def test_the_runner_up_has_its_models_own_guidance() -> None:
+    stages = {
+        name: stage.model_dump() | {"guidance": own}
+        for (name, stage), own in zip(CARD.stages.items(), (1.0, 2.0, 3.0), strict=True)
+    }
+    card = FamilyCard.model_validate(CARD.model_dump() | {"stages": stages})
+    told = (await post(GOOD, service(card=card), "/v1/plan")).json()
+    for text in (told["plan"], told["runner_up"]["plan"]):
+        spans = Plan.parse(text).spans
+        own = {"device": 1.0, "edge": 2.0, "cloud": 3.0}
+        assert [span.guidance for span in spans] == [own[span.stage] for span in spans]
+
+
+@pytest.mark.parametrize(("deadline_ms", "takes_s"), [(5000, 5.5), (5000, 4.5), (1, 0.0)])
+async def test_whether_an_answer_is_late_is_told_by_what_it_took(
+    deadline_ms: float, takes_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by what was predicted, which is about a second."""
+    now = [100.0]
+
+    class Taking(FakeTransport):
+        def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
+            now[0] += takes_s
+            return super().run(stage, packet)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: 0.0)
+    monkeypatch.setattr("diffusion_edge.api.service.time", clock)
+    told = (await post(ours(deadline_ms=deadline_ms), service(Taking()))).json()["diffusion_edge"]
+    late = takes_s > deadline_ms / 1000
+    assert 0.5 < told["predicted_s"] < 4.5
+    assert (told["seconds"], told["deadline_met"]) == (takes_s, not late)
+    missed = [f"the deadline of {deadline_ms / 1000:g} s was missed by 0.50 s"]
+    assert told["warnings"] == (missed if late else [])
+
+
+async def test_two_at_once_get_what_each_asked_for() -> None:
+    gate = asyncio.Event()
+    transport = FakeTransport(gate=gate, expected=3)
+    asked = (
+        GOOD | {"seed": 3, "n": 2},
+        {"prompt": "a blue square", "seed": 9, "size": "96x96", "output_format": "webp"},
+    )
+    async with client(service(transport)) as http:
+        posts = [asyncio.create_task(http.post(GENERATE, json=body)) for body in asked]
+        await transport.all_started.wait()
+        gate.set()
+        small, large = [await answer for answer in posts]
+    found = [[rgb(item["b64_json"]) for item in one.json()["data"]] for one in (small, large)]
+    assert found[0] == [fake_picture(seed, 64, 64).rgb for seed in (3, 4)]
+    assert found[1] == [fake_picture(9, 96, 96).rgb]
+    assert small.headers["x-request-id"] != large.headers["x-request-id"]
+    for one in (small, large):
+        assert one.json()["diffusion_edge"]["request_id"] == one.headers["x-request-id"]
 
 
 async def test_png_says_how_it_was_made() -> None:
@@ -569,6 +665,39 @@ async def test_nobody_sees_a_traceback(caplog: pytest.LogCaptureFixture) -> None
     assert refused(response)["code"] == "internal_error"
     assert "secret" not in response.text
     assert "secret detail" in caplog.text
+
+
+async def test_an_error_after_the_answer_has_begun_begins_no_other_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The server is to break the connection: what it sent is no whole answer."""
+    sent: list[Any] = []
+
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError("in the middle")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError, match="in the middle"):
+        await api.NoTraceback(breaks)(a_post(), asyncio.Event().wait, send)  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert "in the middle" in caplog.text
+
+
+async def test_an_error_that_is_no_request_s_is_not_answered_as_one() -> None:
+    """A server that fails to start has to say so itself."""
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("no start")
+
+    async def send(message: Any) -> None:
+        pytest.fail(f"sent {message}")
+
+    with pytest.raises(RuntimeError, match="no start"):
+        await api.NoTraceback(fails)({"type": "lifespan"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
 
 
 def a_post() -> dict[str, Any]:

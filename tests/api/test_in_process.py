@@ -154,6 +154,16 @@ async def test_a_codec_makes_hops_smaller_and_says_so(api: httpx.AsyncClient, co
         assert smaller["nbytes"] < larger["nbytes"]
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp-2m", "lms"])
+async def test_a_hop_carries_what_was_predicted(api: httpx.AsyncClient, solver: str) -> None:
+    """Also what the solver remembers of earlier steps, each as much as the latent: 1024 bytes."""
+    asked = {"size": "32x32", "solver": solver, "diffusion_edge": {"plan": "cloud:5,edge:5"}}
+    planned = (await api.post("/v1/plan", json=PROMPT | asked)).json()
+    (image,) = (await pictures(api, **asked))[1]["images"]
+    (hop,) = image["hops"]
+    assert abs(hop["nbytes"] - planned["packet_bytes"][5]) < 1024 / 2
+
+
 async def test_images_of_one_request_are_those_of_the_next_seeds(api: httpx.AsyncClient) -> None:
     three, _ = await pictures(api, n=3)
     single = [(await pictures(api, seed=5 + i))[0][0] for i in range(3)]

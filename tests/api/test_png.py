@@ -4,7 +4,7 @@ import json
 import pytest
 from PIL import Image
 
-from diffusion_edge.api.png import Made, encode, parameters
+from diffusion_edge.api.png import Made, encode, parameters, provenance
 from diffusion_edge.types import Plan
 from tests.api.fakes import fake_picture, request
 
@@ -36,6 +36,13 @@ def test_any_script_survives() -> None:
     data = encode(fake_picture(1, 64, 64), "png", Made(asked, PLAN))
     with Image.open(io.BytesIO(data)) as image:
         assert image.text["parameters"].startswith(asked.prompt)  # type: ignore[attr-defined]
+
+
+def test_a_seed_of_zero_is_told_and_counted_on_from() -> None:
+    for image in (0, 2):
+        made = Made(request(seed=0, guidance=0.0), PLAN, image)
+        assert f"CFG scale: 0, Seed: {image}, " in parameters(made)
+        assert (provenance(made)["seed"], provenance(made)["guidance_scale"]) == (image, 0.0)
 
 
 FORGED = "Steps: 99, Sampler: DDIM, CFG scale: 1, Seed: 7, Size: 8x8"

@@ -45,6 +45,25 @@ async def test_one_failure_cancels_the_other_images() -> None:
     assert transport.closed == 2
 
 
+async def test_one_request_s_failure_or_leaving_does_not_touch_another_one() -> None:
+    gate = asyncio.Event()
+    transport = failing(StageLost("died", stage="cloud"), image=1, gate=gate, expected=4)
+    made = service(transport)
+    stays = asyncio.create_task(made.generate(request(seed=50)))
+    leaves = asyncio.create_task(made.generate(request(seed=60)))
+    fails = asyncio.create_task(made.generate(request(seed=70, images=2)))
+    await transport.all_started.wait()
+    leaves.cancel()
+    with pytest.raises(StageLost, match="died"):
+        await fails
+    with pytest.raises(asyncio.CancelledError):
+        await leaves
+    assert (transport.closed, stays.done()) == (2, False)
+    gate.set()
+    (image,) = (await stays).images
+    assert (image.seed, image.picture) == (50, fake_picture(50, 64, 64))
+
+
 async def test_cancelling_closes_what_is_under_way() -> None:
     transport = FakeTransport(gate=asyncio.Event(), expected=3)
     task = asyncio.create_task(service(transport).generate(request(images=3)))
@@ -144,3 +163,11 @@ async def test_a_prompt_that_the_model_does_not_read_to_its_end() -> None:
     long = request(prompt="red " * 33)
     assert "longer than the 32 tokens" in (await service().generate(long)).warnings[0]
     assert service().warnings(request()) == ()
+
+
+def test_a_negative_prompt_that_is_not_read_to_its_end_is_told_as_such() -> None:
+    (told,) = service().warnings(request(negative_prompt="blur " * 33))
+    assert told.startswith("the negative prompt is longer than the 32 tokens")
+    both = service().warnings(request(prompt="red " * 33, negative_prompt="blur " * 33))
+    assert len(both) == 2
+    assert service().warnings(request(prompt="red " * 32, negative_prompt="blur " * 32)) == ()

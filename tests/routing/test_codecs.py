@@ -106,6 +106,20 @@ def test_other_numbers_of_steps_go_by_the_share() -> None:
     assert both.loss("ddim", 40, 20, "int8") == 0.008
 
 
+def test_both_numbers_of_steps_beside_it_have_to_know_the_share() -> None:
+    """14 steps lie between 10 and 20; hand-offs of 10 steps were measured in their middle only."""
+    middle = table(*TABLE.rows, row("ddim", 10, 5, "int8", 0.001))
+    assert middle.loss("ddim", 14, 7, "int8") == 0.008
+    assert middle.loss("ddim", 14, 4, "int8") is None
+    assert middle.smallest("ddim", 14, 4, 1.0) == "bf16"  # of which only 20 steps were measured
+
+
+def test_a_loss_of_nothing_is_a_known_loss() -> None:
+    nothing = table(row("ddim", 20, 10, "bf16", 0.0))
+    assert nothing.loss("ddim", 20, 10, "bf16") == 0.0
+    assert nothing.smallest("ddim", 20, 10, 0.0) == "bf16"
+
+
 def test_what_was_not_measured_is_exact() -> None:
     auto = request(steps=20, solver="euler", codec="auto")
     assert codecs_by_step(auto, TABLE, 1.0) == ("exact",) * 21

@@ -108,7 +108,7 @@ def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> N
     """Two guided rows an image: four images fill the largest pass that pays, six take 1.5 of it."""
     alone = replace(stage("cloud", 0.1, encode_s=0.1, decode_s=0.2), guiding="doubled")
     by_rows = {1: 0.08, 2: 0.1, 4: 0.12, 8: 0.16, 16: 0.4}
-    batching = replace(alone, batches=True, step_s=by_rows)
+    batching = replace(alone, batches=True, step_s={CELLS: by_rows})
 
     def predicted(images: int, status: StageStatus) -> tuple[float, float]:
         return predict_plan(Plan.parse("cloud:20"), request(images=images), view(status))
@@ -122,7 +122,7 @@ def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> N
 
 def test_images_that_come_one_by_one_are_batched_when_all_are_there() -> None:
     edge = stage("edge", 0.1)
-    cloud = replace(stage("cloud", 0.1), batches=True, step_s={1: 0.1, 2: 0.1, 4: 0.1})
+    cloud = replace(stage("cloud", 0.1), batches=True, step_s={CELLS: {1: 0.1, 2: 0.1, 4: 0.1}})
     seen = view(edge, cloud, bytes_per_s=1e12)
     finish_s, _ = predict_plan(Plan.parse("edge:10,cloud:10"), request(images=2), seen)
     assert finish_s == pytest.approx(2 * 10 * 0.1 + 10 * 0.1)

@@ -164,6 +164,45 @@ def test_ties_go_to_the_earlier_finish_then_to_fewer_hops() -> None:
     assert elastic(request(), shuffled, same) == elastic(request(), alike, same)
 
 
+def test_of_plans_as_late_as_each_other_the_cheaper_one_is_taken() -> None:
+    """Premises: no plan is in time; the dearer stage comes first by name."""
+    same = symmetric(device=1.0, edge=1.0, cloud=1.0)
+    alike = view(stage("cloud", 0.1), stage("edge", 0.1))
+    assert str(elastic(request(deadline_s=0.1), alike, same).plan) == "edge:20"
+    dear = replace(alike, price_per_s={"cloud": 1.0, "edge": 4.0})
+    assert str(elastic(request(deadline_s=0.1), dear, same).plan) == "cloud:20"
+
+
+def test_of_the_same_stages_the_earlier_hand_off_is_taken() -> None:
+    """Premises: a hop takes no time, no stage costs anything, and the edge works while the cloud's
+    queue drains: hand-offs from step 5 on end alike; the floor asks for some steps of the cloud."""
+    free = {"device": 0.0, "edge": 0.0, "cloud": 0.0}
+    seen = view(stage("edge", 0.1), stage("cloud", 0.1, queue_s=0.5), prices=free, nbytes=0)
+    choice = elastic(request(quality_floor=0.8, deadline_s=2.0), seen)
+    assert (str(choice.plan), choice.predicted_s) == ("edge:5,cloud:15", 2.0)
+
+
+def test_a_plan_that_ends_at_the_deadline_and_at_the_floor_is_good_enough() -> None:
+    seen = view(stage("edge", 0.1), stage("cloud", 0.05))
+    at_both = elastic(request(deadline_s=2.0, quality_floor=0.7), seen)
+    assert str(at_both.plan) == "edge:20"
+    for changes in ({"deadline_s": 1.999}, {"quality_floor": 0.701}):
+        asked = request(**({"deadline_s": 2.0, "quality_floor": 0.7} | changes))
+        assert steps_on(elastic(asked, seen).plan, "cloud") > 0
+
+
+def test_guidance_of_zero_is_a_model_s_own_guidance() -> None:
+    """It is off, whatever the request says; the request's own zero is off as well."""
+    asked = request(deadline_s=0.001, quality_floor=0.0)
+    seen = view(stage("cloud", 0.1, guided_s=0.2))
+    assert elastic(asked, seen).predicted_s == pytest.approx(4.0)
+    assert elastic(asked, replace(seen, guidance={"cloud": 0.0})).predicted_s == pytest.approx(2.0)
+    assert elastic(replace(asked, guidance=0.0), seen).predicted_s == pytest.approx(2.0)
+    plan = Plan.parse("cloud:20@0")
+    fixed = policy("fixed")(replace(asked, plan=plan), seen, symmetric())
+    assert fixed.predicted_s == pytest.approx(2.0)
+
+
 def test_a_model_with_guidance_of_its_own_is_counted_with_it() -> None:
     """Which stage is the fastest depends on which of them take a second pass."""
     asked = request(deadline_s=0.001, quality_floor=0.0)
@@ -238,6 +277,46 @@ def test_a_full_queue_is_passed_by_or_refused() -> None:
     assert caught.value.retry_after_s == 3.0
     with pytest.raises(QueueFull, match="every stage's queue is full"):
         elastic(request(), view(full))
+
+
+@pytest.mark.parametrize(
+    ("queued", "images", "fits"),
+    [(0, 4, True), (2, 2, True), (3, 1, True), (4, 1, False), (2, 3, False), (1, 4, False)],
+)
+def test_a_queue_may_become_full_but_holds_a_request_whole(
+    queued: int, images: int, fits: bool
+) -> None:
+    """Premises: it holds four; another stage is dearer and always has room."""
+    cheap = stage("edge", 0.05, queued=queued, capacity=4)
+    asked = request(images=images, quality_floor=0.5, deadline_s=99.0)
+    plan = elastic(asked, view(cheap, stage("cloud", 0.05))).plan
+    assert str(plan) == ("edge:20" if fits else "cloud:20")
+    if not fits:
+        with pytest.raises(QueueFull):
+            elastic(asked, view(cheap))
+
+
+def test_come_again_when_the_first_of_the_full_queues_is_free() -> None:
+    """That of a stage which could not hold the request even then does not count."""
+    small, soon, late = (
+        stage("device", 0.4, queue_s=0.5, queued=1, capacity=1),
+        stage("edge", 0.2, queue_s=1.5, queued=8, capacity=8),
+        stage("cloud", 0.05, queue_s=4.0, queued=8, capacity=8),
+    )
+    for seen in (view(small, soon, late), view(late, soon, small)):
+        with pytest.raises(QueueFull, match="every stage's queue is full") as caught:
+            elastic(request(images=2, quality_floor=0.0), seen)
+        assert caught.value.retry_after_s == 1.5
+
+
+def test_come_again_when_the_first_stage_is_free_that_the_floor_needs() -> None:
+    busy = [
+        replace(stage("cloud", 0.05, queue_s=queue_s, queued=32), stage=name)
+        for name, queue_s in (("large-a", 5.0), ("large-b", 2.0), ("large-c", 7.0))
+    ]
+    with pytest.raises(QueueFull, match="full: large-a, large-b, large-c") as caught:
+        elastic(request(), view(stage("edge", 0.2), stage("device", 0.4), *busy))
+    assert caught.value.retry_after_s == 2.0
 
 
 def test_more_images_than_a_stage_ever_holds_are_no_matter_of_waiting() -> None:
@@ -328,6 +407,17 @@ def test_one_tier_only_takes_the_stage_that_is_free_first() -> None:
     )
     assert str(choice.plan) == "cloud:20"
     assert "predicted to miss the deadline of 0.5 s" in choice.reason
+
+
+def test_of_equal_stages_of_a_tier_the_cheaper_and_then_the_first_by_name() -> None:
+    """Premises: all end after 2 s; only one of them works for less than that."""
+    alike = [replace(stage("cloud", 0.1), stage=name) for name in ("c", "b")]
+    brief = replace(stage("cloud", 0.05, queue_s=1.0), stage="z")
+    for order in (alike, alike[::-1]):
+        seen = view(*order)
+        assert str(policy("cloud-only")(request(), seen, symmetric()).plan) == "b:20"
+        seen = view(*order, brief)
+        assert str(policy("cloud-only")(request(), seen, symmetric()).plan) == "z:20"
 
 
 def test_unknown_policy_names_the_known_ones() -> None:

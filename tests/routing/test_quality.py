@@ -75,6 +75,16 @@ def test_an_order_of_three_is_known_by_its_twos_or_by_itself() -> None:
     assert not itself.knows(["cloud", "edge", "cloud", "edge"])
 
 
+def test_an_order_of_three_needs_also_the_two_at_its_ends() -> None:
+    """As much as cloud, edge and edge, device say, nothing is known of cloud and device."""
+    without = [each for each in TABLE.rows if each.stages != ("cloud", "device")]
+    known = table(*without, model=MODEL)
+    assert known.knows(["cloud", "edge"])
+    assert known.knows(["edge", "device"])
+    assert not known.knows(["cloud", "edge", "device"])
+    assert known.relative(Plan.parse("cloud:8,edge:8,device:4")) == 0.0
+
+
 def test_a_family_without_a_table_knows_only_its_reference() -> None:
     unknown = QualityTable.unknown("mine")
     assert unknown.relative(Plan.parse("cloud:20")) == 1.0
