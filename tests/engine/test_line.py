@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diffusion_edge.batching import Sample
+from diffusion_edge.engine.pace import Pace
 from diffusion_edge.engine.run import Trajectory, begin
 from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Together
@@ -84,7 +85,7 @@ async def test_a_rule_that_fails_is_told_to_all_who_wait(monkeypatch: pytest.Mon
     """What decides who steps, and for whom, is work too."""
     async with a_worker() as worker:
 
-        def broken() -> int:
+        def broken(company: Sequence[Sample]) -> int:
             raise ZeroDivisionError("a rule of batching")
 
         with monkeypatch.context() as within:
@@ -101,19 +102,21 @@ def a_stepper() -> Stepper:
     async def step(trajectories: Sequence[Trajectory], rows: int) -> list[Trajectory]:
         return list(trajectories)
 
+    clock = FakeClock()
     return Stepper(
         step,
-        FakeClock(),
+        clock,
         asyncio.Lock(),
         mode="in-flight",
-        rows=lambda: 8,
-        stated_s=lambda rows: None,
+        rows=lambda company: 8,
+        pace=Pace(clock),
+        stated_s=lambda samples: None,
         on_step=lambda *seen: None,
     )
 
 
 def an_entry() -> Entry:
-    return Entry(Sample("alike", 1, 0.0), begin(FakeFamily("edge"), a_packet()), left=1)
+    return Entry(Sample("alike", 1, 0.0, cells=4), begin(FakeFamily("edge"), a_packet()), left=1)
 
 
 def stepping() -> Callable[[], Any]:
@@ -125,7 +128,10 @@ def making() -> Callable[[], Any]:
     async def call(items: Sequence[int]) -> list[int]:
         return list(items)
 
-    made: Together[int, int] = Together(call, FakeClock(), asyncio.Lock(), most=len, stated_s=None)
+    clock = FakeClock()
+    made: Together[int, int] = Together(
+        call, clock, asyncio.Lock(), most=len, pace=Pace(clock), stated_s=lambda items: None
+    )
     return lambda: made.make(1)
 
 
