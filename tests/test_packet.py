@@ -562,7 +562,7 @@ def test_several_tensors_are_not_unfolded_before_their_size_is_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     half = torch.zeros((1, 1, MAX_BYTES // 8 + 1), dtype=torch.int8)
-    parts = {name: half for name in ("latent", "history0")}
+    parts = dict.fromkeys(("latent", "history0"), half)
     scales = {f"{name}.scale": torch.ones(1) for name in parts}
     data = with_tensors(write(a_packet("int8")), parts | scales)
     costs_nothing(monkeypatch)
