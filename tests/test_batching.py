@@ -193,5 +193,16 @@ def test_an_earlier_deadline_goes_first() -> None:
     assert done == {"urgent": 5.0, "calm": 10.0}
 
 
+@pytest.mark.parametrize(
+    ("deadline", "when"),
+    [(None, 7.0 + STRETCH * 4.0), (8.0, 8.0), (0.0, 0.0), (-3.0, -3.0), (99.0, 7.0 + STRETCH * 4)],
+)
+def test_a_deadline_makes_nobody_wait_longer_and_zero_is_one(
+    deadline: float | None, when: float
+) -> None:
+    assert due(7.0, 4.0, deadline, "in-flight") == when
+    assert due(7.0, 4.0, deadline, "reproducible") == when
+
+
 def test_first_come_first_served_when_off() -> None:
     assert due(7.0, 100.0, 8.0, "off") == 7.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.lanes import Lanes, cut
-from diffusion_edge.engine.measure import measure
+from diffusion_edge.engine.measure import REPEATS, measure
 from diffusion_edge.engine.pace import RealClock
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.families.base import Conditioning, Family
@@ -158,6 +159,26 @@ async def test_warm_up_cuts_no_more_than_there_are_threads() -> None:
         assert set(seconds.lanes) == {16 * rows for rows in curve}
         assert set(seconds.lanes.values()) <= allowed
         assert seconds.lanes_for(16, 1) == 1
+
+
+async def test_warm_up_counts_neither_the_first_pass_nor_one_stall() -> None:
+    """Of each number of rows: what is built or read at the first pass is not seen again."""
+    clock, only, passes = FakeClock(), Lanes("test", 1), Counter[int]()
+
+    class Cold(FakeFamily):
+        def predict(
+            self, latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning
+        ) -> Tensor:
+            passes[len(latent)] += 1
+            clock.advance({1: 60.0, 3: 9.0}.get(passes[len(latent)], 0.1))
+            return super().predict(latent, timestep, guidance, c)
+
+    try:
+        seconds = await measure(Cold("edge"), (16,), "ddim", only, clock, 1)
+    finally:
+        only.close()
+    assert set(passes.values()) == {1 + REPEATS}
+    assert [seconds.step(16, rows) for rows in passes] == pytest.approx([0.1] * len(passes))
 
 
 async def test_warm_up_measures_of_other_sizes_what_one_picture_takes(lanes: Lanes) -> None:
