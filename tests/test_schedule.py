@@ -95,3 +95,28 @@ def test_a_shift_is_the_same_by_either_name(solver: str) -> None:
     by_either = [resolve(noise, solver, 12) for noise in (FLOW, SIGMAS_OF_FLOW)]
     assert by_either[0] == by_either[1]
     assert by_either[0] != resolve(FLOW | {"shift": 1.0}, solver, 12)
+
+
+@pytest.mark.parametrize(
+    "rare",
+    [
+        {"shift_terminal": 0.1},
+        {"use_dynamic_shifting": True},
+        {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+        {"use_dynamic_shifting": True, "shift_terminal": 0.1, "max_shift": 2.0},
+        {"num_train_timesteps": 500},
+    ],
+    ids=str,
+)
+def test_rare_flows_have_the_stock_levels(rare: dict[str, Any]) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    noise = FLOW | rare
+    stock = FlowMatchEulerDiscreteScheduler.from_config(noise)
+    stock.set_timesteps(12, mu=module.dynamic_shift(noise, 1024))
+    found = resolve(noise, "flow-euler", 12, tokens=1024)
+    assert found.sigmas == pytest.approx(stock.sigmas.tolist())
+    assert found.timesteps == pytest.approx(stock.timesteps.tolist())
+    assert found.sigmas != resolve(FLOW, "flow-euler", 12).sigmas or found.timesteps[0] == 500
+    if "shift_terminal" in rare:
+        assert found.sigmas[-2] == pytest.approx(0.1, abs=1e-5)
