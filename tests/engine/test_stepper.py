@@ -165,7 +165,7 @@ async def test_a_batch_that_is_too_large_fails_once_and_goes_on_in_smaller_ones(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
         passes = Refusing(worker._family, lambda p, _: p.rows[-1] > most, monkeypatch)
         for seed, events in enumerate(await eight(worker)):
             assert done(events).picture == alone("edge:20", seed=seed)
@@ -175,7 +175,7 @@ async def test_a_batch_that_is_too_large_fails_once_and_goes_on_in_smaller_ones(
 
 async def test_a_failure_that_passes_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda: 8)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
         passes = Refusing(worker._family, lambda p, _: len(p.rows) == 7, monkeypatch)
         assert [len(events) for events in await eight(worker)] == [3] * 8
         assert passes.rows == [8] * 7 + [4, 4] * 14
