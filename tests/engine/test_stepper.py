@@ -188,7 +188,7 @@ async def test_what_fails_by_itself_is_found_and_slows_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda: 18)
+        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 18)
         passes = Refusing(
             worker._family, lambda _, guidance: bool((guidance == 5.0).any()), monkeypatch
         )
