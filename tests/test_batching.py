@@ -16,6 +16,7 @@ from diffusion_edge.batching import (
     best_rows,
     drained_s,
     due,
+    nearest,
     next_batch,
     rows_now,
 )
@@ -42,13 +43,13 @@ def test_a_guided_sample_takes_two_rows_and_the_first_one_always_steps() -> None
 
 
 def test_who_has_failed_in_a_large_pass_is_in_no_such_one_again() -> None:
-    samples = [Sample("k", 1, float(i), most=2 if i == 1 else None) for i in range(5)]
+    samples = [Sample("k", 1, float(i), 4, most=2 if i == 1 else None) for i in range(5)]
     assert next_batch(samples, 8) == [0, 1]
     assert next_batch(samples[1:], 8) == [0, 1]
     assert next_batch(samples, 1) == [0]
-    late = [Sample("k", 1, 9.0, most=2), *samples[2:]]
+    late = [Sample("k", 1, 9.0, 4, most=2), *samples[2:]]
     assert next_batch(late, 8) == [1, 2, 3]
-    assert next_batch([Sample("k", 2, 0.0, most=1)], 8) == [0]
+    assert next_batch([Sample("k", 2, 0.0, 4, most=1)], 8) == [0]
 
 
 rows = st.integers(1, 16)
@@ -119,6 +120,13 @@ def test_larger_passes_are_tried_when_filled_and_rested(
     assert rows_now(FLAT, unit, waiting, most, rested_s) == rows
 
 
+@pytest.mark.parametrize(
+    ("rows", "found"), [(1, 10), (2, 20), (3, 20), (4, 20), (6, 80), (8, 80), (99, 80)]
+)
+def test_what_was_not_measured_is_taken_from_the_size_nearest_to_it(rows: int, found: int) -> None:
+    assert nearest({8: 80, 1: 10, 2: 20}, rows) == found
+
+
 def test_drained_counts_rows_in_full_batches() -> None:
     curve = {1: 1.0, 2: 1.0, 4: 2.0}
     assert best_rows(curve) == 2
@@ -183,6 +191,17 @@ def test_equals_are_served_in_the_order_of_arrival() -> None:
 def test_an_earlier_deadline_goes_first() -> None:
     done = played([Request("calm", 0, 5), Request("urgent", 0, 5, deadline=6.0)])
     assert done == {"urgent": 5.0, "calm": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("deadline", "when"),
+    [(None, 7.0 + STRETCH * 4.0), (8.0, 8.0), (0.0, 0.0), (-3.0, -3.0), (99.0, 7.0 + STRETCH * 4)],
+)
+def test_a_deadline_makes_nobody_wait_longer_and_zero_is_one(
+    deadline: float | None, when: float
+) -> None:
+    assert due(7.0, 4.0, deadline, "in-flight") == when
+    assert due(7.0, 4.0, deadline, "reproducible") == when
 
 
 def test_first_come_first_served_when_off() -> None:

@@ -47,7 +47,7 @@ from diffusion_edge.schedule import (
     resolved_steps,
 )
 from diffusion_edge.solver import history_length
-from diffusion_edge.types import NEVER, Codec, ImageRequest, Plan, Times
+from diffusion_edge.types import NEVER, Codec, ImageRequest, Plan, Span, Times
 from tests.forged import HEAD, Json, body_of, joined, parts_of, seal, with_tensors
 
 SPACE = "ab" * 16
@@ -99,6 +99,27 @@ def test_a_packet_survives_its_bytes() -> None:
 def test_a_new_packet_survives_its_bytes_and_has_the_images_seed() -> None:
     packet = new_packet(a_request(), Plan.parse("cloud:10"), 2, SPACE)
     assert (packet.seed, packet.codec) == (5, "exact")
+    assert same(read(write(packet), SPACE), packet)
+
+
+@pytest.mark.parametrize(("own", "now"), [(None, 4.0), (7.5, 7.5), (1.0, 1.0), (0.0, 0.0)])
+def test_a_span_may_have_guidance_of_its_own_and_none_is_not_zero(
+    own: float | None, now: float
+) -> None:
+    """The request's is 4."""
+    plan = Plan((Span("cloud", 0, 4, own), Span("edge", 4, 10)), ("exact",))
+    packet = read(write(new_packet(a_request(), plan, 0, SPACE)), SPACE)
+    assert packet.plan == plan
+    assert packet.guidance_now == now
+    rest = packet.plan.after_first()
+    assert rest is not None
+    assert replace(packet, plan=rest).guidance_now == 4.0
+
+
+@pytest.mark.parametrize("zero", ["seed", "guidance", "image", "attempt"])
+def test_zero_is_a_value(zero: str) -> None:
+    fields: dict[str, Any] = {"seed": 7, "guidance": 2.0, "image": 3, "attempt": 1, zero: 0}
+    packet = replace(a_packet(), **fields)
     assert same(read(write(packet), SPACE), packet)
 
 
@@ -184,6 +205,21 @@ def test_the_size_is_near_the_prediction(solver: str, shape: tuple[int, ...], co
         assert -300 < over < 450 + uneven, (steps, over)
 
 
+@pytest.mark.parametrize("prompt", ["a" * 5000, "größer, " * 500, "红色的圆" * 300])
+def test_the_prediction_counts_the_bytes_of_both_prompts(prompt: str) -> None:
+    short = a_request()
+    for request in (replace(short, prompt=prompt), replace(short, negative_prompt=prompt)):
+        sizes, predicted = [], []
+        for each in (short, request):
+            packet = replace(
+                a_packet(), prompt=each.prompt, negative_prompt=each.negative_prompt, solver="ddim"
+            )
+            packet = replace(packet, schedule=a_schedule(solver="ddim"), history=())
+            sizes.append(len(write(packet)))
+            predicted.append(predicted_bytes((4, 4, 4), 0, each))
+        assert predicted[1] - predicted[0] == pytest.approx(sizes[1] - sizes[0], abs=16)
+
+
 # ---------------------------------------------------------------------------- wrong bytes
 
 WRONG: dict[str, tuple[Callable[[bytes], bytes], type[PacketError]]] = {
@@ -265,6 +301,23 @@ def test_a_header_too_long_is_not_written() -> None:
     names = tuple(replace(span, stage="\0" * 200) for span in stages.spans)
     with pytest.raises(OversizedPacket, match="in its header"):
         write(replace(packet, plan=replace(stages, spans=names)))
+
+
+def filled(values: int) -> dict[str, Any]:
+    """Fields with a latent and one history tensor of so many values in all."""
+    each = torch.zeros(1).expand(1, 1, values // 2)
+    return {"latent": each, "history": (each,)}
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+def test_all_tensors_together_are_bound_by_what_they_unfold_to(codec: Codec) -> None:
+    with pytest.raises(OversizedPacket, match="as float32"):
+        write(replace(a_packet(codec), **filled(MAX_BYTES // 4 + 2)))
+
+
+def test_tensors_that_just_fit_are_carried() -> None:
+    full = replace(a_packet("int8"), **filled(MAX_BYTES // 4))
+    assert same(read(write(full), SPACE), full)
 
 
 def unfit_tensors(codec: Codec, **parts: torch.Tensor) -> bytes:
@@ -501,6 +554,18 @@ def test_int8_is_not_unfolded_before_its_size_is_checked(monkeypatch: pytest.Mon
     shape = (1, 1, MAX_BYTES // 4 + 1)
     parts = {"latent": torch.zeros(shape, dtype=torch.int8), "latent.scale": torch.ones(1)}
     data = with_tensors(write(a_packet("int8")), parts, history=0)
+    costs_nothing(monkeypatch)
+    with pytest.raises(OversizedPacket):
+        read(data, SPACE)
+
+
+def test_several_tensors_are_not_unfolded_before_their_size_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = torch.zeros((1, 1, MAX_BYTES // 8 + 1), dtype=torch.int8)
+    parts = dict.fromkeys(("latent", "history0"), half)
+    scales = {f"{name}.scale": torch.ones(1) for name in parts}
+    data = with_tensors(write(a_packet("int8")), parts | scales)
     costs_nothing(monkeypatch)
     with pytest.raises(OversizedPacket):
         read(data, SPACE)

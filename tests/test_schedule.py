@@ -7,13 +7,20 @@ from typing import Any
 import pytest
 
 from diffusion_edge import schedule as module
-from diffusion_edge.errors import EdgeError, InvalidRequest
+from diffusion_edge.errors import EdgeError, InvalidRequest, UnsupportedSolver
 from diffusion_edge.schedule import SOLVERS, check, resolve, resolved_steps, steps_made
 from tests.fakes import NOISE
 
 # 1000 / 61 and the like round so that the stock scheduler appends a timestep of -1.
 ROUNDED = {61, 103, 121, 122}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+SIGMAS_OF_FLOW = {
+    "_class_name": "UniPCMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+}
+"""The same levels, as schedulers say it that were made for diffusion."""
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -55,6 +62,8 @@ def test_the_count_is_known_without_the_stock_scheduler(solver: str, spacing: st
         (NOISE, "flow-euler"),
         (FLOW, "ddim"),
         (NOISE | {"thresholding": True}, "ddim"),
+        (NOISE | {"rescale_betas_zero_snr": True}, "ddim"),
+        (FLOW | {"stochastic_sampling": True}, "flow-euler"),
         (NOISE | {"prediction_type": "sample"}, "ddim"),
     ],
 )
@@ -67,3 +76,47 @@ def test_what_cannot_be_resolved_is_told_beforehand_in_the_same_words(
             refuse(noise, solver, 20)
         told.append((caught.value.message, caught.value.param))
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if not name.startswith("flow-")])
+def test_noise_that_ends_without_any_signal_is_refused_and_not_taken_for_other_noise(
+    solver: str,
+) -> None:
+    """Betas of zero SNR: the model has learned levels at which a sigma is infinite."""
+    with pytest.raises(UnsupportedSolver, match="sets rescale_betas_zero_snr"):
+        resolve(NOISE | {"rescale_betas_zero_snr": True}, solver, 20)
+    assert resolve(NOISE | {"rescale_betas_zero_snr": False}, solver, 20) == resolve(
+        NOISE, solver, 20
+    )
+
+
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name.startswith("flow-")])
+def test_a_shift_is_the_same_by_either_name(solver: str) -> None:
+    by_either = [resolve(noise, solver, 12) for noise in (FLOW, SIGMAS_OF_FLOW)]
+    assert by_either[0] == by_either[1]
+    assert by_either[0] != resolve(FLOW | {"shift": 1.0}, solver, 12)
+
+
+@pytest.mark.parametrize(
+    "rare",
+    [
+        {"shift_terminal": 0.1},
+        {"use_dynamic_shifting": True},
+        {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+        {"use_dynamic_shifting": True, "shift_terminal": 0.1, "max_shift": 2.0},
+        {"num_train_timesteps": 500},
+    ],
+    ids=str,
+)
+def test_rare_flows_have_the_stock_levels(rare: dict[str, Any]) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    noise = FLOW | rare
+    stock = FlowMatchEulerDiscreteScheduler.from_config(noise)
+    stock.set_timesteps(12, mu=module.dynamic_shift(noise, 1024))
+    found = resolve(noise, "flow-euler", 12, tokens=1024)
+    assert found.sigmas == pytest.approx(stock.sigmas.tolist())
+    assert found.timesteps == pytest.approx(stock.timesteps.tolist())
+    assert found.sigmas != resolve(FLOW, "flow-euler", 12).sigmas or found.timesteps[0] == 500
+    if "shift_terminal" in rare:
+        assert found.sigmas[-2] == pytest.approx(0.1, abs=1e-5)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pytest
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.lanes import Lanes, cut
-from diffusion_edge.engine.measure import measure
+from diffusion_edge.engine.measure import REPEATS, measure
 from diffusion_edge.engine.pace import RealClock
 from diffusion_edge.engine.run import Trajectory
-from diffusion_edge.families.base import Conditioning
+from diffusion_edge.families.base import Conditioning, Family
 from tests.engine.test_worker import a_packet
 from tests.fakes import FakeClock, FakeFamily
 from tests.theorem import BOUND, CONTROL, relative
@@ -101,7 +102,52 @@ async def test_closing_leaves_no_thread_waiting_for_a_part() -> None:
     assert other.result()
 
 
-async def test_warm_up_takes_the_faster_of_one_pass_and_lanes() -> None:
+@pytest.mark.parametrize(("count", "each"), [(1, 4), (2, 2), (3, 1), (4, 1)])
+async def test_all_lanes_together_use_no_more_threads_than_the_stage_has(
+    count: int, each: int
+) -> None:
+    lanes = Lanes("test", 4)
+    seen: list[int] = []
+    family = FakeFamily("edge", on_predict=lambda: seen.append(torch.get_num_threads()))
+    try:
+        await lanes.step(family, some(family, 4), count)
+        assert seen == [each] * count
+        await lanes.step(family, some(family, 4), 1)  # what lanes were set to is not kept
+        assert seen[count:] == [4]
+    finally:
+        lanes.close()
+
+
+class Timed(Lanes):
+    """Two lanes whose passes take the given seconds, by how many lanes they are cut into."""
+
+    def __init__(self, clock: FakeClock, took_s: Mapping[int, float]) -> None:
+        super().__init__("timed", 2)
+        self._clock, self._took_s = clock, took_s
+
+    def step(
+        self, family: Family, trajectories: Sequence[Trajectory], lanes: int
+    ) -> Awaitable[list[Trajectory]]:
+        self._clock.advance(self._took_s[lanes])
+        return super().step(family, trajectories, lanes)
+
+
+@pytest.mark.parametrize(("took_s", "faster"), [({1: 0.2, 2: 0.1}, 2), ({1: 0.1, 2: 0.2}, 1)])
+async def test_warm_up_takes_the_faster_of_one_pass_and_lanes(
+    took_s: dict[int, float], faster: int
+) -> None:
+    clock = FakeClock()
+    lanes = Timed(clock, took_s)
+    try:
+        seconds = await measure(FakeFamily("edge"), (16,), "ddim", lanes, clock, 2)
+    finally:
+        lanes.close()
+    assert [seconds.lanes_for(16, rows) for rows in (2, 4)] == [faster, faster]
+    assert [seconds.step(16, rows) for rows in (2, 4)] == pytest.approx([0.1, 0.1])
+    assert seconds.step(16, 1) == pytest.approx(took_s[1])  # one row cannot be cut
+
+
+async def test_warm_up_cuts_no_more_than_there_are_threads() -> None:
     family = FakeFamily("edge")
     for threads, allowed in ((1, {1}), (2, {1, 2})):
         lanes = Lanes("test", threads)
@@ -113,6 +159,26 @@ async def test_warm_up_takes_the_faster_of_one_pass_and_lanes() -> None:
         assert set(seconds.lanes) == {16 * rows for rows in curve}
         assert set(seconds.lanes.values()) <= allowed
         assert seconds.lanes_for(16, 1) == 1
+
+
+async def test_warm_up_counts_neither_the_first_pass_nor_one_stall() -> None:
+    """Of each number of rows: what is built or read at the first pass is not seen again."""
+    clock, only, passes = FakeClock(), Lanes("test", 1), Counter[int]()
+
+    class Cold(FakeFamily):
+        def predict(
+            self, latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning
+        ) -> Tensor:
+            passes[len(latent)] += 1
+            clock.advance({1: 60.0, 3: 9.0}.get(passes[len(latent)], 0.1))
+            return super().predict(latent, timestep, guidance, c)
+
+    try:
+        seconds = await measure(Cold("edge"), (16,), "ddim", only, clock, 1)
+    finally:
+        only.close()
+    assert set(passes.values()) == {1 + REPEATS}
+    assert [seconds.step(16, rows) for rows in passes] == pytest.approx([0.1] * len(passes))
 
 
 async def test_warm_up_measures_of_other_sizes_what_one_picture_takes(lanes: Lanes) -> None:

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from diffusion_edge.engine.run import begin, finish, initial_noise, run_span, run_steps, step
 from diffusion_edge.errors import InvalidTensor, WrongPosition
-from diffusion_edge.families.base import Family
+from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, new_packet
 from diffusion_edge.types import ImageRequest, Plan, Span
+from tests.fakes import FakeFamily
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,26 @@ def test_guidance_of_the_span_wins(family: Family) -> None:
     unguided = replace(packet, plan=Plan((Span("edge", 0, 10, guidance=1.0),), ()))
     assert begin(family, packet).guided
     assert not begin(family, unguided).guided
+
+
+def test_guidance_of_zero_is_not_that_of_the_request(family: Family) -> None:
+    """A model that takes guidance as an input is told zero."""
+    packet = a_packet(family, guidance=4.0)
+    packet = replace(packet, plan=Plan((Span("edge", 0, 10, guidance=0.0),), ()))
+    assert begin(family, packet).guidance == 0.0
+    told: list[float] = []
+    fake = FakeFamily("edge")
+    fake.guiding = "embedded"
+
+    def predict(
+        family: Family, latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning
+    ) -> Tensor:
+        told.extend(guidance.tolist())
+        return latent
+
+    batch = [begin(fake, replace(packet, guidance=value)) for value in (4.0, 7.0)]
+    step(fake, batch, partial(predict, fake))
+    assert told == [0.0, 0.0]
 
 
 def test_a_latent_of_another_size_is_refused(family: Family) -> None:

@@ -311,3 +311,16 @@ async def test_a_picture_does_not_depend_on_its_company(
             assert relative(batched[number], one_by_one[number]) <= BOUND
         whole = run_last_span(family, replace(packet, plan=Plan.parse(f"cloud:{packet.steps}")))[0]
         assert relative(together[number], whole) <= BOUND
+
+
+@pytest.mark.parametrize(("threads", "parts"), [(1, [8]), (2, [4, 4]), (3, [8]), (4, [2] * 4)])
+@pytest.mark.parametrize("measured", [1, 2, 3, 4])
+async def test_reproducible_passes_are_cut_alike_whatever_was_measured(
+    measured: int, threads: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another warm-up may find other lanes to be the faster ones; the bits must not show it."""
+    async with a_worker(mode="reproducible", rows=8, threads=threads) as worker:
+        worker._known = replace(worker._seconds, lanes={1: min(measured, threads)})
+        passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
+        await all_of(worker, a_packet("edge:1", guidance=2.0))
+    assert passes.rows == parts

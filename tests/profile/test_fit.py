@@ -92,6 +92,23 @@ def test_noise_shows_in_the_error_on_left_out_rows_but_hardly_in_the_model() -> 
     assert np.mean(misses) < 0.01
 
 
+def test_the_error_of_a_row_is_that_of_a_model_which_has_not_seen_it() -> None:
+    """One row lies off what all others say, and is certain: a model that has seen it bends."""
+    plan = Plan.parse("edge:10,cloud:10")
+    rows = [*Rows(TRUTH, 0.0)(20)]
+    at = next(i for i, row in enumerate(rows) if str(row.plan) == str(plan))
+    rows[at] = a_row(plan, rows[at].relative - 0.2, 0.005)
+    others = [*rows[:at], *rows[at + 1 :]]
+    unseen, seen = (
+        abs(tabled(fit(known, "cloud"), ()).relative(plan) - rows[at].relative)
+        for known in (others, rows)
+    )
+    assert seen < unseen - 0.01
+    left_out = fit(rows, "cloud").left_out
+    assert left_out
+    assert left_out.largest == pytest.approx(unseen, abs=0.003)
+
+
 def test_certain_rows_count_more() -> None:
     plan = Plan.parse("edge:10,cloud:10")
     rows = [*Rows(TRUTH, 0.0)(20)]

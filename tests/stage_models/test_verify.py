@@ -71,6 +71,19 @@ def test_every_held_thing_leaves_its_container_its_shape() -> None:
             assert verify(caption, scenes.draw(scene)).all_right, str(caption)
 
 
+@pytest.mark.parametrize("container", scenes.CONTAINERS)
+def test_a_held_ring_hides_as_much_of_its_container_as_a_circle(container: str) -> None:
+    """Its hole shows the ground, which says nothing of what holds it."""
+    seen = []
+    for shape in ("ring", "circle"):
+        things = (Thing(shape, "yellow", "small"), Thing(container, "red", "large"))
+        caption = Caption(things, ("inside",), "white")
+        image = scenes.draw(Scene(caption, ("small", "large"), ((32, 32), (32, 32))))
+        seen.append(next(blob for blob in see(image)[1] if blob.colour == "red"))
+    assert seen[0].fit == pytest.approx(seen[1].fit, abs=0.01)
+    assert (seen[0].shape, seen[0].radius) == (seen[1].shape, seen[1].radius)
+
+
 def test_things_off_the_grid_and_of_odd_radius_are_right() -> None:
     rng = random.Random(2)
     for shape in scenes.SHAPES:
