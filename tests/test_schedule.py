@@ -120,3 +120,39 @@ def test_rare_flows_have_the_stock_levels(rare: dict[str, Any]) -> None:
     assert found.sigmas != resolve(FLOW, "flow-euler", 12).sigmas or found.timesteps[0] == 500
     if "shift_terminal" in rare:
         assert found.sigmas[-2] == pytest.approx(0.1, abs=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [256, 1024, 4096, 7000])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"base_shift": 0.7, "max_shift": 1.9},
+        {"base_image_seq_len": 100, "max_image_seq_len": 9000},
+    ],
+    ids=["as flux", "own shifts", "own lengths"],
+)
+def test_a_dynamic_shift_is_the_stock_pipeline_s(own: dict[str, Any], tokens: int) -> None:
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    lengths = (own.get("base_image_seq_len", 256), own.get("max_image_seq_len", 4096))
+    shifts = (own.get("base_shift", 0.5), own.get("max_shift", 1.15))
+    found = module.dynamic_shift({"use_dynamic_shifting": True} | own, tokens)
+    assert found == pytest.approx(calculate_shift(tokens, *lengths, *shifts))
+    assert module.dynamic_shift(own, tokens) is None
+
+
+@pytest.mark.parametrize("solver", ["ddim", "pndm"])
+def test_the_last_step_ends_where_the_family_s_own_config_says(solver: str) -> None:
+    """At no noise at all, or at the noise of the first training timestep; DDIM's own default is
+    the one, PNDM's the other."""
+    first = resolve(NOISE | {"set_alpha_to_one": False}, solver, 10).targets[-1]
+    assert first > 0
+    assert resolve(NOISE | {"set_alpha_to_one": True}, solver, 10).targets[-1] == 0
+    unsaid = {key: value for key, value in NOISE.items() if key != "set_alpha_to_one"}
+    assert resolve(unsaid, solver, 10).targets[-1] == (0 if solver == "ddim" else first)
+
+
+def test_even_levels_of_a_flow_go_from_all_noise_down_to_one_step_s_share() -> None:
+    levels = resolve(FLOW | {"shift": 1.0}, "flow-euler", 4, even=True).sigmas
+    assert levels == pytest.approx((1.0, 0.75, 0.5, 0.25, 0.0))
