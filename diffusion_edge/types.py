@@ -293,6 +293,26 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Held:
+    """An image on a stage, or on its way there, and what is still to be done for it.
+
+    arrives_s: seconds from now, 0 for what is there. due_s: when its steps should be done, seconds
+    from now; it orders the work (see `batching`). rows, cells: of it in a forward pass. encodes,
+    decodes: whether its text is still to be encoded there, and its picture decoded.
+    """
+
+    request: str
+    image: int
+    steps: int
+    rows: int
+    cells: int
+    due_s: float
+    encodes: bool
+    decodes: bool
+    arrives_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class StageStatus:
     """What a stage reports of itself.
 
@@ -301,7 +321,8 @@ class StageStatus:
     and seen while serving, or stated by the config if `emulated`; a sample then counts as one row.
     `reaches` names the other stages that it can hand off to by now; None means all. `guiding`: a
     guided sample of a model that does not double takes one row. `queued` exceeds `capacity` where
-    hand-offs wait. `batches`: samples that wait share forward passes.
+    hand-offs wait. `batches`: samples that wait share forward passes, of at most `most_rows` rows.
+    `held` has what was admitted and is not done, in order of arrival.
     """
 
     stage: str
@@ -320,6 +341,8 @@ class StageStatus:
     reaches: tuple[str, ...] | None = None
     guiding: Guiding = "doubled"
     batches: bool = False
+    most_rows: int | None = None
+    held: tuple[Held, ...] = ()
 
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches
