@@ -82,7 +82,7 @@ def gate() -> Iterator[Gate]:
 async def a_worker(
     stage: str = "edge", on_predict: Any = None, **options: Any
 ) -> AsyncIterator[Worker]:
-    family = FakeFamily(stage)
+    family = FakeFamily(f"model of {stage}")
     worker = Worker(family, stage=stage, tier="edge", **options)
     await worker.warm_up(16, "ddim")
     if on_predict:
