@@ -657,7 +657,7 @@ async def test_a_lost_stage_and_a_dead_one() -> None:
     board = FakeBoard(settings(), dead={"hall"})
     response = await post(GOOD, service(board=board))
     assert (response.status_code, refused(response)["code"]) == (503, "no_plan")
-    assert "missing: cloud" in refused(response)["message"]
+    assert "no live stage runs the model 'cloud'" in refused(response)["message"]
 
 
 async def test_nobody_sees_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
