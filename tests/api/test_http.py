@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from diffusion_edge.api import http as api
-from diffusion_edge.api.http import MAX_BODY_BYTES, create_app
+from diffusion_edge.api.http import create_app
 from diffusion_edge.api.png import encode
 from diffusion_edge.api.service import Service
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
@@ -173,6 +173,13 @@ async def test_every_field_at_its_neutral_value() -> None:
     assert (ours["plan"], ours["solver"], ours["guidance_scale"]) == ("hall:10", "euler", 3)
     nothing = dict.fromkeys(set(neutral) - {"prompt"})
     assert (await post(GOOD | nothing)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "said", [{"quality": "standard"}, {"background": "opaque"}, {"style": "vivid"}], ids=str
+)
+async def test_what_this_server_does_anyway_may_be_asked_for(said: dict[str, str]) -> None:
+    assert (await post(GOOD | said)).status_code == 200
 
 
 @pytest.mark.parametrize("path", [GENERATE, "/v1/plan"])
@@ -486,9 +493,13 @@ async def test_a_misspelt_field_is_told_the_right_one() -> None:
 
 
 async def test_a_huge_body_is_not_read_to_its_end() -> None:
-    response = await post(b" " * (MAX_BODY_BYTES + 1))
+    body = json.dumps(GOOD).encode()
+    assert (await post(body.ljust(65_536))).status_code == 200
+    response = await post(body.ljust(65_537))
     assert response.status_code == 413
-    assert refused(response)["code"] == "body_too_large"
+    error = refused(response)
+    assert error["code"] == "body_too_large"
+    assert error["message"] == "the body has more than 65536 bytes"
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,8 +137,9 @@ class Silent:
 )
 async def test_a_stage_that_gives_nothing_is_lost(never: bool, told: str) -> None:
     made = service(Silent(never), hop_timeout_s=0.02)  # type: ignore[arg-type]
-    with pytest.raises(StageLost, match=told):
+    with pytest.raises(StageLost, match=told) as caught:
         await made.generate(request())
+    assert caught.value.stage == "hall"
 
 
 def test_an_unknown_policy_in_the_config_is_told_at_once() -> None:

@@ -135,8 +135,9 @@ def of_models(plan: Plan) -> Plan:
     return Plan.of(tuple((MODEL[span.stage], span.steps) for span in plan.spans))
 
 
-@pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("quality", [symmetric(), late()], ids=["symmetric", "late"])
+@pytest.mark.parametrize(
+    ("quality", "images"), [(symmetric(), 1), (late(), 2)], ids=["one image", "two images"]
+)
 def test_cheapest_that_meets_deadline_and_floor_by_brute_force(
     quality: QualityTable, images: int
 ) -> None:
@@ -225,6 +226,16 @@ def test_a_decision_leaves_no_trace() -> None:
     first = elastic(request(), seen, quality)
     elastic(request(steps=7, deadline_s=0.1), three(9.0), quality)
     assert elastic(request(), seen, quality) == first
+
+
+def test_where_no_plan_is_in_time_the_reason_counts_those_above_the_floor() -> None:
+    seen = view(stage("tower", 0.2), stage("hall", 0.05))
+    late = "no plan meets the deadline of 0.1 s and the quality floor"
+    best = elastic(request(deadline_s=0.1, quality_floor=1.0), seen)
+    assert best.reason == f"{late} 1; this is the only plan above the floor"
+    any_ = elastic(request(deadline_s=0.1, quality_floor=0.1), seen)
+    # Each stage alone, and 19 hand-offs in either order.
+    assert any_.reason == f"{late} 0.1; this is the fastest of 40 plans above the floor"
 
 
 def test_the_runner_up_uses_other_stages_and_is_no_better() -> None:
@@ -388,6 +399,15 @@ def test_fixed_takes_the_plan_it_is_given() -> None:
     from_config = Plan.parse("tower:20", "fixed by the config")
     chosen = fixed(request(plan=from_config), three(), symmetric())
     assert chosen.reason == "fixed by the config; below the quality floor 0.9"
+    at_the_floor = fixed(request(plan=from_config, quality_floor=0.7), three(), symmetric())
+    assert at_the_floor.reason == "fixed by the config"
+
+
+@pytest.mark.parametrize("name", ["elastic", "fixed", "cloud-only"])
+def test_the_reason_goes_with_the_plan(name: str) -> None:
+    asked = request(plan=Plan.parse("hall:20") if name == "fixed" else None)
+    choice = policy(name)(asked, three(), symmetric())
+    assert choice.plan.reason == choice.reason != ""
 
 
 def test_fixed_says_what_is_wrong() -> None:
