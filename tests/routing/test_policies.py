@@ -144,19 +144,19 @@ def test_cheapest_that_meets_deadline_and_floor_by_brute_force(
     seen = three(1.0, delay_s=0.05)
     plans = [b.plan(i) for b in bundles(list(seen.stages), 20, seen.links) for i in range(len(b))]
     values = [quality.relative(of_models(plan)) for plan in plans]
+    told = [predict_plan(plan, request(images=images), seen) for plan in plans]
     for deadline_s in (1.5, 3.0, 9.0):
         for floor in (0.1, 0.6, 0.8, 1.0):
             asked = request(deadline_s=deadline_s, quality_floor=floor, images=images)
             choice = elastic(asked, seen, quality)
-            good = [p for p, value in zip(plans, values, strict=True) if value >= floor - 1e-9]
-            told = {str(p): predict_plan(p, asked, seen) for p in good}
-            in_time = [cost for finish, cost in told.values() if finish <= deadline_s]
+            good = [t for t, value in zip(told, values, strict=True) if value >= floor - 1e-9]
+            in_time = [cost for finish, cost in good if finish <= deadline_s]
             assert choice.quality >= floor - 1e-9
             if in_time:
                 assert choice.cost == pytest.approx(min(in_time))
                 assert choice.predicted_s <= deadline_s + 1e-9
             else:
-                assert choice.predicted_s == pytest.approx(min(f for f, _ in told.values()))
+                assert choice.predicted_s == pytest.approx(min(f for f, _ in good))
                 assert "no plan meets the deadline" in choice.reason
 
 
