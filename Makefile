@@ -4,7 +4,8 @@
 # make test    the whole suite            make check   ruff, mypy --strict, import-linter
 # make theorem the table of docs/theorem.md, measured anew
 # make mutants small wrong changes to the core against its tests, a sample of 200; goes on where it was
-#              stopped. MINUTES=10 PROCESSES=2 make mutants does a piece of it. docs/tests.md
+#              stopped. MINUTES=10 PROCESSES=2 make mutants does a piece of it, SEED=2 another
+#              sample, ROWS=beyond one of what is not the core. docs/tests.md
 # Each makes the environment in $(VENV) if need be. PORT=9000 make serve moves the endpoint.
 
 PYTHON ?= python3
@@ -13,6 +14,8 @@ PORT ?= 8000
 FAMILY ?=
 MINUTES ?=
 PROCESSES ?= 1
+SEED ?= 1
+ROWS ?= core
 CONFIG ?= serve_configs/$(if $(FAMILY),machine,local).yaml
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -29,7 +32,8 @@ theorem: $(VENV)/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.theorem
 
 mutants: $(VENV)/.mutants
-	@$(BIN)/python -m tests.mutants --processes $(PROCESSES) $(if $(MINUTES),--minutes $(MINUTES))
+	@$(BIN)/python -m tests.mutants --rows $(ROWS) --seed $(SEED) --processes $(PROCESSES) \
+		$(if $(MINUTES),--minutes $(MINUTES))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,13 +2,15 @@
 
     make mutants                          # goes on where it was stopped
     make mutants MINUTES=10 PROCESSES=2   # a piece; the last one writes the table of docs/tests.md
+    make mutants SEED=2                   # another sample, which has a table of its own there
+    make mutants ROWS=beyond              # of what is listed beyond the core
 
 mutmut makes the mutants; tests/mutants.yaml says of which files, which tests belong to each, and
 why survivors are left. mutmut's own runner leaves out what is decorated and what stands outside
 functions, so each mutant is put in place here, in a copy of the tree. What the tests import is
 imported once; a mutant is tried in a fork, until a test fails or its time is over.
 
-The sample is uniform over the mutants of all files: each has a digest of SEED and of what it
+The sample is uniform over the mutants of all files: each has a digest of the seed and of what it
 changes, and the lowest are taken. So it hardly moves when code around it does.
 """
 
@@ -54,7 +56,6 @@ PAGE = ROOT / "docs" / "tests.md"
 WORK = ROOT / "build" / "mutants"
 FOUND = WORK / "found.jsonl"
 OURS = ("diffusion_edge", "loadtest", "stage_models", "tests")
-MARKS = ("<!-- table: written by make mutants -->", "<!-- end of table -->")
 FORK = multiprocessing.get_context("fork")
 Row = dict[str, Any]
 
@@ -121,7 +122,7 @@ def shown(code: str) -> str:
     return code.replace("#~", "")
 
 
-def mutants(module: Module) -> Iterator[Mutant]:
+def mutants(module: Module, seed: int = SEED) -> Iterator[Mutant]:
     tree, found, _, _ = create_mutations(module.path, hidden((ROOT / module.path).read_text()))
     seen: Counter[str] = Counter()
     for mutation in found:
@@ -130,7 +131,7 @@ def mutants(module: Module) -> Iterator[Mutant]:
         nodes = (mutation.original_node, mutation.mutated_node)
         text = " -> ".join((f"{module.path} {name}", *map(tree.code_for_node, nodes)))
         seen[text] += 1
-        yield Mutant(digest(f"{SEED} {text} {seen[text]}"), module, tree, mutation)
+        yield Mutant(digest(f"{seed} {text} {seen[text]}"), module, tree, mutation)
 
 
 def lowest(every: Sequence[Mutant], number: int) -> list[Mutant]:
@@ -298,6 +299,12 @@ def run(todo: Sequence[Mutant], until: float, processes: int) -> None:
 # ---------------------------------------------------------------------------- the page
 
 
+def marks(rows: str, seed: int) -> tuple[str, str]:
+    """The lines of the page between which a sample has its table; without them it has none."""
+    name = f"{rows}, seed {seed}"
+    return f"<!-- {name}: written by make mutants -->", f"<!-- end of {name} -->"
+
+
 def line(*cells: object) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
@@ -328,16 +335,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no more after")
     parser.add_argument("--processes", type=int, default=1, help="beside each other")
     parser.add_argument("--sample", type=int, default=SAMPLE, help="only so many, without the page")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the sample")
+    parser.add_argument("--rows", choices=("core", "beyond"), default="core", help="of the list")
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     listed = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
     modules = [
         Module(row, path, tuple(tests))
-        for row, files in listed["modules"].items()
+        for row, files in listed[given.rows].items()
         for path, tests in files.items()
     ]
-    every = [mutant for module in modules for mutant in mutants(module)]
+    every = [mutant for module in modules for mutant in mutants(module, given.seed)]
     sample = lowest(every, given.sample)
     WORK.mkdir(parents=True, exist_ok=True)
     if todo := [mutant for mutant in sample if verdict(found(), mutant) is None]:
@@ -349,10 +358,12 @@ def main() -> None:
     print("\n".join([*table, "", *map(str, missed)]))
     if len(tried) < len(sample):
         print(f"{len(sample) - len(tried)} of {len(sample)} are left: run it again")
-    elif given.sample == SAMPLE:
+        return
+    page, place = PAGE.read_text(), marks(given.rows, given.seed)
+    if given.sample == SAMPLE and place[0] in page:
         today = datetime.datetime.now(datetime.UTC).date()
         text = [*table, "", f"{today}.", "", *survivors(missed, listed["reasons"] or {})]
-        PAGE.write_text(between(PAGE.read_text(), MARKS, "\n".join(text), PAGE))
+        PAGE.write_text(between(page, place, "\n".join(text), PAGE))
 
 
 if __name__ == "__main__":

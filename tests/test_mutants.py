@@ -36,7 +36,12 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_what_is_listed_is_there() -> None:
-    files = {path: tests for row in LISTED["modules"].values() for path, tests in row.items()}
+    files = {
+        path: tests
+        for rows in ("core", "beyond")
+        for row in LISTED[rows].values()
+        for path, tests in row.items()
+    }
     assert [path for path in files if not (ROOT / path).is_file()] == []
     assert [t for tests in files.values() for t in tests if not (ROOT / t).is_file()] == []
 
@@ -45,7 +50,7 @@ def test_what_is_listed_is_there() -> None:
 def test_all_of_a_package_is_listed(row: str) -> None:
     files = (ROOT / "diffusion_edge" / row).glob("*.py")
     expected = {str(path.relative_to(ROOT)) for path in files if path.stat().st_size}
-    assert set(LISTED["modules"][row]) == expected
+    assert set(LISTED["core"][row]) == expected
 
 
 def test_decorated_functions_are_changed_too_and_keep_their_decorators(driver: ModuleType) -> None:
@@ -64,6 +69,13 @@ def test_the_sample_stays_when_other_code_comes(driver: ModuleType) -> None:
     after = list(driver.mutants(module))
     assert before < {mutant.id for mutant in after}
     assert [mutant.id for mutant in driver.lowest(after, 1)] == [min(m.id for m in after)]
+
+
+def test_another_seed_draws_another_sample_of_the_same(driver: ModuleType) -> None:
+    module = driver.Module("row", "twice.py", ())
+    first, second = (list(driver.mutants(module, seed)) for seed in (1, 2))
+    assert [mutant.change for mutant in first] == [mutant.change for mutant in second]
+    assert {mutant.id for mutant in first}.isdisjoint(mutant.id for mutant in second)
 
 
 def test_a_survivor_is_tried_again_when_its_tests_change(driver: ModuleType) -> None:

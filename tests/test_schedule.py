@@ -8,7 +8,14 @@ import pytest
 
 from diffusion_edge import schedule as module
 from diffusion_edge.errors import EdgeError, InvalidRequest, UnsupportedSolver
-from diffusion_edge.schedule import SOLVERS, check, resolve, resolved_steps, steps_made
+from diffusion_edge.schedule import (
+    SOLVERS,
+    check,
+    chosen_unlike,
+    resolve,
+    resolved_steps,
+    steps_made,
+)
 from tests.fakes import NOISE
 
 # 1000 / 61 and the like round so that the stock scheduler appends a timestep of -1.
@@ -140,6 +147,28 @@ def test_a_dynamic_shift_is_the_stock_pipeline_s(own: dict[str, Any], tokens: in
     found = module.dynamic_shift({"use_dynamic_shifting": True} | own, tokens)
     assert found == pytest.approx(calculate_shift(tokens, *lengths, *shifts))
     assert module.dynamic_shift(own, tokens) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "mine", "reference"),
+    [
+        ("timestep_spacing", "leading", "trailing"),
+        ("steps_offset", 1, 0),
+        ("shift", 3.0, 1.0),
+        ("use_dynamic_shifting", True, False),
+        ("base_shift", 0.5, 0.7),
+        ("max_shift", 1.15, 2.0),
+    ],
+)
+def test_levels_that_two_models_choose_differently_are_told(
+    key: str, mine: Any, reference: Any
+) -> None:
+    """What only one of them says is no difference, and neither is what both learned."""
+    here, there = NOISE | {key: mine}, NOISE | {key: reference}
+    assert chosen_unlike(here, there) == [f"{key} is {mine}, not {reference}"]
+    assert chosen_unlike(here, here) == []
+    assert chosen_unlike({key: mine}, {}) == chosen_unlike({}, {key: mine}) == []
+    assert chosen_unlike(here | {"beta_end": 0.012}, here) == []
 
 
 @pytest.mark.parametrize("solver", ["ddim", "pndm"])

@@ -106,7 +106,7 @@ def _below_floor(
     if not quality.rows:
         message += f"; {quality.family!r} has no quality table, so other plans need a floor of 0"
     if dead:
-        message += f"; missing: {', '.join(dead)}"
+        message += f"; no live stage runs the model {' or '.join(map(repr, dead))}"
     if full and not dead:
         retry_after_s = min(view.stages[name].queue_s for name in full)
         return QueueFull(f"{message}; full: {', '.join(full)}", retry_after_s=retry_after_s)

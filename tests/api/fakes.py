@@ -1,11 +1,16 @@
-"""A service over a board and a transport that are plain objects; no torch, no Ray."""
+"""A service over a board and a transport that are plain objects; no torch, no Ray.
+
+Stages are called otherwise than their models and tiers, and no two stages, links, steps or sides of
+a picture are alike, so that none passes for another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.types import (
     Accepted,
+    Codec,
     Done,
     Event,
     HopRecord,
@@ -28,7 +34,7 @@ from diffusion_edge.types import (
     Times,
     View,
 )
-from tests.routing.views import CELLS, symmetric
+from tests.routing.views import CELLS, MODEL, symmetric
 
 CARD = FamilyCard.model_validate(
     {
@@ -51,24 +57,40 @@ BY_RULE = FamilyCard.model_validate(CARD.model_dump() | {"sizes": RULE})
 """The same family for rectangles."""
 
 
+LINKS = {("phone", "tower"): 3e6, ("tower", "hall"): 1e7, ("phone", "hall"): 2e6}
+"""Bytes per second."""
+
+
 def settings(**changes: Any) -> Settings:
     stages = {
-        name: {"tier": name, "model": name, "emulate": {"step_s": step_s}}
-        for name, step_s in (("device", 0.4), ("edge", 0.2), ("cloud", 0.05))
+        name: {"tier": MODEL[name], "model": MODEL[name], "emulate": {"step_s": step_s}}
+        for name, step_s in (("phone", 0.4), ("tower", 0.2), ("hall", 0.05))
     }
-    pairs = [["device", "edge"], ["edge", "cloud"], ["device", "cloud"]]
     data: dict[str, Any] = {
         "family": "stage_models/shapes",
         "prices_per_s": {"device": 0.0, "edge": 1.0, "cloud": 4.0},
         "stages": stages,
-        "links": [{"between": pair, "bytes_per_s": 1e7, "emulate": True} for pair in pairs],
+        "links": [
+            {"between": list(pair), "bytes_per_s": rate, "emulate": True}
+            for pair, rate in LINKS.items()
+        ],
     }
     return Settings.model_validate(data | changes)
 
 
+PACKET_BYTES = {"exact": 2048, "bf16": 1024, "int8": 512}
+"""At step 0. Every step adds a byte."""
+
+
+def packet_bytes(codecs: Sequence[Codec]) -> tuple[int, ...]:
+    """By step, where `codecs` has the codec of each."""
+    return tuple(PACKET_BYTES[codec] + step for step, codec in enumerate(codecs))
+
+
 @dataclass
 class FakeBoard:
-    """Every configured stage is alive and idle; `dead` and `full` name exceptions."""
+    """Every configured stage is alive and idle; `dead` and `full` name exceptions. A stage is the
+    slower at texts and pictures the earlier the config names it."""
 
     settings: Settings
     dead: set[str] = field(default_factory=set)
@@ -85,22 +107,21 @@ class FakeBoard:
                 queued=stage.capacity if name in self.full else 0,
                 capacity=stage.capacity,
                 step_s={CELLS: {1: stage.emulate.step_s if stage.emulate else 0.05}},
-                encode_s=0.01,
-                decode_s={CELLS: 0.01},
-                resident_bytes=1,
+                encode_s=0.01 / place,
+                decode_s={CELLS: 0.03 / place},
+                resident_bytes=place,
                 emulated=stage.emulate is not None,
                 reaches=self.reaches.get(name),
             )
-            for name, stage in self.settings.stages.items()
+            for place, (name, stage) in enumerate(self.settings.stages.items(), 1)
             if name not in self.dead
         }
 
     def view(self, request: ImageRequest) -> View:
         codecs = codecs_by_step(request, None, 0.01)
-        sizes = tuple({"exact": 2048, "bf16": 1024, "int8": 512}[codec] for codec in codecs)
         links, prices = self.settings.link_map(), self.settings.prices_per_s
         cells = cells_of(CARD.latent_shape(request.width, request.height))
-        return View(self.statuses(), links, prices, sizes, codecs, cells)
+        return View(self.statuses(), links, prices, packet_bytes(codecs), codecs, cells)
 
 
 def fake_packet(request: ImageRequest, plan: Plan, image: int, left: Times) -> bytes:
@@ -149,13 +170,14 @@ class FakeTransport:
             raise
         plan = Plan.parse(asked["plan"])
         picture = fake_picture(asked["seed"], asked["width"], asked["height"])
+        run_s = 0.1 * (1 + asked["image"])
         spans = tuple(
-            SpanRecord(s.stage, "cloud", s.start, s.stop, 0.0, 0.1, 0.01, 0.0, 0.05)
+            SpanRecord(s.stage, MODEL[s.stage], s.start, s.stop, 0.0, run_s, 0.01, 0.0, 0.05)
             for s in plan.spans
         )
         hops = tuple(
-            HopRecord(a.stage, b.stage, 2048, 0.02, "exact", 0.01)
-            for a, b in zip(plan.spans, plan.spans[1:], strict=False)
+            HopRecord(a.stage, b.stage, 2048 + b.start, 0.02, "exact", 0.01)
+            for a, b in pairwise(plan.spans)
         )
         yield Done(picture, spans, hops, self.warnings)
 
@@ -191,8 +213,9 @@ def request(**changes: Any) -> ImageRequest:
         seed=5,
         solver="ddim",
         guidance=4.0,
-        width=64,
+        width=96,
         height=64,
+        images=2,
         policy="cloud-only",
         request_id="test",
     )

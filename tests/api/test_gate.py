@@ -46,6 +46,9 @@ async def test_running_requests_finish_and_new_ones_are_refused() -> None:
         refused = await http.get("/v1/models")
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "shutting_down"
+        assert refused.headers["content-type"] == "application/json"
+        assert (refused.headers["retry-after"], refused.headers["connection"]) == ("10", "close")
+        assert int(refused.headers["content-length"]) == len(refused.content)
         assert (await http.get("/health")).status_code == 200
         assert not draining.done()
         app.go_on.set()

@@ -1,4 +1,4 @@
-"""The API over real packets, workers and a tiny family, all in one process."""
+"""The API over real packets, workers and a tiny family, all in one process. No request is alone."""
 
 from __future__ import annotations
 
@@ -33,12 +33,20 @@ from diffusion_edge.types import Event, ImageRequest, StageStatus, Times
 from tests.api.fakes import settings
 
 PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
+BESIDE = {
+    "prompt": "a blue square",
+    "seed": 60,
+    "num_inference_steps": 7,
+    "solver": "ddim",
+    "guidance_scale": 2,
+    "diffusion_edge": {"plan": "hall:4,tower:3"},
+}
 
 
 def configured(family: Path) -> Settings:
-    """Stages that hold four images each."""
+    """Stages that hold five images each."""
     config = settings(family=str(family))
-    stages = {n: stage.model_copy(update={"capacity": 4}) for n, stage in config.stages.items()}
+    stages = {n: stage.model_copy(update={"capacity": 5}) for n, stage in config.stages.items()}
     return config.model_copy(update={"stages": stages})
 
 
@@ -46,7 +54,9 @@ def configured(family: Path) -> Settings:
 async def workers(tiny_family: Path) -> AsyncIterator[dict[str, Worker]]:
     card, config = load_card(tiny_family), configured(tiny_family)
     made = {
-        name: Worker(load_family(card, name), stage=name, tier=stage.tier, capacity=stage.capacity)
+        name: Worker(
+            load_family(card, stage.model), stage=name, tier=stage.tier, capacity=stage.capacity
+        )
         for name, stage in config.stages.items()
     }
     for worker in made.values():
@@ -101,6 +111,17 @@ def seen(
 
 
 async def pictures(api: httpx.AsyncClient, **changes: Any) -> tuple[list[bytes], dict[str, Any]]:
+    """Of a request that another one of another size runs beside, which gets what it asked for."""
+    size = "16x16" if changes.get("size") == "32x32" else "32x32"
+    asked, beside = await asyncio.gather(
+        answered(api, **changes), answered(api, **BESIDE, size=size)
+    )
+    assert beside[0] == (await answered(api, **BESIDE, size=size))[0]
+    assert beside[1]["plan"] == "hall:4,tower:3"
+    return asked
+
+
+async def answered(api: httpx.AsyncClient, **changes: Any) -> tuple[list[bytes], dict[str, Any]]:
     response = await api.post("/v1/images/generations", json=PROMPT | changes)
     assert response.status_code == 200, response.text
     body = response.json()
@@ -112,9 +133,9 @@ async def pictures(api: httpx.AsyncClient, **changes: Any) -> tuple[list[bytes],
 
 
 async def test_a_cut_within_one_model_changes_no_pixel(api: httpx.AsyncClient) -> None:
-    whole, ours = await pictures(api, diffusion_edge={"plan": "cloud:10"})
+    whole, ours = await pictures(api, diffusion_edge={"plan": "hall:10"})
     assert ours["images"][0]["hops"] == []
-    cut, ours = await pictures(api, diffusion_edge={"plan": "cloud:4,cloud:6"})
+    cut, ours = await pictures(api, diffusion_edge={"plan": "hall:4,hall:6"})
     assert cut == whole
     assert len(ours["images"][0]["hops"]) == 1
 
@@ -126,22 +147,22 @@ async def test_stages_are_known_by_the_cells_of_what_was_asked_for(api: httpx.As
 
 
 async def test_three_models_share_the_work(api: httpx.AsyncClient) -> None:
-    mixed, ours = await pictures(api, diffusion_edge={"plan": "cloud:4,edge:3,device:3"})
+    mixed, ours = await pictures(api, diffusion_edge={"plan": "hall:4,tower:3,phone:3"})
     spans = ours["images"][0]["spans"]
     assert [(s["stage"], s["start"], s["stop"]) for s in spans] == [
-        ("cloud", 0, 4),
-        ("edge", 4, 7),
-        ("device", 7, 10),
+        ("hall", 0, 4),
+        ("tower", 4, 7),
+        ("phone", 7, 10),
     ]
     assert all(hop["nbytes"] > 0 for hop in ours["images"][0]["hops"])
-    again, _ = await pictures(api, diffusion_edge={"plan": "cloud:4,edge:3,device:3"})
+    again, _ = await pictures(api, diffusion_edge={"plan": "hall:4,tower:3,phone:3"})
     assert mixed == again
-    assert mixed != (await pictures(api, diffusion_edge={"plan": "cloud:10"}))[0]
+    assert mixed != (await pictures(api, diffusion_edge={"plan": "hall:10"}))[0]
 
 
 @pytest.mark.parametrize("codec", ["bf16", "int8"])
 async def test_a_codec_makes_hops_smaller_and_says_so(api: httpx.AsyncClient, codec: str) -> None:
-    plan = {"plan": "cloud:4,edge:3,cloud:3"}
+    plan = {"plan": "hall:4,tower:3,hall:3"}
     exact, before = await pictures(api, diffusion_edge=plan)
     lossy, after = await pictures(api, diffusion_edge=plan | {"codec": codec})
     assert lossy != exact
@@ -157,7 +178,7 @@ async def test_a_codec_makes_hops_smaller_and_says_so(api: httpx.AsyncClient, co
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp-2m", "lms"])
 async def test_a_hop_carries_what_was_predicted(api: httpx.AsyncClient, solver: str) -> None:
     """Also what the solver remembers of earlier steps, each as much as the latent: 1024 bytes."""
-    asked = {"size": "32x32", "solver": solver, "diffusion_edge": {"plan": "cloud:5,edge:5"}}
+    asked = {"size": "32x32", "solver": solver, "diffusion_edge": {"plan": "hall:5,tower:5"}}
     planned = (await api.post("/v1/plan", json=PROMPT | asked)).json()
     (image,) = (await pictures(api, **asked))[1]["images"]
     (hop,) = image["hops"]
@@ -176,12 +197,12 @@ async def test_words_that_the_family_does_not_know_are_told(api: httpx.AsyncClie
     assert ours["warnings"] == ["the word 'dragon' is not known to this family"]
 
 
-@pytest.mark.parametrize("options", [{}, {"plan": "cloud:10"}])
+@pytest.mark.parametrize("options", [{}, {"plan": "hall:10"}])
 async def test_more_images_than_a_queue_holds(
     api: httpx.AsyncClient, options: dict[str, str]
 ) -> None:
     """No later time would do, so it is the request that is wrong."""
-    body = PROMPT | {"n": 5, "diffusion_edge": options}
+    body = PROMPT | {"n": 6, "diffusion_edge": options}
     response = await api.post("/v1/images/generations", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
     assert len((await pictures(api, n=4))[0]) == 4
@@ -189,7 +210,7 @@ async def test_more_images_than_a_queue_holds(
 
 async def test_more_images_than_a_queue_has_room_for(api: httpx.AsyncClient) -> None:
     """Two requests of which each would fit: the stage takes one and refuses the other."""
-    body = PROMPT | {"n": 3, "diffusion_edge": {"plan": "cloud:10"}}
+    body = PROMPT | {"n": 3, "diffusion_edge": {"plan": "hall:10"}}
     posts = [api.post("/v1/images/generations", json=body) for _ in range(2)]
     answers = sorted(await asyncio.gather(*posts), key=lambda answer: answer.status_code)
     assert [answer.status_code for answer in answers] == [200, 429]
@@ -220,9 +241,9 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
     """From the body to the due time in the batch, and from there to the answer."""
     sites = Recorded(workers)
     monkeypatch.setattr(service, "_transport", sites)
-    options = {"plan": "cloud:4,edge:6", "deadline_ms": 0.5}
+    options = {"plan": "hall:4,tower:6", "deadline_ms": 0.5}
     samples: dict[str, tuple[Times, float]] = {}
-    for name in ("cloud", "edge"):
+    for name in ("hall", "tower"):
         real = workers[name]._stepper.take
 
         async def take(entry: Entry, name: str = name, real: Any = real) -> None:
@@ -232,17 +253,17 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
 
         monkeypatch.setattr(workers[name]._stepper, "take", take)
     monkeypatch.setattr("diffusion_edge.api.service.PATIENCE", 1000.0)
-    _, ours = await pictures(api, diffusion_edge=options)
+    _, ours = await answered(api, diffusion_edge=options)
     assert ours["deadline_met"] is False
     assert any("the deadline of 0.0005 s was missed" in told for told in ours["warnings"])
-    for name in ("cloud", "edge"):
+    for name in ("hall", "tower"):
         left, (times, due) = sites.packets[name].left, samples[name]
         assert left.due is not None
         assert left.give_up is not None
         assert left.due <= 0.0005
         assert left.give_up - left.due == pytest.approx(1000 * ours["predicted_s"] - 0.0005)
         assert due == times.due
-    assert sites.packets["edge"].left.due < sites.packets["cloud"].left.due
+    assert sites.packets["tower"].left.due < sites.packets["hall"].left.due
 
     monkeypatch.setattr("diffusion_edge.api.service.PATIENCE", 0.0)
     response = await api.post("/v1/images/generations", json=PROMPT | {"diffusion_edge": options})
@@ -255,7 +276,7 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
 async def test_a_client_that_does_not_read_holds_no_slot(
     app: FastAPI, workers: dict[str, Worker]
 ) -> None:
-    body = json.dumps(PROMPT | {"diffusion_edge": {"plan": "cloud:4,edge:3"}}).encode()
+    body = json.dumps(PROMPT | {"diffusion_edge": {"plan": "hall:4,tower:3"}}).encode()
     messages = iter([{"type": "http.request", "body": body, "more_body": False}])
     sent: list[Any] = []
     answered = asyncio.Event()

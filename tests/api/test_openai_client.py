@@ -39,12 +39,12 @@ async def test_images_generate(client: openai.AsyncOpenAI) -> None:
         n=2,
         size="64x64",  # type: ignore[call-overload]
         response_format="b64_json",
-        extra_body={"seed": 11, "diffusion_edge": {"plan": "cloud:8,edge:12"}},
+        extra_body={"seed": 11, "diffusion_edge": {"plan": "hall:8,tower:12"}},
     )
     for number, item in enumerate(answer.data):
         with Image.open(io.BytesIO(base64.b64decode(item.b64_json))) as image:
             assert image.tobytes() == fake_picture(11 + number, 64, 64).rgb
-    assert answer.model_extra["diffusion_edge"]["plan"] == "cloud:8,edge:12"
+    assert answer.model_extra["diffusion_edge"]["plan"] == "hall:8,tower:12"
 
 
 async def test_models(client: openai.AsyncOpenAI) -> None:

@@ -8,23 +8,23 @@ from diffusion_edge.api.png import Made, encode, parameters, provenance
 from diffusion_edge.types import Plan
 from tests.api.fakes import fake_picture, request
 
-PLAN = Plan.parse("cloud:8,edge:12", "cheapest")
+PLAN = Plan.parse("hall:8,tower:12", "cheapest")
 
 
 def test_png_carries_what_other_tools_read() -> None:
     asked = request(negative_prompt="blur", prompt="a red circle, small", solver="dpmpp-2m")
-    data = encode(fake_picture(6, 64, 64), "png", Made(asked, PLAN, image=1))
+    data = encode(fake_picture(6, 96, 64), "png", Made(asked, PLAN, image=1))
     with Image.open(io.BytesIO(data)) as image:
         text = image.text  # type: ignore[attr-defined]
-        assert image.tobytes() == fake_picture(6, 64, 64).rgb
+        assert image.tobytes() == fake_picture(6, 96, 64).rgb
     lines = text["parameters"].split("\n")
     assert lines[:2] == ["a red circle, small", "Negative prompt: blur"]
     assert lines[2].startswith(
-        "Steps: 20, Sampler: DPM++ 2M, CFG scale: 4, Seed: 6, Size: 64x64, Model: shapes"
+        "Steps: 20, Sampler: DPM++ 2M, CFG scale: 4, Seed: 6, Size: 96x64, Model: shapes"
     )
     ours = json.loads(text["diffusion_edge"])
-    assert (ours["plan"], ours["reason"], ours["seed"]) == ("cloud:8,edge:12", "cheapest", 6)
-    assert ours["spans"][1] == {"stage": "edge", "start": 8, "stop": 20}
+    assert (ours["plan"], ours["reason"], ours["seed"]) == ("hall:8,tower:12", "cheapest", 6)
+    assert ours["spans"][1] == {"stage": "tower", "start": 8, "stop": 20}
 
 
 def test_without_a_negative_prompt_there_is_no_line_for_it() -> None:

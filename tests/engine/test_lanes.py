@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.engine import run as core
-from diffusion_edge.engine.lanes import Lanes, cut
+from diffusion_edge.engine.lanes import Lanes, cut, leave_cores_to_lanes
 from diffusion_edge.engine.measure import REPEATS, measure
 from diffusion_edge.engine.pace import RealClock
 from diffusion_edge.engine.run import Trajectory
@@ -118,6 +119,20 @@ async def test_all_lanes_together_use_no_more_threads_than_the_stage_has(
         lanes.close()
 
 
+def test_where_models_are_loaded_torch_has_one_thread() -> None:
+    def loading() -> int:
+        torch.set_num_threads(3)
+        leave_cores_to_lanes()
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(loading).result() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 class Timed(Lanes):
     """Two lanes whose passes take the given seconds, by how many lanes they are cut into."""
 
@@ -145,6 +160,35 @@ async def test_warm_up_takes_the_faster_of_one_pass_and_lanes(
     assert [seconds.lanes_for(16, rows) for rows in (2, 4)] == [faster, faster]
     assert [seconds.step(16, rows) for rows in (2, 4)] == pytest.approx([0.1, 0.1])
     assert seconds.step(16, 1) == pytest.approx(took_s[1])  # one row cannot be cut
+
+
+@pytest.mark.parametrize(
+    ("took_s", "known"),
+    [
+        ({}, (1, 2, 4, 8, 16, 32)),  # twice the rows in the same time
+        ({2: 0.2, 4: 0.4}, (1, 2, 4)),
+        ({2: 0.2, 8: 0.2, 16: 0.2, 32: 0.4}, (1, 2, 4, 8, 16, 32)),
+        ({2: 0.2, 8: 0.4, 16: 0.8, 32: 0.1}, (1, 2, 4, 8, 16)),
+    ],
+)
+async def test_warm_up_tries_larger_batches_until_two_in_a_row_gained_nothing(
+    took_s: dict[int, float], known: tuple[int, ...]
+) -> None:
+    """A pass takes 0.1 s of as many rows as are not named."""
+    clock, only = FakeClock(), Lanes("test", 1)
+
+    class ByRows(FakeFamily):
+        def predict(
+            self, latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning
+        ) -> Tensor:
+            clock.advance(took_s.get(len(latent), 0.1))
+            return super().predict(latent, timestep, guidance, c)
+
+    try:
+        seconds = await measure(ByRows("edge"), (16,), "ddim", only, clock, 1)
+    finally:
+        only.close()
+    assert tuple(seconds.step_s[16]) == known
 
 
 async def test_warm_up_cuts_no_more_than_there_are_threads() -> None:

@@ -38,12 +38,14 @@ class OnMachine(FakeFamily):
     def __init__(self, machine: Machine) -> None:
         super().__init__("edge")
         self.machine = machine
+        self.on_decode: Callable[[int], object] = lambda rows: None
 
     def predict(self, latent: Tensor, timestep: Tensor, g: Tensor, c: Conditioning) -> Tensor:
         self.machine.took(len(latent), latent[0, 0].numel())
         return super().predict(latent, timestep, g, c)
 
     def decode(self, latent: Tensor) -> list[Picture]:
+        self.on_decode(len(latent))
         self.machine.clock.advance(0.001 * latent[:, 0].numel())
         return super().decode(latent)
 
@@ -138,6 +140,17 @@ async def test_a_stage_knows_the_seconds_of_every_size_it_served() -> None:
     assert status.step_s[4 * CELLS][1] == pytest.approx(0.01 + 0.0001 * 4 * CELLS)
     assert status.seconds_per_step(guided=False, cells=CELLS) == pytest.approx(0.0116)
     assert status.decode_s == pytest.approx({CELLS: 0.001 * CELLS, 4 * CELLS: 0.004 * CELLS})
+
+
+async def test_pictures_decoded_in_one_call_are_told_in_the_seconds_of_one() -> None:
+    async with a_stage(Machine()) as worker:
+        calls: list[int] = []
+        worker._family.on_decode = calls.append  # type: ignore[attr-defined]  # of OnMachine
+        for _ in range(8):
+            await some(worker, 4)
+        told = worker.status().decode_s
+    assert calls == [4] * 8
+    assert told == pytest.approx({CELLS: 0.001 * CELLS})
 
 
 async def test_what_waits_is_told_in_the_seconds_of_its_size() -> None:

@@ -57,6 +57,26 @@ def test_one_step_serves_trajectories_that_stand_anywhere(family: Family) -> Non
             )
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp-2m", "dpmpp-2m-sde"])
+def test_a_step_is_taken_where_the_latent_lies(solver: str) -> None:
+    """Torch's device without memory stands for a GPU: it mixes with the CPU's tensors as little.
+    Tables and schedules lie on the CPU."""
+    packet = replace(a_packet(FakeFamily("edge"), solver), width=16, height=16)  # type: ignore[arg-type]
+    begun = begin(FakeFamily("edge"), packet)
+    there = replace(
+        begun,
+        latent=begun.latent.to("meta"),
+        history=tuple(tensor.to("meta") for tensor in begun.history),
+    )
+
+    def predict(latent: Tensor, timestep: Tensor, guidance: Tensor, c: Conditioning) -> Tensor:
+        assert {latent.device.type, timestep.device.type, guidance.device.type} == {"meta"}
+        return latent
+
+    for after in step(FakeFamily("edge"), [there, there], predict):
+        assert {tensor.device.type for tensor in (after.latent, *after.history)} == {"meta"}
+
+
 def test_guidance_of_the_span_wins(family: Family) -> None:
     packet = a_packet(family, guidance=4.0)
     unguided = replace(packet, plan=Plan((Span("edge", 0, 10, guidance=1.0),), ()))

@@ -82,7 +82,7 @@ def gate() -> Iterator[Gate]:
 async def a_worker(
     stage: str = "edge", on_predict: Any = None, **options: Any
 ) -> AsyncIterator[Worker]:
-    family = FakeFamily(stage)
+    family = FakeFamily(f"model of {stage}")
     worker = Worker(family, stage=stage, tier="edge", **options)
     await worker.warm_up(16, "ddim")
     if on_predict:
@@ -218,6 +218,30 @@ async def test_the_parts_of_a_span_add_up_to_the_time_it_took() -> None:
     assert max(ended) == 3 * (2.0 + 3.0 + 5.0)
     whole = [span.queue_s + span.encode_s + span.run_s + span.decode_s for span in spans]
     assert sorted(whole) == ended
+
+
+async def test_who_waits_for_the_first_step_is_not_running(gate: Gate) -> None:
+    """Premises: texts and pictures take no time, a step takes a second, and nobody shares one. The
+    first one's picture waits for one step of the second, with which it takes turns."""
+    clock = FakeClock()
+
+    def a_second() -> None:
+        gate()
+        clock.advance(1.0)
+
+    async def one(steps: int) -> SpanRecord:
+        (span,) = done(await all_of(worker, a_packet(f"edge:{steps}", seed=steps))).spans
+        return span
+
+    async with a_worker(clock=clock, mode="off", on_predict=a_second) as worker:
+        first = asyncio.create_task(one(4))
+        await gate.reached()
+        second = asyncio.create_task(one(2))
+        while worker.status().queued < 2:
+            await asyncio.sleep(0)
+        gate.open()
+        spans = await first, await second
+    assert [(span.queue_s, span.run_s) for span in spans] == [(1.0, 4.0), (4.0, 2.0)]
 
 
 async def test_several_at_once_of_other_sizes_guidance_and_stages_are_what_each_is_alone() -> None:
@@ -672,7 +696,7 @@ async def test_memory_is_told_as_it_is_used_and_not_as_it_was_asked_for() -> Non
     touched = 2**26
     async with a_worker() as worker:
         before = told()
-        with mmap.mmap(-1, 2**30) as asked:
+        with mmap.mmap(-1, 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as asked:
             assert abs(told() - before) < touched / 4
             for start in range(0, touched, mmap.PAGESIZE):
                 asked[start] = 1

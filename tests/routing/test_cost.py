@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from diffusion_edge.routing.cost import MAX_CUTS, bundles, cuts, predict_plan
 from diffusion_edge.types import Guiding, Link, Plan, StageStatus, View
 
-from .views import CELLS, request, stage, view
+from .views import CELLS, MODEL, request, stage, view
 
-NAMES = ("device", "edge", "cloud")
+NAMES = tuple(MODEL)
 
 
 def replayed(plan: Plan, images: int, seen: View) -> tuple[float, float]:
@@ -85,33 +85,33 @@ def test_forecast_is_what_playing_the_events_gives(
 @settings(deadline=None, max_examples=50)
 @given(seen=views(), first=st.integers(1, 20), second=st.integers(1, 20), images=st.integers(1, 4))
 def test_a_cut_within_one_stage(seen: View, first: int, second: int, images: int) -> None:
-    plan = Plan.of((("cloud", first), ("cloud", second)))
+    plan = Plan.of((("hall", first), ("hall", second)))
     asked = request(steps=plan.steps, images=images)
     assert predict_plan(plan, asked, seen) == pytest.approx(replayed(plan, images, seen))
 
 
 def test_by_hand() -> None:
     seen = view(
-        stage("edge", 0.1, queue_s=1.0, encode_s=0.2),
-        stage("cloud", 0.05, queue_s=4.0, encode_s=0.1, decode_s=0.3),
+        stage("tower", 0.1, queue_s=1.0, encode_s=0.2),
+        stage("hall", 0.05, queue_s=4.0, encode_s=0.1, decode_s=0.3),
         bytes_per_s=1e5,
         delay_s=0.1,
         nbytes=20_000,
     )
     # The edge ends at 1 + 0.2 + 10 * 0.1 = 2.2, the latent arrives at 2.5, the cloud is free at 4.
-    finish_s, cost = predict_plan(Plan.parse("edge:10,cloud:10"), request(), seen)
+    finish_s, cost = predict_plan(Plan.parse("tower:10,hall:10"), request(), seen)
     assert finish_s == pytest.approx(4.0 + 0.1 + 10 * 0.05 + 0.3)
     assert cost == pytest.approx(1.2 * 1.0 + 0.9 * 4.0)
 
 
 def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> None:
     """Two guided rows an image: four images fill the largest pass that pays, six take 1.5 of it."""
-    alone = replace(stage("cloud", 0.1, encode_s=0.1, decode_s=0.2), guiding="doubled")
+    alone = replace(stage("hall", 0.1, encode_s=0.1, decode_s=0.2), guiding="doubled")
     by_rows = {1: 0.08, 2: 0.1, 4: 0.12, 8: 0.16, 16: 0.4}
     batching = replace(alone, batches=True, step_s={CELLS: by_rows})
 
     def predicted(images: int, status: StageStatus) -> tuple[float, float]:
-        return predict_plan(Plan.parse("cloud:20"), request(images=images), view(status))
+        return predict_plan(Plan.parse("hall:20"), request(images=images), view(status))
 
     in_turn = 4 * (0.1 + 20 * 0.1 + 0.2)
     assert predicted(4, alone) == pytest.approx((in_turn, 4 * in_turn))
@@ -121,23 +121,23 @@ def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> N
 
 
 def test_images_that_come_one_by_one_are_batched_when_all_are_there() -> None:
-    edge = stage("edge", 0.1)
-    cloud = replace(stage("cloud", 0.1), batches=True, step_s={CELLS: {1: 0.1, 2: 0.1, 4: 0.1}})
+    edge = stage("tower", 0.1)
+    cloud = replace(stage("hall", 0.1), batches=True, step_s={CELLS: {1: 0.1, 2: 0.1, 4: 0.1}})
     seen = view(edge, cloud, bytes_per_s=1e12)
-    finish_s, _ = predict_plan(Plan.parse("edge:10,cloud:10"), request(images=2), seen)
+    finish_s, _ = predict_plan(Plan.parse("tower:10,hall:10"), request(images=2), seen)
     assert finish_s == pytest.approx(2 * 10 * 0.1 + 10 * 0.1)
 
 
 def test_guidance_chooses_the_step_time() -> None:
-    seen = view(stage("cloud", 0.1, guided_s=0.2))
-    plan = Plan.parse("cloud:20")
+    seen = view(stage("hall", 0.1, guided_s=0.2))
+    plan = Plan.parse("hall:20")
     assert predict_plan(plan, request(guidance=3.0), seen)[0] == pytest.approx(4.0)
     assert predict_plan(plan, request(guidance=1.0), seen)[0] == pytest.approx(2.0)
 
 
 def test_seconds_are_those_of_the_request_s_size() -> None:
-    status = replace(stage("cloud", 0.1, decode_s=0.3), step_s={CELLS: {2: 0.1}, 256: {2: 0.5}})
-    seen, plan = view(status), Plan.parse("cloud:20")
+    status = replace(stage("hall", 0.1, decode_s=0.3), step_s={CELLS: {2: 0.1}, 256: {2: 0.5}})
+    seen, plan = view(status), Plan.parse("hall:20")
     assert predict_plan(plan, request(), seen)[0] == pytest.approx(2.0 + 0.3)
     larger = replace(seen, cells=256)
     assert predict_plan(plan, request(), larger)[0] == pytest.approx(10.0 + 4 * 0.3)
@@ -145,20 +145,20 @@ def test_seconds_are_those_of_the_request_s_size() -> None:
 
 
 def test_guidance_of_a_span_or_of_a_stage_s_model_chooses_it_too() -> None:
-    seen = view(stage("cloud", 0.1, guided_s=0.2), stage("edge", 0.1, guided_s=0.2))
+    seen = view(stage("hall", 0.1, guided_s=0.2), stage("tower", 0.1, guided_s=0.2))
 
     def seconds(plan: str, **own: float) -> float:
         return predict_plan(Plan.parse(plan), request(), replace(seen, guidance=own))[0]
 
-    assert seconds("cloud:10,edge:10@1") == pytest.approx(3.0, abs=1e-3)
-    assert seconds("cloud:10,edge:10", edge=1.0) == pytest.approx(3.0, abs=1e-3)
-    assert seconds("cloud:10,edge:10@2", edge=1.0) == pytest.approx(4.0, abs=1e-3)
+    assert seconds("hall:10,tower:10@1") == pytest.approx(3.0, abs=1e-3)
+    assert seconds("hall:10,tower:10", tower=1.0) == pytest.approx(3.0, abs=1e-3)
+    assert seconds("hall:10,tower:10@2", tower=1.0) == pytest.approx(4.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("guiding", ["embedded", "off"])
 def test_only_a_second_pass_costs_a_second_row(guiding: Guiding) -> None:
-    status = replace(stage("cloud", 0.1, guided_s=0.2), guiding=guiding)
-    assert predict_plan(Plan.parse("cloud:20"), request(), view(status))[0] == pytest.approx(2.0)
+    status = replace(stage("hall", 0.1, guided_s=0.2), guiding=guiding)
+    assert predict_plan(Plan.parse("hall:20"), request(), view(status))[0] == pytest.approx(2.0)
 
 
 def test_every_way_to_cut() -> None:
@@ -190,9 +190,9 @@ def test_the_number_of_plans_is_bounded(steps: int) -> None:
 
 def test_a_pair_without_a_link_cannot_hand_off() -> None:
     seen = view(*(stage(name, 0.1) for name in NAMES))
-    links = {pair: link for pair, link in seen.links.items() if pair != ("device", "cloud")}
+    links = {pair: link for pair, link in seen.links.items() if pair != ("phone", "hall")}
     orders = {bundle.stages for bundle in bundles(NAMES, 20, links)}
-    assert ("device", "cloud") not in orders
-    assert ("edge", "device", "cloud") not in orders
-    assert ("device", "edge", "cloud") in orders
-    assert ("cloud", "device") in orders
+    assert ("phone", "hall") not in orders
+    assert ("tower", "phone", "hall") not in orders
+    assert ("phone", "tower", "hall") in orders
+    assert ("hall", "phone") in orders

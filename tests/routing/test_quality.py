@@ -173,6 +173,7 @@ def test_reads_its_file(tmp_path: Path) -> None:
         ({"seed": "20"}, "seed"),
         ({"rows": [a_row(stages=["cloud", "edge"])]}, "2 stages but steps for 1"),
         ({"rows": [a_row(score=1.2)]}, r"rows\.0\.score"),
+        ({"rows": [a_row(score=-0.1)]}, r"rows\.0\.score"),
         ({"rows": [a_row()] * 2}, "plan cloud:20 occurs twice"),
         ({"rows": [a_row(stages=["edge"])]}, "'cloud' has no row of its own of 20 steps"),
         ({"rows": [a_row(stages=["a", "a"], steps=[5, 15])]}, "twice in a row"),

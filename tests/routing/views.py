@@ -1,8 +1,13 @@
-"""Small views and tables for the tests of this folder."""
+"""Small views and tables for the tests of this folder.
+
+Stages are called otherwise than their models, so that neither passes for the other: the table and
+the prices know models and tiers, plans and links know stages.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
 from diffusion_edge.routing.quality import Model, QualityRow, QualityTable, StageCurve
 from diffusion_edge.types import MAX_STEPS, ImageRequest, Link, StageStatus, Tier, View
@@ -10,14 +15,15 @@ from diffusion_edge.types import MAX_STEPS, ImageRequest, Link, StageStatus, Tie
 CELLS = 64
 """Of the latent of a picture of 64 pixels: what stages know and requests ask for."""
 
-TIER: Mapping[str, Tier] = {"device": "device", "edge": "edge", "cloud": "cloud"}
+MODEL: Mapping[str, Tier] = {"phone": "device", "tower": "edge", "hall": "cloud"}
+"""By stage. Every model has the name of the tier that it runs on."""
 
 
 def stage(name: str, step_s: float, queue_s: float = 0.0, **kw: float) -> StageStatus:
     return StageStatus(
         stage=name,
-        tier=TIER[name],
-        model=name,
+        tier=MODEL[name],
+        model=MODEL[name],
         queue_s=queue_s,
         queued=int(kw.get("queued", 0)),
         capacity=int(kw.get("capacity", 32)),
@@ -35,12 +41,14 @@ def view(
     prices: Mapping[Tier, float] | None = None,
     nbytes: int = 10_000,
 ) -> View:
-    """Every two stages are linked alike."""
-    names = [s.stage for s in stages]
-    links = {(a, b): Link(bytes_per_s, delay_s) for a in names for b in names if a != b}
+    """`bytes_per_s` and `delay_s` are those of the way from a stage to one that is given after it;
+    the way back is half as good. A packet has `nbytes` at step 0 and grows with every step."""
+    ways = list(combinations([s.stage for s in stages], 2))
+    links = {(a, b): Link(bytes_per_s, delay_s) for a, b in ways}
+    links |= {(b, a): Link(bytes_per_s / 2, 2 * delay_s) for a, b in ways}
     prices = prices or {"device": 0.0, "edge": 1.0, "cloud": 4.0}
     steps = range(MAX_STEPS + 1)
-    sizes = tuple(nbytes for _ in steps)
+    sizes = tuple(nbytes + nbytes * step // 1000 for step in steps)
     codecs = tuple("exact" for _ in steps)
     return View({s.stage: s for s in stages}, links, prices, sizes, codecs, CELLS)
 
@@ -106,3 +114,13 @@ def symmetric(device: float = 0.4, edge: float = 0.7, cloud: float = 1.0) -> Qua
         *(row((alone[a] + alone[b]) / 2, **{a: 10, b: 10}) for a, b in pairs),
         model=Model(power=1.0, curves=curves),
     )
+
+
+def late() -> QualityTable:
+    """As `symmetric`, but what the smaller models lose they lose in the last steps."""
+    curves = tuple(
+        curve.model_copy(update={"loss": (0.0, 0.1 * curve.loss[-1], curve.loss[-1])})
+        for curve in symmetric().model.curves
+    )
+    model = Model(power=1.0, curves=curves)
+    return symmetric().model_copy(update={"model": model})

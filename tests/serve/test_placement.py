@@ -12,7 +12,7 @@ from diffusion_edge.serve.placement import actor_options, await_nodes, has_room,
 from tests.fakes import FakeClock
 
 KEY = "diffusion-edge.io/cloud"
-STAGES = {"cloud": StageConfig(tier="cloud", model="cloud", resource=KEY, label=KEY, num_cpus=0.5)}
+STAGES = {"hall": StageConfig(tier="cloud", model="cloud", resource=KEY, label=KEY, num_cpus=0.5)}
 
 
 def node(label: bool = True, resource: bool = True, cpus: float = 2.0, alive: bool = True) -> Any:
@@ -24,7 +24,7 @@ def node(label: bool = True, resource: bool = True, cpus: float = 2.0, alive: bo
 
 
 def test_both_keys_place_a_stage() -> None:
-    assert actor_options(STAGES["cloud"]) == {
+    assert actor_options(STAGES["hall"]) == {
         "num_cpus": 0.5,
         "resources": {KEY: 0.01},
         "label_selector": {KEY: "true"},
@@ -46,15 +46,15 @@ def test_both_keys_place_a_stage() -> None:
     ],
 )
 def test_the_least_that_is_missing_is_named(nodes: list[Any], lacks: str) -> None:
-    assert missing(STAGES, nodes) == {"cloud": lacks}
+    assert missing(STAGES, nodes) == {"hall": lacks}
 
 
 def test_a_share_of_a_gpu_is_counted() -> None:
-    stages = {"cloud": StageConfig(tier="cloud", model="cloud", num_gpus=0.5)}
-    assert actor_options(stages["cloud"]) == {"num_cpus": 0.1, "num_gpus": 0.5}
+    stages = {"hall": StageConfig(tier="cloud", model="cloud", num_gpus=0.5)}
+    assert actor_options(stages["hall"]) == {"num_cpus": 0.1, "num_gpus": 0.5}
     without, fitting = node(), node()
     fitting["Resources"] |= {"GPU": 1.0}
-    assert missing(stages, [without]) == {"cloud": "0.5 GPUs"}
+    assert missing(stages, [without]) == {"hall": "0.5 GPUs"}
     assert missing(stages, [without, fitting]) == {}
 
 
@@ -73,7 +73,7 @@ def test_nodes_may_come_late_but_not_too_late() -> None:
 
     await_nodes(STAGES, 60.0, lambda: nodes, arrives, clock.now)
     assert clock.now() < 1012
-    with pytest.raises(PlacementError, match=f"'cloud' lacks the label {KEY}=true"):
+    with pytest.raises(PlacementError, match=f"'hall' lacks the label {KEY}=true"):
         await_nodes(STAGES, 60.0, lambda: nodes[:1], clock.advance, clock.now)
     assert clock.now() < 1072.5
 
