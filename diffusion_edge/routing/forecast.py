@@ -15,20 +15,14 @@ All seconds count from the moment of the report.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, inf
-
-import numpy as np
-from numpy.typing import NDArray
 
 from diffusion_edge import batching, curves
 from diffusion_edge.batching import CELLS, TEXTS
 from diffusion_edge.types import Held, StageStatus
-
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
 
 # ---------------------------------------------------------------------------- what is known
 
@@ -69,6 +63,12 @@ def together(status: StageStatus) -> bool:
     return status.batches and not status.emulated
 
 
+def mode_of(status: StageStatus) -> batching.Batching:
+    """What due times go by. A stage that takes one sample at a time to act as other hardware orders
+    them like one that batches."""
+    return "in-flight" if status.batches or status.emulated else "off"
+
+
 @dataclass(frozen=True)
 class Image:
     """One on a stage or on its way there. kind_id: the index of its kind, for comparing."""
@@ -88,14 +88,10 @@ class Stage:
     def __init__(self, status: StageStatus) -> None:
         self._status = status
         self._kinds: dict[tuple[int, int], tuple[int, Kind]] = {}
+        self.alike = True  # whether all images can share forward passes
         self.encode_s = status.encode_s
         self.texts = TEXTS if together(status) else 1
         self.capacity = status.capacity
-
-    @property
-    def alike(self) -> bool:
-        """Whether all images can share forward passes."""
-        return len(self._kinds) <= 1
 
     def image(self, held: Held) -> Image:
         number, kind = self.kind(held.cells, held.rows)
@@ -106,6 +102,7 @@ class Stage:
     def kind(self, cells: int, rows: int) -> tuple[int, Kind]:
         key = cells, rows
         if key not in self._kinds:
+            self.alike = not self._kinds
             self._kinds[key] = len(self._kinds), kind_of(self._status, cells, rows)
         return self._kinds[key]
 
@@ -382,204 +379,3 @@ def ahead(status: StageStatus, more: Sequence[Held] = ()) -> tuple[float, ...]:
     while run.open:
         run.round()
     return tuple(run.done_s)
-
-
-# ---------------------------------------------------------------------------- one request more
-
-ARRIVALS = 12
-"""Arrivals in a table: the first is now, at the last the stage has done all that it knows of."""
-
-RUNS = 16, 5
-"""Runs of the rules for the first arrival of a table, and for each of the others, at most."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What a request asks of a stage: images of `rows` rows and so many cells each, of up to
-    `steps` steps. deadline_s: seconds from the report; None for none. encodes: whether the stage is
-    still to encode the text when the request arrives."""
-
-    cells: int
-    rows: int
-    steps: int
-    images: int = 1
-    deadline_s: float | None = None
-    encodes: bool = True
-
-
-@dataclass(frozen=True)
-class Table:
-    """When a request would be done on a stage, by arrival and steps there, and what others lose.
-
-    arrives_s: (A,), from 0 to when the stage has done all that it knows of. The others are (A, N),
-    entry [a, n - 1] for n steps. first_s, last_s: when its first and its last image has taken its
-    steps; done_s: when the last one is decoded, too. They never fall with the arrival. delay_s: how
-    much later all others together are done; missed: how many of them take their last step after
-    they are due and would not have, both as if the request decoded here.
-    """
-
-    arrives_s: Floats
-    first_s: Floats
-    last_s: Floats
-    done_s: Floats
-    delay_s: Floats
-    missed: Floats
-
-    def seconds(self, of: Floats, arrives_s: Floats, steps: Counts) -> Floats:
-        """first_s, last_s or done_s by request; when the stage is idle they go with the arrival."""
-        return self.between(of, arrives_s, steps) + np.maximum(arrives_s - self.arrives_s[-1], 0.0)
-
-    def between(self, of: Floats, arrives_s: Floats, steps: Counts) -> Floats:
-        """Any of the tables by request, on the line between two arrivals."""
-        known = self.arrives_s
-        above = np.clip(np.searchsorted(known, arrives_s), 1, len(known) - 1)
-        below = known[above - 1]
-        share = np.clip((arrives_s - below) / (known[above] - below), 0.0, 1.0)
-        low = of[above - 1, steps - 1]
-        read: Floats = low + share * (of[above, steps - 1] - low)
-        return read
-
-
-def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
-    """more: what else was decided to go there.
-
-    Exact for one image that arrives at one of `arrives_s`, but for two things: the time that a
-    picture waits for its decoding is about right, and where a request has more places among due
-    times that make a difference than there are RUNS, some steps are read from the next later place.
-    Several images are played at a few numbers of steps, and read off between them.
-    """
-    forecasts = Forecasts(status, ask, more)
-    arrives_s = _arrivals(forecasts.idle_s)
-    rows = [forecasts.row(at_s) for at_s in arrives_s]
-    first_s, last_s, done_s, delay_s, missed = (np.array(column) for column in zip(*rows, strict=True))
-    rising = (np.maximum.accumulate(each, axis=0) for each in (first_s, last_s, done_s))
-    return Table(np.array(arrives_s), *rising, delay_s, missed)
-
-
-def _arrivals(idle_s: float) -> list[float]:
-    """Denser near now, where most requests arrive."""
-    if not idle_s:
-        return [0.0, 1.0]
-    return [idle_s * (k / (ARRIVALS - 1)) ** 1.5 for k in range(ARRIVALS)]
-
-
-Row = tuple[Floats, Floats, Floats, Floats, Floats]
-"""first_s, last_s, done_s, delay_s and missed of one arrival, by steps."""
-
-
-class Forecasts:
-    """The rows of a table. The run without the request is made once; those with it branch off it
-    where the request arrives. idle_s: when that run ends."""
-
-    def __init__(self, status: StageStatus, ask: Ask, more: Sequence[Held]) -> None:
-        stage = Stage(status)
-        self._ask = ask
-        self._number, self._kind = stage.kind(ask.cells, ask.rows)
-        self._mode = mode_of(status)
-        base = Run(stage, [stage.image(held) for held in (*status.held, *more)])
-        self._moments = [base.copy()]
-        while base.open:
-            base.round()
-            self._moments.append(base.copy())
-        self._base = base
-        self.idle_s = base.now
-
-    def row(self, arrives_s: float) -> Row:
-        if self._ask.images > 1:
-            return self._of_several(arrives_s)
-        return self._of_one(arrives_s)
-
-    def _of_one(self, arrives_s: float) -> Row:
-        """A run tells all numbers of steps up to its own that are due late enough for the same
-        passes; the largest that is left gets the next run. If runs run short, each tells its share,
-        so that what is not exact is spread out."""
-        steps = self._ask.steps
-        due_s = [self._due_s(arrives_s, n) for n in range(1, steps + 1)]
-        last_s, done_s = [inf] * steps, [inf] * steps
-        losses = {0: (0.0, 0)}
-        open_ = list(range(1, steps + 1))
-        left = RUNS[0 if arrives_s <= 0 else 1]
-        while open_:
-            sure = open_[len(open_) - ceil(len(open_) / left)]
-            run = self._run(arrives_s, open_[-1])
-            _read(run, due_s, sure, last_s, done_s)
-            losses[open_[-1]] = self._losses(run)
-            open_ = [n for n in open_ if last_s[n - 1] == inf]
-            left -= 1
-        for n in (steps // 3, steps // 8)[:left]:
-            if n and n not in losses:
-                losses[n] = self._losses(self._run(arrives_s, n))
-        stepped_s = np.array(last_s)
-        return stepped_s, stepped_s, np.array(done_s), *self._spread(losses)
-
-    def _of_several(self, arrives_s: float) -> Row:
-        steps, images = self._ask.steps, self._ask.images
-        knots = np.unique(np.linspace(1, steps, RUNS[1]).round().astype(np.int64))
-        found, losses = [], {0: (0.0, 0)}
-        for n in knots.tolist():
-            run = self._run(arrives_s, n)
-            stepped_s = run.stepped_s[-images:]
-            found.append((min(stepped_s), max(stepped_s), max(run.done_s[-images:])))
-            losses[n] = self._losses(run)
-        every = np.arange(1, steps + 1)
-        first_s, last_s, done_s = (np.interp(every, knots, each) for each in zip(*found, strict=True))
-        return first_s, last_s, done_s, *self._spread(losses)
-
-    def _due_s(self, arrives_s: float, steps: int) -> float:
-        alone_s = steps * self._kind.pass_s[1]
-        return batching.due(arrives_s, alone_s, self._ask.deadline_s, self._mode)
-
-    def _run(self, arrives_s: float, steps: int) -> Run:
-        """With the request, whose images are the last ones, until it is done."""
-        due_s, ask = self._due_s(arrives_s, steps), self._ask
-        image = Image(self._kind, self._number, steps, due_s, ask.encodes, True, arrives_s)
-        before = bisect_left(self._moments, arrives_s, key=lambda run: run.now) - 1
-        run = self._moments[max(before, 0)].copy()
-        run.watched = len(run.images)
-        run.add([image] * ask.images)
-        done_s = run.done_s
-        while inf in done_s[run.watched :]:
-            run.round()
-        return run
-
-    def _losses(self, run: Run) -> tuple[float, int]:
-        """What the others lose, in seconds and due times; plays the run to its end."""
-        while run.open:
-            run.round()
-        base, others = self._base, self._base.images
-        delay_s = sum(run.done_s[: len(others)]) - sum(base.done_s)
-        missed = sum(
-            was_s <= image.due_s < now_s
-            for was_s, now_s, image in zip(base.stepped_s, run.stepped_s, others, strict=False)
-        )
-        return delay_s, missed
-
-    def _spread(self, losses: Mapping[int, tuple[float, int]]) -> tuple[Floats, Floats]:
-        """By steps, from those that were played."""
-        known = sorted(losses)
-        every = np.arange(1, self._ask.steps + 1)
-        delay_s, missed = zip(*(losses[n] for n in known), strict=True)
-        return np.interp(every, known, delay_s), np.interp(every, known, missed)
-
-
-def _read(
-    run: Run, due_s: Sequence[float], sure: int, last_s: list[float], done_s: list[float]
-) -> None:
-    """Fills in, from a run with a watched image, each number of steps that the run is right for: so
-    many steps into it, no image with the due time of so many would have been in a pass that this
-    one was left out of. From `sure` on that is not asked."""
-    number, n = run.watched, 0
-    decode_s = run.images[number].kind.decode_s
-    for count, began_s, took_s, wait_s, bar_s in run.passes:
-        for k in range(n + 1, n + count + 1):
-            if last_s[k - 1] == inf and (k >= sure or due_s[k - 1] >= bar_s):
-                last_s[k - 1] = began_s + (k - n) * took_s
-                done_s[k - 1] = last_s[k - 1] + wait_s + decode_s
-        n += count
-    last_s[n - 1], done_s[n - 1] = run.stepped_s[number], run.done_s[number]
-
-
-def mode_of(status: StageStatus) -> batching.Batching:
-    """What due times go by. A stage that takes one sample at a time to act as other hardware orders
-    them like one that batches."""
-    return "in-flight" if status.batches or status.emulated else "off"
