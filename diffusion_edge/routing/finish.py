@@ -201,11 +201,16 @@ class Forecasts:
         return delay_s, missed
 
     def _spread(self, losses: Mapping[int, tuple[float, int]]) -> tuple[Floats, Floats]:
-        """By steps, from those that were played."""
-        known = sorted(losses)
-        every = np.arange(1, self._ask.steps + 1)
-        delay_s, missed = zip(*(losses[n] for n in known), strict=True)
-        return np.interp(every, known, delay_s), np.interp(every, known, missed)
+        """By steps, from those that were played. Where passes are for one, each step of the request
+        is one that all behind it wait, so the next run above tells by the step; in company they
+        lose less with every step more, so the line between two runs does."""
+        known, every = np.array(sorted(losses)), np.arange(1, self._ask.steps + 1)
+        delay_s, missed = (np.array(each) for each in zip(*(losses[n] for n in known), strict=True))
+        each_missed = np.interp(every, known, missed)
+        if self._kind.places > 1:
+            return np.interp(every, known, delay_s), each_missed
+        above = np.searchsorted(known, every)
+        return delay_s[above] * every / known[above], each_missed
 
 
 def _read(
