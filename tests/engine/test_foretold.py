@@ -42,6 +42,7 @@ class Script:
     done_s: dict[str, float] = field(default_factory=dict)
     foretold_s: dict[str, float] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    moving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def now(self) -> float:
         return self.seconds
@@ -51,11 +52,12 @@ class Script:
 
     async def pass_by(self, seconds: float) -> None:
         """Whoever arrives meanwhile is admitted at that very moment."""
-        end = self.seconds + seconds
-        while self.worker and self.arrivals and self.arrivals[0][0] <= end:
-            self.seconds, packet = self.arrivals.pop(0)
-            await self.admit(packet)
-        self.seconds = end
+        async with self.moving:
+            end = self.seconds + seconds
+            while self.worker and self.arrivals and self.arrivals[0][0] <= end:
+                self.seconds, packet = self.arrivals.pop(0)
+                await self.admit(packet)
+            self.seconds = end
 
     async def admit(self, packet: Packet) -> None:
         if not self.arrivals:
