@@ -28,6 +28,13 @@ GAIN = 1.05
 AGAIN = 50.0
 """A larger forward pass that did not pay is tried again after so many times its seconds."""
 
+TEXTS = 8
+"""Requests whose texts are encoded in one call at most; more gained nothing."""
+
+CELLS = 1024
+"""Latent cells that are decoded in one call at most. Larger pictures gain nothing by company, and
+several at once may be more than memory holds."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -366,7 +366,7 @@ class View:
     `codecs[k]` is how this request's packet would be carried if it were handed off before step k,
     and `packet_bytes[k]` its size then, for k from 0 to the number of steps; `cells` are those of
     its latent. A pair that `links` lacks cannot hand off. `guidance` has the stages whose models
-    have guidance of their own.
+    have guidance of their own. `turn` counts the views that were made before this one.
     """
 
     stages: Mapping[str, StageStatus]
@@ -376,6 +376,7 @@ class View:
     codecs: tuple[Codec, ...]
     cells: int
     guidance: Mapping[str, float] = field(default_factory=dict)
+    turn: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -47,6 +48,7 @@ class Board:
         self._now = now
         self._seen: dict[str, _Seen] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._views = itertools.count()
 
     def view(self, request: ImageRequest) -> View:
         """What is known now, for this request."""
@@ -58,7 +60,13 @@ class Board:
         }
         carried = self._carriage(request)
         return View(
-            stages, links, self._price_per_s, carried.packet_bytes, carried.codecs, carried.cells
+            stages=stages,
+            links=links,
+            price_per_s=self._price_per_s,
+            packet_bytes=carried.packet_bytes,
+            codecs=carried.codecs,
+            cells=carried.cells,
+            turn=next(self._views),
         )
 
     def statuses(self) -> dict[str, StageStatus]:

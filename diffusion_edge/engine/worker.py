@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from diffusion_edge import batching
-from diffusion_edge.batching import Batching, Sample
+from diffusion_edge.batching import CELLS, TEXTS, Batching, Sample
 from diffusion_edge.config import Emulate
 from diffusion_edge.curves import cells_of
 from diffusion_edge.engine import run as core
@@ -48,13 +48,6 @@ from diffusion_edge.types import (
     Times,
     Transport,
 )
-
-TEXTS = 8
-"""Requests whose texts are encoded in one call at most; more gained nothing."""
-
-CELLS = 1024
-"""Latent cells that are decoded in one call at most. Larger pictures gain nothing by company, and
-several at once may be more than memory holds."""
 
 HELD, HELD_BYTES = 1024, 256 * 2**20
 """Hand-offs that wait for a place on this stage, and bytes of their packets, at most."""

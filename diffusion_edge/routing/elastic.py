@@ -25,7 +25,7 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     aside. Raises NoPlan, saying what is missing, QueueFull, or InvalidRequest for more images than
     the stages that are needed can ever hold.
     """
-    names = _stages_with_room(request, view)
+    names = stages_with_room(request, view)
     options = bundles(names, request.steps, view.links)
     if not options:
         raise NoPlan(f"no live stage can run {request.steps} steps of {request.family!r}")
@@ -43,7 +43,7 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
 
     good = value >= round(request.quality_floor, DIGITS)
     if not good.any():
-        raise _below_floor(request, view, quality, float(value.max()))
+        raise below_floor(request, view, quality, float(value.max()))
     in_time = good & (finish_s <= round(request.deadline_s, DIGITS))
     if in_time.any():
         allowed, keys = in_time, (within, order, hops, finish_s, cost)
@@ -75,7 +75,7 @@ def _joined(parts: Sequence[Floats]) -> Floats:
     return np.concatenate(parts).round(DIGITS)
 
 
-def _stages_with_room(request: ImageRequest, view: View) -> list[str]:
+def stages_with_room(request: ImageRequest, view: View) -> list[str]:
     if not view.stages:
         raise NoPlan(f"no stage of {request.family!r} is alive")
     able = [name for name, status in view.stages.items() if can_hold(status, request)]
@@ -90,7 +90,7 @@ def _stages_with_room(request: ImageRequest, view: View) -> list[str]:
     )
 
 
-def _below_floor(
+def below_floor(
     request: ImageRequest, view: View, quality: QualityTable, best: float
 ) -> NoPlan | QueueFull | InvalidRequest:
     live = ", ".join(sorted(view.stages))

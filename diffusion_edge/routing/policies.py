@@ -8,7 +8,7 @@ from typing import Protocol
 
 from diffusion_edge.config import nearest
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.routing import elastic, fixed
+from diffusion_edge.routing import earliest, elastic, fixed, in_turn
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import Choice, ImageRequest, View
 
@@ -19,6 +19,8 @@ class Policy(Protocol):
 
 POLICIES: Mapping[str, Policy] = {
     "elastic": elastic.choose,
+    "earliest": earliest.choose,
+    "in-turn": in_turn.choose,
     "fixed": fixed.choose,
     "cloud-only": partial(fixed.on_one_tier, "cloud"),
     "edge-only": partial(fixed.on_one_tier, "edge"),

@@ -100,6 +100,11 @@ async def test_an_answer_that_is_late_once_does_not_hide_the_next_ones() -> None
     assert board.statuses() == {}
 
 
+def test_every_view_has_its_turn() -> None:
+    board = a_board({}, FakeClock())
+    assert [board.view(REQUEST).turn for _ in range(3)] == [0, 1, 2]
+
+
 async def test_a_stage_that_fails_leaves_at_once_and_may_come_back() -> None:
     broken = False
 

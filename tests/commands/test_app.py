@@ -268,8 +268,8 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
         (
             "policy: elastic",
             "policy: elastc",
-            "line 16: applications[0].args.policy: unknown policy 'elastc'; known: elastic, fixed, "
-            "cloud-only, edge-only, device-only; did you mean 'elastic'?",
+            "line 16: applications[0].args.policy: unknown policy 'elastc'; known: elastic, "
+            "earliest, in-turn, fixed, cloud-only, edge-only, device-only; did you mean 'elastic'?",
         ),
         (
             "model: edge",

@@ -454,7 +454,10 @@ def test_of_equal_stages_of_a_tier_the_cheaper_and_then_the_first_by_name() -> N
 
 
 def test_unknown_policy_names_the_known_ones() -> None:
-    with pytest.raises(InvalidRequest, match="elastic, fixed, cloud-only") as caught:
+    with pytest.raises(
+        InvalidRequest, match="elastic, earliest, in-turn, fixed, cloud-only"
+    ) as caught:
         policy("clever")
     assert caught.value.param == "policy"
-    assert set(POLICIES) == {"elastic", "fixed", "cloud-only", "edge-only", "device-only"}
+    on_one = {"cloud-only", "edge-only", "device-only"}
+    assert set(POLICIES) == {"elastic", "earliest", "in-turn", "fixed"} | on_one

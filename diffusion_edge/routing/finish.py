@@ -1,0 +1,302 @@
+"""When a request would be done, and what others lose by it: tables of stages, and plans over them.
+
+A table has the answers of `forecast` for one request more on one stage, by its arrival there and
+its steps, so that many plans are read off a few runs of the rules.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+import numpy as np
+
+from diffusion_edge import batching
+from diffusion_edge.routing.cost import Counts, Floats, hop_s
+from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
+from diffusion_edge.types import Held, ImageRequest, StageStatus, View
+
+# ---------------------------------------------------------------------------- one stage
+
+ARRIVALS = 12
+"""Arrivals in a table: the first is now, at the last the stage has done all that it knows of."""
+
+RUNS = 16, 5
+"""Runs of the rules for the first arrival of a table, and for each of the others, at most."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a request asks of a stage: images of `rows` rows and so many cells each, of up to
+    `steps` steps. deadline_s: seconds from the report; None for none. encodes: whether the stage is
+    still to encode the text when the request arrives."""
+
+    cells: int
+    rows: int
+    steps: int
+    images: int = 1
+    deadline_s: float | None = None
+    encodes: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """When a request would be done on a stage, by arrival and steps there, and what others lose.
+
+    arrives_s: (A,), from 0 to when the stage has done all that it knows of. The others are (A, N),
+    entry [a, n - 1] for n steps. first_s, last_s: when its first and its last image has taken its
+    steps; done_s: when the last one is decoded, too. They never fall with the arrival. delay_s: how
+    much later all others together are done; missed: how many of them take their last step after
+    they are due and would not have, both as if the request decoded here.
+    """
+
+    arrives_s: Floats
+    first_s: Floats
+    last_s: Floats
+    done_s: Floats
+    delay_s: Floats
+    missed: Floats
+
+    def seconds(self, of: Floats, arrives_s: Floats, steps: Counts) -> Floats:
+        """first_s, last_s or done_s by request; when the stage is idle they go with the arrival."""
+        idle_s: Floats = np.maximum(arrives_s - self.arrives_s[-1], 0.0)
+        return self.between(of, arrives_s, steps) + idle_s
+
+    def between(self, of: Floats, arrives_s: Floats, steps: Counts) -> Floats:
+        """Any of the tables by request, on the line between two arrivals."""
+        known = self.arrives_s
+        above = np.clip(np.searchsorted(known, arrives_s), 1, len(known) - 1)
+        below = known[above - 1]
+        share = np.clip((arrives_s - below) / (known[above] - below), 0.0, 1.0)
+        low = of[above - 1, steps - 1]
+        read: Floats = low + share * (of[above, steps - 1] - low)
+        return read
+
+
+def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
+    """more: what else was decided to go there.
+
+    Exact for one image that arrives at one of `arrives_s`, but for two things: the time that a
+    picture waits for its decoding is about right, and where a request has more places among due
+    times that make a difference than there are RUNS, some steps are read from the next later place.
+    Several images are played at a few numbers of steps, and read off between them.
+    """
+    forecasts = Forecasts(status, ask, more)
+    arrives_s = _arrivals(forecasts.idle_s)
+    rows = [forecasts.row(at_s) for at_s in arrives_s]
+    first_s, last_s, done_s, delay_s, missed = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
+    return Table(
+        arrives_s=np.array(arrives_s),
+        first_s=np.maximum.accumulate(first_s, axis=0),
+        last_s=np.maximum.accumulate(last_s, axis=0),
+        done_s=np.maximum.accumulate(done_s, axis=0),
+        delay_s=delay_s,
+        missed=missed,
+    )
+
+
+def _arrivals(idle_s: float) -> list[float]:
+    """Denser near now, where most requests arrive."""
+    if not idle_s:
+        return [0.0, 1.0]
+    return [idle_s * (k / (ARRIVALS - 1)) ** 1.5 for k in range(ARRIVALS)]
+
+
+Row = tuple[Floats, Floats, Floats, Floats, Floats]
+"""first_s, last_s, done_s, delay_s and missed of one arrival, by steps."""
+
+
+class Forecasts:
+    """The rows of a table. The run without the request is made once; those with it branch off it
+    where the request arrives. idle_s: when that run ends."""
+
+    def __init__(self, status: StageStatus, ask: Ask, more: Sequence[Held]) -> None:
+        stage = Stage(status)
+        self._ask = ask
+        self._number, self._kind = stage.kind(ask.cells, ask.rows)
+        self._mode = mode_of(status)
+        base = Run(stage, [stage.image(held) for held in (*status.held, *more)])
+        self._moments = [base.copy()]
+        while base.open:
+            base.round()
+            self._moments.append(base.copy())
+        self._base = base
+        self.idle_s = base.now
+
+    def row(self, arrives_s: float) -> Row:
+        if self._ask.images > 1:
+            return self._of_several(arrives_s)
+        return self._of_one(arrives_s)
+
+    def _of_one(self, arrives_s: float) -> Row:
+        """A run tells all numbers of steps up to its own that are due late enough for the same
+        passes; the largest that is left gets the next run. If runs run short, each tells its share,
+        so that what is not exact is spread out."""
+        steps = self._ask.steps
+        due_s = [self._due_s(arrives_s, n) for n in range(1, steps + 1)]
+        last_s, done_s = [inf] * steps, [inf] * steps
+        losses = {0: (0.0, 0)}
+        open_ = list(range(1, steps + 1))
+        left = RUNS[0 if arrives_s <= 0 else 1]
+        while open_:
+            sure = open_[len(open_) - ceil(len(open_) / left)]
+            run = self._run(arrives_s, open_[-1])
+            _read(run, due_s, sure, last_s, done_s)
+            losses[open_[-1]] = self._losses(run)
+            open_ = [n for n in open_ if last_s[n - 1] == inf]
+            left -= 1
+        for n in (steps // 3, steps // 8)[:left]:
+            if n and n not in losses:
+                losses[n] = self._losses(self._run(arrives_s, n))
+        stepped_s = np.array(last_s)
+        return stepped_s, stepped_s, np.array(done_s), *self._spread(losses)
+
+    def _of_several(self, arrives_s: float) -> Row:
+        steps, images = self._ask.steps, self._ask.images
+        knots = np.unique(np.linspace(1, steps, RUNS[1]).round().astype(np.int64))
+        found, losses = [], {0: (0.0, 0)}
+        for n in knots.tolist():
+            run = self._run(arrives_s, n)
+            stepped_s = run.stepped_s[-images:]
+            found.append((min(stepped_s), max(stepped_s), max(run.done_s[-images:])))
+            losses[n] = self._losses(run)
+        every = np.arange(1, steps + 1)
+        first_s, last_s, done_s = (
+            np.interp(every, knots, each) for each in zip(*found, strict=True)
+        )
+        return first_s, last_s, done_s, *self._spread(losses)
+
+    def _due_s(self, arrives_s: float, steps: int) -> float:
+        alone_s = steps * self._kind.pass_s[1]
+        return batching.due(arrives_s, alone_s, self._ask.deadline_s, self._mode)
+
+    def _run(self, arrives_s: float, steps: int) -> Run:
+        """With the request, whose images are the last ones, until it is done."""
+        due_s, ask = self._due_s(arrives_s, steps), self._ask
+        image = Image(self._kind, self._number, steps, due_s, ask.encodes, True, arrives_s)
+        before = bisect_left(self._moments, arrives_s, key=lambda run: run.now) - 1
+        run = self._moments[max(before, 0)].copy()
+        run.watched = len(run.images)
+        run.add([image] * ask.images)
+        done_s = run.done_s
+        while inf in done_s[run.watched :]:
+            run.round()
+        return run
+
+    def _losses(self, run: Run) -> tuple[float, int]:
+        """What the others lose, in seconds and due times; plays the run to its end."""
+        while run.open:
+            run.round()
+        base, others = self._base, self._base.images
+        delay_s = sum(run.done_s[: len(others)]) - sum(base.done_s)
+        missed = sum(
+            was_s <= image.due_s < now_s
+            for was_s, now_s, image in zip(base.stepped_s, run.stepped_s, others, strict=False)
+        )
+        return delay_s, missed
+
+    def _spread(self, losses: Mapping[int, tuple[float, int]]) -> tuple[Floats, Floats]:
+        """By steps, from those that were played. Where passes are for one, each step of the request
+        is one that all behind it wait, so the next run above tells by the step; in company they
+        lose less with every step more, so the line between two runs does."""
+        known, every = np.array(sorted(losses)), np.arange(1, self._ask.steps + 1)
+        delay_s, missed = (np.array(each) for each in zip(*(losses[n] for n in known), strict=True))
+        each_missed = np.interp(every, known, missed)
+        if self._kind.places > 1:
+            return np.interp(every, known, delay_s), each_missed
+        above = np.searchsorted(known, every)
+        return delay_s[above] * every / known[above], each_missed
+
+
+def _read(
+    run: Run, due_s: Sequence[float], sure: int, last_s: list[float], done_s: list[float]
+) -> None:
+    """Fills in, from a run with a watched image, each number of steps that the run is right for: so
+    many steps into it, no image with the due time of so many would have been in a pass that this
+    one was left out of. From `sure` on that is not asked."""
+    number, n = run.watched, 0
+    decode_s = run.images[number].kind.decode_s
+    for count, began_s, took_s, wait_s, bar_s in run.passes:
+        for k in range(n + 1, n + count + 1):
+            if last_s[k - 1] == inf and (k >= sure or due_s[k - 1] >= bar_s):
+                last_s[k - 1] = began_s + (k - n) * took_s
+                done_s[k - 1] = last_s[k - 1] + wait_s + decode_s
+        n += count
+    last_s[n - 1], done_s[n - 1] = run.stepped_s[number], run.done_s[number]
+
+
+# ---------------------------------------------------------------------------- plans
+
+KEPT = 256
+"""Tables that are kept, of the latest reports."""
+
+
+class Tables:
+    """The tables of a view's stages for one request, each made when it is first asked for, and once
+    for all requests that are alike, as long as the stage has not reported anew."""
+
+    def __init__(self, request: ImageRequest, view: View) -> None:
+        self._request = request
+        self._view = view
+
+    def of(self, stage: str, guided: bool, images: int) -> Table:
+        status = self._view.stages[stage]
+        ask = Ask(
+            cells=self._view.cells,
+            rows=status.rows(guided),
+            steps=self._request.steps,
+            images=images,
+            deadline_s=self._request.deadline_s,
+        )
+        return _kept(status, ask)
+
+
+_TABLES: OrderedDict[tuple[int, Ask], tuple[StageStatus, Table]] = OrderedDict()
+
+
+def _kept(status: StageStatus, ask: Ask) -> Table:
+    """A report is known by its identity, which is its own as long as it is kept with its tables."""
+    key = id(status), ask
+    if key not in _TABLES:
+        _TABLES[key] = status, table(status, ask)
+        if len(_TABLES) > KEPT:
+            _TABLES.popitem(last=False)
+    return _TABLES[key][1]
+
+
+def predict(
+    stages: Sequence[str],
+    steps: Sequence[Counts],
+    guide: Sequence[bool],
+    images: int,
+    tables: Tables,
+    view: View,
+) -> Floats:
+    """Seconds until the last image of the request is decoded, of plans over the same stages in the
+    same order; see `cost.predict`.
+
+    The images set out together. At a later stage they are done when they would be if all had come
+    with the first one, or the last one if it alone had come, whichever is later: where stages take
+    images one by one, each works on one while the next one works on the one before.
+    """
+    end = len(stages) - 1
+    first_s = last_s = np.zeros(len(steps[0]))
+    handoff = np.zeros_like(steps[0])
+    for k, name in enumerate(stages):
+        if k:
+            travel_s = hop_s(stages[k - 1], name, handoff, view)
+            first_s, last_s = first_s + travel_s, last_s + travel_s
+        known = tables.of(name, guide[k], images)
+        done_s = known.seconds(known.last_s if k < end else known.done_s, first_s, steps[k])
+        if images > 1 and k:
+            alone = tables.of(name, guide[k], 1)
+            of = alone.last_s if k < end else alone.done_s
+            done_s = np.maximum(done_s, alone.seconds(of, last_s, steps[k]))
+        first_s, last_s = known.seconds(known.first_s, first_s, steps[k]), done_s
+        handoff = handoff + steps[k]
+    return last_s

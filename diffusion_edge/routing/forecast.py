@@ -1,0 +1,381 @@
+"""What a stage will do with what it holds, and with one request more: the engine's rules run ahead.
+
+A stage gives one turn after another to three lines: forward passes, calls that encode texts, calls
+that decode pictures. Whoever waits longest for the turn gets it, so that with texts waiting passes
+and calls alternate. Who is in a forward pass is decided by the rules of `batching`: those due
+first, as many as pay. Between two changes of who is there all passes are alike, so many are played
+at once, and the cost of a forecast grows with the number of images, not of steps.
+
+What a report does not tell is taken so: the pass that runs at its time has just begun, so a
+forecast is late by up to one pass; passes larger than pay are not tried; several texts or pictures
+in one call take as long as one after the other.
+
+All seconds count from the moment of the report.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+from diffusion_edge import batching, curves
+from diffusion_edge.batching import CELLS, TEXTS
+from diffusion_edge.types import Held, StageStatus
+
+# ---------------------------------------------------------------------------- what is known
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Images that can share forward passes.
+
+    pass_s: seconds of a forward pass by how many are in it, from 0 to as many as it has `places`.
+    pictures: of that many cells that are decoded in one call at most.
+    """
+
+    cells: int
+    pass_s: tuple[float, ...]
+    decode_s: float
+    pictures: int
+
+    @property
+    def places(self) -> int:
+        return len(self.pass_s) - 1
+
+
+def kind_of(status: StageStatus, cells: int, rows: int) -> Kind:
+    """How the stage treats images of one size that take so many rows each."""
+    curve = curves.curve(status.step_s, cells)
+    paying = min(batching.best_rows(curve), status.most_rows or inf)
+    places = max(int(paying) // rows, 1) if status.batches else 1
+    return Kind(
+        cells=cells,
+        pass_s=(0.0, *(curves.seconds(curve, k * rows) for k in range(1, places + 1))),
+        decode_s=status.seconds_to_decode(cells),
+        pictures=max(CELLS // cells, 1) if together(status) else 1,
+    )
+
+
+def together(status: StageStatus) -> bool:
+    """Whether texts that wait are encoded in one call, and pictures decoded in one."""
+    return status.batches and not status.emulated
+
+
+def mode_of(status: StageStatus) -> batching.Batching:
+    """What due times go by. A stage that takes one sample at a time to act as other hardware orders
+    them like one that batches."""
+    return "in-flight" if status.batches or status.emulated else "off"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One on a stage or on its way there. kind_id: the index of its kind, for comparing."""
+
+    kind: Kind
+    kind_id: int
+    steps: int
+    due_s: float
+    encodes: bool
+    decodes: bool
+    arrives_s: float
+
+
+class Stage:
+    """What does not change while the rules are run: seconds, limits, and the images known."""
+
+    def __init__(self, status: StageStatus) -> None:
+        self._status = status
+        self._kinds: dict[tuple[int, int], tuple[int, Kind]] = {}
+        self.alike = True  # whether all images can share forward passes
+        self.encode_s = status.encode_s
+        self.texts = TEXTS if together(status) else 1
+        self.capacity = status.capacity
+
+    def image(self, held: Held) -> Image:
+        number, kind = self.kind(held.cells, held.rows)
+        return Image(
+            kind, number, held.steps, held.due_s, held.encodes, held.decodes, held.arrives_s
+        )
+
+    def kind(self, cells: int, rows: int) -> tuple[int, Kind]:
+        key = cells, rows
+        if key not in self._kinds:
+            self.alike = not self._kinds
+            self._kinds[key] = len(self._kinds), kind_of(self._status, cells, rows)
+        return self._kinds[key]
+
+
+# ---------------------------------------------------------------------------- the rules, run ahead
+
+PASS, TEXT, PICTURE = range(3)
+"""The lines, in the order in which they are taken to wait for the turn when the stage reports."""
+
+
+Passes = tuple[int, float, float, float, float]
+"""How many alike, when they begin, seconds of each, `Run._wait_s` at the last, `Run.bar_s`."""
+
+
+class Run:
+    """A stage at one moment of a forecast. `round` plays on to the next one; `copy` branches off.
+
+    now: seconds. turn: the lines that wait for it, first come first served. left: steps by image.
+    done_s: when each was done, inf before. stepped_s: when its last step was. passes: those that
+    the `watched` image was in. bar_s: an image due before this would have been in a pass that the
+    watched one was left out of.
+    """
+
+    __slots__ = (
+        "bar_s",
+        "coming",
+        "done_s",
+        "images",
+        "inside",
+        "joined",
+        "left",
+        "now",
+        "open",
+        "outside",
+        "passes",
+        "pictures",
+        "stage",
+        "stepped_s",
+        "stepping",
+        "texts",
+        "turn",
+        "watched",
+        "watching",
+    )
+
+    def __init__(self, stage: Stage, images: Sequence[Image]) -> None:
+        self.stage = stage
+        self.images = list(images)
+        self.now = 0.0
+        self.turn: list[int] = []
+        self.texts: list[int] = []
+        self.stepping: list[tuple[float, int, int]] = []  # due, order of joining, image
+        self.pictures: list[int] = []
+        self.outside: list[int] = []  # for want of a place
+        self.inside = 0
+        self.joined = 0
+        self.open = len(images)
+        self.left = [image.steps for image in images]
+        self.done_s = [inf] * len(images)
+        self.stepped_s = [0.0 if not image.steps else inf for image in images]
+        self.watched = -1
+        self.watching = False  # whether it has joined those that step
+        self.bar_s = -inf
+        self.passes: list[Passes] = []
+        self.coming = [(image.arrives_s, i) for i, image in enumerate(images)]
+        self.coming.sort(reverse=True)
+        self._arrive(-1)
+        self.turn.sort()
+
+    def copy(self) -> Run:
+        other = Run.__new__(Run)
+        other.stage, other.now, other.inside = self.stage, self.now, self.inside
+        other.joined, other.open = self.joined, self.open
+        other.watched, other.watching, other.bar_s = self.watched, self.watching, self.bar_s
+        for name in _LISTS:
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def add(self, images: Sequence[Image]) -> None:
+        """More that arrive together, not before `now`."""
+        first = len(self.images)
+        self.images += images
+        self.open += len(images)
+        self.left += [image.steps for image in images]
+        self.done_s += [inf] * len(images)
+        self.stepped_s += [inf] * len(images)
+        self.coming += [(image.arrives_s, first + k) for k, image in enumerate(images)]
+        self.coming.sort(reverse=True)
+        if images[0].arrives_s <= self.now:
+            self._arrive(-1)
+            self.turn.sort()
+
+    def round(self) -> None:
+        """One call, or as many equal passes as nothing comes between."""
+        if not self.turn:
+            self.now = self.coming[-1][0]
+            self._arrive(-1)
+            return
+        line = self.turn.pop(0)
+        if line == PASS:
+            self._passes()
+        elif line == TEXT:
+            self._encode()
+        else:
+            self._decode()
+
+    def batch(self) -> list[int]:
+        """Images of the next forward pass: `batching.next_batch` where `stepping` is sorted."""
+        images, first = self.images, self.images[self.stepping[0][2]]
+        places, kind = first.kind.places, first.kind_id
+        if self.stage.alike:
+            return [i for _, _, i in self.stepping[:places]]
+        taken: list[int] = []
+        for _, _, i in self.stepping:
+            if images[i].kind_id == kind:
+                taken.append(i)
+                if len(taken) == places:
+                    break
+        return taken
+
+    # ------------------------------------------------------------------ the three lines
+
+    def _passes(self) -> None:
+        batch, left = self.batch(), self.left
+        pass_s = self.images[batch[0]].kind.pass_s
+        took_s, count, began = pass_s[len(batch)], 1, self.now
+        if not self.turn:
+            count = min([left[i] for i in batch])
+            if self.coming and began + count * took_s > self.coming[-1][0]:
+                count = max(ceil((self.coming[-1][0] - began) / took_s), 1)
+        if self.watching:
+            self._watch(batch, count, took_s)
+        self.now = began + count * took_s
+        if self.coming:
+            self._arrive(PASS)
+        ended = []
+        for i in batch:
+            left[i] -= count
+            if not left[i]:
+                ended.append(i)
+        if ended:
+            self._end(ended)
+        elif self.stepping:
+            self.turn.append(PASS)
+
+    def _end(self, ended: Sequence[int]) -> None:
+        """Of images that have taken their steps."""
+        self.stepping = [one for one in self.stepping if self.left[one[2]]]
+        if self.stepping:
+            self.turn.append(PASS)
+        leaving = []
+        for i in ended:
+            self.stepped_s[i] = self.now
+            if self.images[i].decodes:
+                self.pictures.append(i)
+                self._start(PICTURE, -1)
+            else:
+                leaving.append(i)
+        for i in leaving:
+            self._leave(i)
+
+    def _encode(self) -> None:
+        encoded = self.texts[: self.stage.texts]
+        del self.texts[: len(encoded)]
+        self.now += len(encoded) * self.stage.encode_s
+        if self.coming:
+            self._arrive(TEXT)
+        if self.texts:
+            self.turn.append(TEXT)
+        for i in encoded:
+            self._step(i, -1)
+
+    def _decode(self) -> None:
+        first = self.images[self.pictures[0]]
+        count = 0
+        for i in self.pictures[: first.kind.pictures]:
+            if self.images[i].kind.cells != first.kind.cells:
+                break
+            count += 1
+        decoded = self.pictures[:count]
+        del self.pictures[:count]
+        self.now += count * first.kind.decode_s
+        if self.coming:
+            self._arrive(PICTURE)
+        if self.pictures:
+            self.turn.append(PICTURE)
+        for i in decoded:
+            self._leave(i)
+
+    # ------------------------------------------------------------------ coming and going
+
+    def _arrive(self, line: int) -> None:
+        """All that have arrived by now; `line` has the turn."""
+        while self.coming and self.coming[-1][0] <= self.now:
+            _, i = self.coming.pop()
+            if self.inside < self.stage.capacity:
+                self._enter(i, line)
+            else:
+                self.outside.append(i)
+
+    def _enter(self, i: int, line: int) -> None:
+        image = self.images[i]
+        self.inside += 1
+        if image.encodes:
+            self.texts.append(i)
+            self._start(TEXT, line)
+        elif self.left[i]:
+            self._step(i, line)
+        elif image.decodes:
+            self.pictures.append(i)
+            self._start(PICTURE, line)
+        else:
+            self._leave(i)
+
+    def _step(self, i: int, line: int) -> None:
+        self.joined += 1
+        self.watching |= i == self.watched
+        insort(self.stepping, (self.images[i].due_s, self.joined, i))
+        self._start(PASS, line)
+
+    def _start(self, line: int, holding: int) -> None:
+        if line != holding and line not in self.turn:
+            self.turn.append(line)
+
+    def _leave(self, i: int) -> None:
+        self.done_s[i] = self.now
+        self.open -= 1
+        self.inside -= 1
+        if self.outside:
+            self._enter(self.outside.pop(0), -1)
+
+    def _watch(self, batch: Sequence[int], count: int, took_s: float) -> None:
+        """Notes the passes that the watched image is in, and when it would have had to be due to be
+        in those that it was not."""
+        i, first = self.watched, self.stepping[0]
+        if i in batch:
+            self.passes.append((count, self.now, took_s, self._wait_s(batch), self.bar_s))
+        elif self.left[i]:
+            alike = self.images[i].kind_id == self.images[first[2]].kind_id
+            last_due_s = self.images[batch[-1]].due_s if alike else first[0]
+            self.bar_s = max(self.bar_s, last_due_s)
+
+    def _wait_s(self, batch: Sequence[int]) -> float:
+        """About how long the picture of one of a pass would wait for its decoding to begin, if this
+        were its last step: for the lines that have the turn before it."""
+        pass_s = self.images[batch[0]].kind.pass_s
+        others = len(self.stepping) - 1
+        wait_s = 0.0 if PICTURE in self.turn else pass_s[min(others, len(pass_s) - 1)]
+        if TEXT in self.turn:
+            wait_s += min(len(self.texts), self.stage.texts) * self.stage.encode_s
+        return wait_s + sum(self.images[i].kind.decode_s for i in self.pictures)
+
+
+_LISTS = (
+    "images",
+    "turn",
+    "texts",
+    "stepping",
+    "pictures",
+    "outside",
+    "left",
+    "done_s",
+    "stepped_s",
+    "passes",
+    "coming",
+)
+
+
+def ahead(status: StageStatus, more: Sequence[Held] = ()) -> tuple[float, ...]:
+    """When each image that the stage holds, and each of `more`, is done there: decoded where it
+    decodes, else stepped."""
+    stage = Stage(status)
+    run = Run(stage, [stage.image(held) for held in (*status.held, *more)])
+    while run.open:
+        run.round()
+    return tuple(run.done_s)

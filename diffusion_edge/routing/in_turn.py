@@ -1,0 +1,49 @@
+"""The policy `in-turn`: whole pictures on one stage each, and the stages above the floor in turn.
+
+Whose turn it is follows from the view's count and from nothing else: the deadline does not matter,
+nor what a stage has to do. A preview takes a turn, too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion_edge.errors import NoPlan
+from diffusion_edge.routing import cost, finish
+from diffusion_edge.routing.elastic import stages_with_room
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.types import Choice, ImageRequest, Plan, View
+
+
+def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
+    """The next stage by name that has room. Raises NoPlan, QueueFull and InvalidRequest."""
+    plans = [Plan.of(((name, request.steps),)) for name in sorted(stages_with_room(request, view))]
+    values = [quality.relative(_of_models(plan, view)) for plan in plans]
+    good = [k for k, value in enumerate(values) if value >= request.quality_floor]
+    if not good:
+        raise NoPlan(
+            f"no stage alone is known to reach the quality floor {request.quality_floor:g}; the "
+            f"best of {', '.join(plan.spans[0].stage for plan in plans)} reaches {max(values):.3g}"
+        )
+    chosen = good[view.turn % len(good)]
+    plan, stages = plans[chosen], [plans[chosen].spans[0].stage]
+    steps, guide = [np.array([request.steps])], [cost.guided(stages[0], request, view)]
+    tables = finish.Tables(request, view)
+    finish_s = float(finish.predict(stages, steps, guide, request.images, tables, view)[0])
+    reason = f"its turn of {len(good)} stages above the floor {request.quality_floor:g}"
+    if finish_s > request.deadline_s:
+        reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
+    return Choice(
+        plan=Plan(plan.spans, plan.codecs, reason),
+        predicted_s=finish_s,
+        cost=float(cost.predict(stages, steps, guide, request.images, view).cost[0]),
+        quality=values[chosen],
+        reason=reason,
+    )
+
+
+def _of_models(plan: Plan, view: View) -> Plan:
+    """As a quality table knows it."""
+    models = cost.models([span.stage for span in plan.spans], view)
+    counts = (span.steps for span in plan.spans)
+    return Plan.of(tuple(zip(models, counts, strict=True)))

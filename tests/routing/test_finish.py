@@ -1,0 +1,250 @@
+"""Tables of a stage against the rules run for each arrival alone, and plans over several stages."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffusion_edge.batching import due
+from diffusion_edge.routing.finish import Ask, Floats, Table, Tables, predict, table
+from diffusion_edge.routing.forecast import ahead, kind_of, mode_of
+from diffusion_edge.types import Held, StageStatus, View
+
+from .views import CELLS, request, stage, view
+
+BATCHING = {1: 0.06, 2: 0.1, 4: 0.12, 8: 0.16, 16: 0.32}
+ALONE = {1: 0.1}
+
+
+def loaded(held: int, curve: dict[int, float], seed: int = 0) -> StageStatus:
+    """A stage that holds so many images, begun at different times, due within 15 s."""
+    chance = random.Random(seed)
+    many = len(curve) > 1
+    images = []
+    for number in range(held):
+        steps, came_s = chance.randint(1, 30), -chance.random() * 4
+        images.append(
+            Held(
+                request=f"r{number}",
+                image=0,
+                steps=steps,
+                rows=2 if many else 1,
+                cells=CELLS,
+                due_s=came_s + min(0.3 * (steps + 5), 15.0),
+                encodes=number > 0.8 * held,
+                decodes=chance.random() < 0.5,
+            )
+        )
+    return replace(
+        stage("cloud", 0.0, encode_s=0.03, decode_s=0.05),
+        step_s={CELLS: curve},
+        batches=many,
+        emulated=True,
+        held=tuple(images),
+    )
+
+
+def played(
+    status: StageStatus, ask: Ask, arrives_s: float, steps: int, decodes: bool = True
+) -> tuple[float, float]:
+    """When the request is done, and how much later the others are, by running the rules for it."""
+    alone_s = steps * kind_of(status, ask.cells, ask.rows).pass_s[1]
+    due_s = due(arrives_s, alone_s, ask.deadline_s, mode_of(status))
+    new = [
+        Held("new", k, steps, ask.rows, ask.cells, due_s, ask.encodes, decodes, arrives_s)
+        for k in range(ask.images)
+    ]
+    without, ends_s = ahead(status), ahead(status, new)
+    others = len(status.held)
+    return max(ends_s[others:]), sum(ends_s[:others]) - sum(without)
+
+
+def read(known: Table, of: Floats, arrives_s: float, steps: int) -> float:
+    return float(known.seconds(of, np.array([arrives_s]), np.array([steps]))[0])
+
+
+loads = pytest.mark.parametrize(
+    ("curve", "held"),
+    [(curve, held) for curve in (BATCHING, ALONE) for held in (0, 3, 8, 32)],
+    ids=[f"{kind}-{held}" for kind in ("batching", "alone") for held in (0, 3, 8, 32)],
+)
+
+
+def asked(status: StageStatus, **more: float) -> Ask:
+    return Ask(CELLS, 2 if status.batches else 1, 50, deadline_s=12.0, **more)  # type: ignore[arg-type]
+
+
+@loads
+def test_what_steps_here_and_goes_on_is_exact_now(curve: dict[int, float], held: int) -> None:
+    """But where it has more places among the others than are tried: one in twenty here."""
+    status = loaded(held, curve)
+    ask = asked(status)
+    known = table(status, ask)
+    wrong = [
+        abs(read(known, known.last_s, 0.0, n) / played(status, ask, 0.0, n, decodes=False)[0] - 1)
+        for n in range(1, 51, 3)
+    ]
+    assert sum(error > 1e-9 for error in wrong) <= (1 if held == 32 else 0)
+
+
+@loads
+def test_later_arrivals_are_read_between_those_that_were_played(
+    curve: dict[int, float], held: int
+) -> None:
+    status = loaded(held, curve, seed=1)
+    ask = asked(status)
+    known = table(status, ask)
+    chance, wrong, lost, really = random.Random(7), [], [], []
+    for _ in range(40):
+        arrives_s, n = chance.random() * known.arrives_s[-1], chance.randint(1, 50)
+        ends_s, delay_s = played(status, ask, arrives_s, n)
+        told_s = read(known, known.done_s, arrives_s, n)
+        wrong.append(abs(told_s - ends_s) / (ends_s - arrives_s))
+        at = np.array([arrives_s]), np.array([n])
+        lost.append(float(known.between(known.delay_s, *at)[0]))
+        really.append(delay_s)
+    assert np.median(wrong) < 0.02
+    assert np.quantile(wrong, 0.9) < 0.15
+    assert abs(np.sum(lost) - np.sum(really)) <= 0.5 * np.sum(really) + 1e-9
+
+
+@loads
+def test_what_the_others_lose_now_is_near_what_they_lose(
+    curve: dict[int, float], held: int
+) -> None:
+    status = loaded(held, curve, seed=3)
+    ask = asked(status)
+    known = table(status, ask)
+    really = [played(status, ask, 0.0, n)[1] for n in range(2, 51, 4)]
+    wrong = np.abs(known.delay_s[0, 1:50:4] - really)
+    assert wrong.mean() <= 0.2 * np.mean(really) + 1e-9
+
+
+@loads
+def test_a_later_arrival_is_never_done_earlier(curve: dict[int, float], held: int) -> None:
+    known = table(loaded(held, curve, seed=2), asked(loaded(held, curve)))
+    for of in (known.first_s, known.last_s, known.done_s):
+        assert (np.diff(of, axis=0) >= 0).all()
+    assert (known.done_s >= known.last_s).all()
+    assert (known.delay_s >= -1e-9).all() or held > 3
+    assert known.arrives_s[0] == 0
+
+
+@loads
+def test_on_an_idle_stage_seconds_go_with_the_arrival(curve: dict[int, float], held: int) -> None:
+    status = loaded(held, curve)
+    ask = asked(status)
+    known = table(status, ask)
+    step_s = (
+        status.seconds_per_step(ask.rows == 2, CELLS) if not status.emulated else curve[ask.rows]
+    )
+    idle_s = known.arrives_s[-1] + 3.0
+    for n in (1, 20, 50):
+        alone_s = 0.03 + n * step_s + 0.05
+        assert read(known, known.done_s, idle_s, n) == pytest.approx(idle_s + alone_s)
+        assert known.delay_s[-1, n - 1] == known.missed[-1, n - 1] == 0
+
+
+def test_what_was_decided_but_is_not_reported_counts() -> None:
+    status = loaded(0, ALONE)
+    ask = asked(status)
+    decided = Held("other", 0, 20, 1, CELLS, 6.0, True, True, arrives_s=0.5)
+    alone, behind = table(status, ask), table(status, ask, [decided])
+    assert read(behind, behind.done_s, 0.6, 30) > read(alone, alone.done_s, 0.6, 30) + 1.0
+    reported = table(replace(status, held=(decided,)), ask)
+    assert (reported.done_s == behind.done_s).all()
+
+
+def test_others_that_would_be_late_for_it_are_counted() -> None:
+    """One image with ten steps to go that is due when it is done if nothing comes between."""
+    image = Held("other", 0, 10, 1, CELLS, 1.02, False, False)
+    status = replace(loaded(0, ALONE), held=(image,))
+    known = table(status, Ask(CELLS, 1, 20, deadline_s=1.0))
+    for n in (2, 6, 20):  # played, not read between
+        assert known.missed[0, n - 1] == 1
+        assert known.delay_s[0, n - 1] == pytest.approx(0.03 + n * 0.1 + 0.05)
+    behind = table(status, Ask(CELLS, 1, 20, deadline_s=None))
+    assert behind.missed[0, 19] == 1  # a text is encoded between two of its steps
+    assert behind.delay_s[0, 19] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("curve", [BATCHING, ALONE], ids=["batching", "alone"])
+@pytest.mark.parametrize("images", [2, 6])
+def test_images_of_a_request_come_together(curve: dict[int, float], images: int) -> None:
+    status = loaded(6, curve)
+    ask = asked(status, images=images)
+    known = table(status, ask)
+    for n in (1, 50):  # played, not read between
+        ends_s, _ = played(status, ask, 0.0, n)
+        assert read(known, known.done_s, 0.0, n) == pytest.approx(ends_s)
+    wrong = []
+    for n in range(3, 50, 5):
+        ends_s, _ = played(status, ask, 0.0, n)
+        wrong.append(abs(read(known, known.done_s, 0.0, n) - ends_s) / ends_s)
+    assert np.median(wrong) < 0.1
+
+
+# ---------------------------------------------------------------------------- plans
+
+
+def three(cloud_held: int = 0) -> View:
+    status = loaded(cloud_held, BATCHING)
+    edge = replace(stage("edge", 0.2, encode_s=0.03, decode_s=0.05), emulated=True)
+    device = replace(stage("device", 0.4, encode_s=0.04, decode_s=0.08), emulated=True)
+    cloud = replace(status, guiding="embedded", emulated=False)
+    seen = view(device, edge, cloud, bytes_per_s=1e5, delay_s=0.02)
+    sizes = tuple(1_000 * (k + 1) for k in range(51))
+    return replace(seen, packet_bytes=sizes)
+
+
+def finish_s(plan: str, seen: View, images: int = 1) -> float:
+    parts = [part.split(":") for part in plan.split(",")]
+    steps = [np.array([int(n)]) for _, n in parts]
+    asked = request(steps=sum(int(n) for _, n in parts), images=images, deadline_s=60.0)
+    names = [name for name, _ in parts]
+    tables = Tables(asked, seen)
+    return float(predict(names, steps, [False] * len(names), images, tables, seen)[0])
+
+
+def test_a_plan_over_idle_stages_by_hand() -> None:
+    seen = three()
+    hop_s = (0.02 + 11_000 / 1e5, 0.02 + 19_000 / 1e5)
+    edge_s, device_s, cloud_s = 0.03 + 10 * 0.2, 0.04 + 8 * 0.4, 0.03 + 2 * 0.06 + 0.05
+    assert finish_s("edge:10,device:8,cloud:2", seen) == pytest.approx(
+        edge_s + hop_s[0] + device_s + hop_s[1] + cloud_s
+    )
+
+
+def test_a_later_stage_works_its_load_off_before_the_latent_comes() -> None:
+    idle, busy = three(0), three(8)
+    late = finish_s("edge:5,cloud:15", busy) - finish_s("edge:5,cloud:15", idle)
+    later = finish_s("edge:15,cloud:5", busy) - finish_s("edge:15,cloud:5", idle)
+    assert finish_s("cloud:20", busy) > finish_s("cloud:20", idle) + 0.5
+    assert later < late
+
+
+def test_one_stage_works_on_an_image_while_the_next_one_works_on_the_one_before() -> None:
+    """Four images, one by one: the slower stage decides, the other one's last image follows."""
+    seen = three()
+    by_hand = 0.03 + 5 * 0.2 + 0.02 + 6_000 / 1e5 + 4 * (0.04 + 5 * 0.4 + 0.08)
+    assert finish_s("edge:5,device:5", seen, images=4) == pytest.approx(by_hand, rel=0.1)
+
+
+def test_many_plans_at_once_are_as_each_alone() -> None:
+    seen, asked = three(8), request(steps=20, deadline_s=60.0)
+    first = np.arange(1, 20)
+    tables = Tables(asked, seen)
+    every = predict(("edge", "cloud"), (first, 20 - first), [False] * 2, 1, tables, seen)
+    for k, n in enumerate(first):
+        assert every[k] == pytest.approx(finish_s(f"edge:{n},cloud:{20 - n}", seen))
+
+
+def test_tables_are_made_once_for_requests_that_are_alike() -> None:
+    seen = three(3)
+    one, other = Tables(request(), seen), Tables(request(seed=7, prompt="another"), seen)
+    assert one.of("cloud", False, 1) is other.of("cloud", False, 1)
+    anew = replace(seen, stages={n: replace(s) for n, s in seen.stages.items()})
+    assert Tables(request(), anew).of("cloud", False, 1) is not one.of("cloud", False, 1)
