@@ -115,8 +115,12 @@ class Seconds:
 
         unit: rows of each sample. most: what the result is bound to, like memory.
         """
-        held = most if self.too_many is None else min(most, self.too_many // 2 // cells)
-        return self._steps(cells).rows(unit, waiting, max(held, 1))
+        return self._steps(cells).rows(unit, waiting, self.most(cells, most))
+
+    def most(self, cells: int, bound: int) -> int:
+        """Rows of a forward pass of this size that memory is thought to hold, up to `bound`."""
+        held = bound if self.too_many is None else min(bound, self.too_many // 2 // cells)
+        return max(held, 1)
 
     def lanes_for(self, cells: int, rows: int) -> int:
         return min(nearest(self.lanes, cells * rows), rows)

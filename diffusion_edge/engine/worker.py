@@ -38,6 +38,7 @@ from diffusion_edge.types import (
     Accepted,
     Done,
     Event,
+    Held,
     HopRecord,
     Link,
     Picture,
@@ -82,6 +83,20 @@ class Job:
     @property
     def steps_left(self) -> int:
         return self.packet.plan.spans[0].steps if self.entry is None else self.entry.left
+
+    def held(self, now: float) -> Held:
+        """As it stands at `now`. Steps, a text or a picture that are being made count as still to
+        be done until the forward pass or the call that they are in has ended."""
+        return Held(
+            request=self.packet.request_id,
+            image=self.packet.image,
+            steps=self.steps_left,
+            rows=self.sample.rows,
+            cells=self.sample.cells,
+            due_s=self.sample.due - now,
+            encodes=self.encodes_left > 0,
+            decodes=self.decodes_left > 0,
+        )
 
     def around_s(self, seconds: Seconds) -> float:
         """What encoding and decoding are still to take."""
@@ -138,6 +153,7 @@ class Worker:
         self._capacity = capacity
         self._emulate = emulate
         self._known: Seconds | None = None
+        self._cells = 0
         self._links = dict(links or {})
         self._hop_timeout_s = hop_timeout_s
         self._clock: Clock = clock or RealClock()
@@ -204,8 +220,11 @@ class Worker:
                 yield event
 
     def status(self) -> StageStatus:
-        """What a router needs to know now; RuntimeError before `warm_up`."""
-        seconds = self._seconds
+        """What a router needs to know now; RuntimeError before `warm_up`.
+
+        A forward pass is seen when it has ended: what is in one now has its step still before it.
+        """
+        seconds, now = self._seconds, self._clock.now()
         return StageStatus(
             stage=self.stage,
             tier=self._tier,
@@ -222,6 +241,8 @@ class Worker:
             overruns=self._overruns,
             guiding=self._family.guiding,
             batches=self._batches,
+            most_rows=self._most_rows,
+            held=tuple(job.held(now) for job in self._jobs),
         )
 
     async def warm_up(self, size: int, solver: str, others: Sequence[int] = ()) -> Seconds:
@@ -229,8 +250,8 @@ class Worker:
         their figures from what is served; returns what was really measured."""
         sizes = (size, *others)
         measured = await measure(self._family, sizes, solver, self._lanes, self._clock, self._cuts)
-        cells = cells_of(self._family.latent_shape(size, size))
-        self._known = Seconds.stated(self._emulate, cells) if self._emulate else measured
+        self._cells = cells_of(self._family.latent_shape(size, size))
+        self._known = Seconds.stated(self._emulate, self._cells) if self._emulate else measured
         return measured
 
     def close(self) -> None:
@@ -396,6 +417,16 @@ class Worker:
             return self._asked_rows or batching.FIXED_ROWS
         first, waiting = company[0], sum(sample.rows for sample in company)
         return self._seconds.rows(first.cells, first.rows, waiting, self._asked_rows or ROWS[-1])
+
+    @property
+    def _most_rows(self) -> int | None:
+        """Of a forward pass, as far as mode, config and memory bind it: those of the default size,
+        where memory was too small for some. None for one sample at a time."""
+        if not self._batches:
+            return None
+        if self._mode == "reproducible":
+            return self._asked_rows or batching.FIXED_ROWS
+        return self._seconds.most(self._cells, self._asked_rows or ROWS[-1])
 
     def _queue_s(self) -> float:
         """About how much later an image is done that comes now."""
