@@ -8,16 +8,26 @@ here first; a `ConfigError` says the file, the line, the key and what would be r
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from diffusion_edge.batching import Batching
+from diffusion_edge.curves import Curve
 from diffusion_edge.errors import ConfigError, InvalidPlan
 from diffusion_edge.types import EXACT, TIERS, AskedCodec, Link, Plan, Tier
 
@@ -27,6 +37,7 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 _Model = TypeVar("_Model", bound=BaseModel)
+MAX_ROWS = 1024
 MAX_CHARACTERS = 1_000_000
 MAX_NODES = 100_000
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,16 +57,61 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _stated_step(given: object) -> float | Curve:
+    """Seconds of one sample, or by rows; JSON, in which Ray sends a config, has these as text."""
+    if not isinstance(given, Mapping):
+        return _stated_seconds(given)
+    by_rows: dict[int, float] = {}
+    for key, value in given.items():
+        rows = int(key) if isinstance(key, str) and key.isdecimal() else key
+        if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= MAX_ROWS:
+            message = f"rows are whole numbers from 1 to {MAX_ROWS}, not {_cut(key)}"
+            raise _DisagreementError((key if isinstance(key, int) else str(key),), message)
+        try:
+            by_rows[rows] = _stated_seconds(value)
+        except ValueError as error:
+            raise _DisagreementError((rows,), str(error)) from None
+    if 1 not in by_rows:
+        raise ValueError(
+            "the seconds of 1 row are missing, of a sample that steps alone; "
+            "right is a number, or seconds by rows such as {1: 0.08, 4: 0.12}"
+        )
+    for fewer, more in pairwise(sorted(by_rows)):
+        if by_rows[more] < by_rows[fewer]:
+            message = f"{more} rows cannot take less than {fewer}, which take {by_rows[fewer]:g} s"
+            raise _DisagreementError((more,), message)
+    return by_rows
+
+
+def _stated_seconds(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        hint = _number_hint(given) if isinstance(given, str) else ""
+        raise ValueError(f"input should be a number of seconds, not {_cut(given)}{hint}")
+    if not 0 <= given < math.inf:
+        raise ValueError(f"seconds should be 0 or more and finite, not {given}")
+    return float(given)
+
+
 class Emulate(_Strict):
     """Seconds that each part shall take, so that one machine can act as several.
 
     Of a picture of the family's default size; steps and decoding of others take as many times as
     long as their latents have cells.
+
+    step_s: of one sample, as of hardware that gains nothing by company: all take their steps one
+        after another. Or by rows of a forward pass, in which a sample is one row, guided or not;
+        then they share passes, as many as pay. A larger picture takes what so many more rows do.
+    encode_s, decode_s: of one text and of one picture, which are made one after another.
     """
 
-    step_s: Seconds
+    step_s: Annotated[float | Curve, PlainValidator(_stated_step)]
     encode_s: Seconds = 0.0
     decode_s: Seconds = 0.0
+
+    @property
+    def curve(self) -> Curve:
+        """Seconds of a step by rows."""
+        return self.step_s if isinstance(self.step_s, Mapping) else {1: self.step_s}
 
 
 class StageConfig(_Strict):
@@ -82,7 +138,7 @@ class StageConfig(_Strict):
     resource: str | None = None
     label: str | None = None
     batching: Batching = "in-flight"
-    batch_rows: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)] | None = None
     emulate: Emulate | None = None
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -108,6 +109,45 @@ def test_a_wrong_value_says_where_and_what_would_be_right(
     with pytest.raises(ConfigError) as caught:
         load_config(edited(old, new))
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("stated", "key", "said"),
+    [
+        ("{1: 0.1, 4: -0.2}", "step_s[4]", "seconds should be 0 or more and finite, not -0.2"),
+        ("{1: 0.1, 4: .inf}", "step_s[4]", "finite, not inf"),
+        ("{1: 0.1, 4: true}", "step_s[4]", "a number of seconds, not True"),
+        ("{1: 0.1, 4: 1e3}", "step_s[4]", "YAML reads this as text, write 1000.0"),
+        ("{1: 0.1, 0: 0.1}", "step_s[0]", "whole numbers from 1 to 1024, not 0"),
+        ("{1: 0.1, 2.5: 0.1}", "step_s.2.5", "whole numbers from 1 to 1024, not 2.5"),
+        ("{1: 0.1, two: 0.1}", "step_s.two", "whole numbers from 1 to 1024, not 'two'"),
+        ("{1: 0.1, 9999: 0.1}", "step_s[9999]", "from 1 to 1024"),
+        ("{1: 0.1, 4: 0.3, 8: 0.2}", "step_s[8]", "cannot take less than 4, which take 0.3 s"),
+        ("{}", "step_s", "the seconds of 1 row are missing"),
+        ("{2: 0.1}", "step_s", "right is a number, or seconds by rows such as {1: 0.08"),
+        ("[0.1]", "step_s", "a number of seconds, not [0.1]"),
+        ("true", "step_s", "a number of seconds, not True"),
+    ],
+)
+def test_seconds_by_rows_are_checked(edited: Edit, stated: str, key: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(edited("step_s: 0.12", f"step_s: {stated}"))
+    assert caught.value.key.endswith(f"stages.device.emulate.{key}")
+    assert said in caught.value.message
+
+
+def test_seconds_of_a_step_are_a_number_or_by_rows_also_as_json_has_them(edited: Edit) -> None:
+    """`serve deploy` sends the file as JSON, in which rows are text."""
+    path = edited("step_s: 0.12", "step_s: {4: 0.2, 1: 0.1, 8: 0.2}")
+    settings = load_config(path).settings
+    by_rows, number = settings.stages["device"].emulate, settings.stages["edge"].emulate
+    assert by_rows is not None
+    assert number is not None
+    assert by_rows.curve == {1: 0.1, 4: 0.2, 8: 0.2}
+    assert number.curve == {1: number.step_s}
+    args = yaml.safe_load(path.read_text())["applications"][0]["args"]
+    assert read_settings(json.loads(json.dumps(args))) == settings
+    assert read_settings(settings.model_dump(exclude_unset=True)) == settings
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

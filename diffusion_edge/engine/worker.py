@@ -120,12 +120,12 @@ class Outcome:
 class Worker:
     """A stage's queue, its loop and its threads.
 
-    emulate: seconds that the parts shall take for a picture of the size that `warm_up` is told; a
-    step's are of one sample, so nothing is batched then. mode: see `batching`. rows: of a forward
-    pass at most; None lets the measured seconds decide. together: whether texts that wait at the
-    same time are encoded in one call, and pictures decoded in one. cut: whether forward passes may
-    be cut over the cores. links: by target, the ways that are acted out by sleeping before a
-    hand-off. Call `warm_up` once before the first `run`.
+    emulate: seconds that the parts shall take for a picture of the size that `warm_up` is told; as
+    those around the steps are of one text and of one picture, these are then made one by one. mode:
+    see `batching`. rows: of a forward pass at most; None lets the known seconds decide. together:
+    whether texts that wait at the same time are encoded in one call, and pictures decoded in one.
+    cut: whether forward passes may be cut over the cores. links: by target, the ways that are acted
+    out by sleeping before a hand-off. Call `warm_up` once before the first `run`.
     """
 
     def __init__(
@@ -189,9 +189,7 @@ class Worker:
             mode=mode,
             rows=self._rows,
             pace=pace,
-            stated_s=lambda batch: (
-                self._seconds.step(batch[0].cells, batch[0].rows) if emulate else None
-            ),
+            stated_s=lambda cells, rows: self._seconds.step(cells, rows) if emulate else None,
             on_step=self._learn,
         )
 
@@ -251,7 +249,7 @@ class Worker:
         sizes = (size, *others)
         measured = await measure(self._family, sizes, solver, self._lanes, self._clock, self._cuts)
         self._cells = cells_of(self._family.latent_shape(size, size))
-        self._known = Seconds.stated(self._emulate, self._cells) if self._emulate else measured
+        self._known = Seconds.of(self._emulate, self._cells) if self._emulate else measured
         return measured
 
     def close(self) -> None:
@@ -406,8 +404,10 @@ class Worker:
 
     @property
     def _batches(self) -> bool:
-        """Whether samples share forward passes; emulated stages take one after another."""
-        return self._emulate is None and self._mode != "off"
+        """Whether samples share forward passes; not where the seconds of one sample alone are all
+        that is stated."""
+        alone = self._emulate is not None and len(self._emulate.curve) == 1
+        return self._mode != "off" and not alone
 
     def _rows(self, company: Sequence[Sample]) -> int | None:
         """Of a forward pass at most that these could share; None for one sample at a time."""
@@ -445,16 +445,14 @@ class Worker:
         return batching.drained_s(work, seconds.curve(cells))
 
     def _learn(self, cells: int, rows: int, took_s: float) -> None:
-        if not self._emulate:
-            self._known = self._seconds.after_step(cells, rows, took_s)
+        self._known = self._seconds.after_step(cells, rows, took_s)
 
     async def _decode(self, ended: Sequence[Trajectory]) -> Sequence[Picture]:
         """All in one call; its seconds are learned as so much for each."""
         began = self._clock.now()
         pictures = await self._lanes.run(partial(core.decode_all, self._family, ended))
-        if not self._emulate:
-            took_s = (self._clock.now() - began) / len(ended)
-            self._known = self._seconds.after_decoding(latent_cells(ended), took_s)
+        took_s = (self._clock.now() - began) / len(ended)
+        self._known = self._seconds.after_decoding(latent_cells(ended), took_s)
         return pictures
 
     @property

@@ -84,7 +84,7 @@ class FakeBoard:
                 queue_s=2.5 if name in self.full else 0.0,
                 queued=stage.capacity if name in self.full else 0,
                 capacity=stage.capacity,
-                step_s={CELLS: {1: stage.emulate.step_s if stage.emulate else 0.05}},
+                step_s={CELLS: stage.emulate.curve if stage.emulate else {1: 0.05}},
                 encode_s=0.01,
                 decode_s={CELLS: 0.01},
                 resident_bytes=1,
