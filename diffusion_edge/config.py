@@ -170,6 +170,17 @@ class LinkConfig(_Strict):
         return Link(self.bytes_per_s, self.delay_s)
 
 
+class EmulatePackets(_Strict):
+    """What packets are taken for on emulated links.
+
+    packet_bytes: a family's folder, or its name: links are charged with what its packets would
+        have, of a picture as much larger or smaller than its default size as the real one is.
+        Latents of a small family are so small that no link matters to them.
+    """
+
+    packet_bytes: Annotated[str, Field(min_length=1)]
+
+
 class Defaults(_Strict):
     """What a request gets that does not say otherwise.
 
@@ -188,6 +199,7 @@ class Settings(_Strict):
     plan: what the policy `fixed` takes when a request names none.
     hop_timeout_s: a stage that has not accepted a packet by then is taken for lost.
     start_timeout_s: for loading and measuring the models of all stages.
+    emulate: what is stated of the deployment as a whole; stages and links say their own.
     stages: left out, there is one for every model of the family; see `serve.machine`.
     """
 
@@ -202,6 +214,7 @@ class Settings(_Strict):
     start_timeout_s: Positive = 300.0
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)] = Field(default_factory=dict)
     links: list[LinkConfig] = Field(default_factory=list)
+    emulate: EmulatePackets | None = None
 
     @model_validator(mode="after")
     def _names_agree(self) -> Settings:
@@ -209,6 +222,9 @@ class Settings(_Strict):
             if self.links:
                 message = "links join stages of this file, which has none; leave them out, too"
                 raise _DisagreementError(("links",), message)
+            if self.emulate:
+                message = "without stages in this file nothing is emulated; leave it out, too"
+                raise _DisagreementError(("emulate",), message)
             return self
         seen: set[frozenset[str]] = set()
         for index, link in enumerate(self.links):
@@ -217,6 +233,12 @@ class Settings(_Strict):
                 if name not in self.stages:
                     near = nearest(name, self.stages)
                     raise _DisagreementError(where, f"there is no stage {name!r}{near}")
+            if self.emulate and not link.emulate:
+                message = (
+                    "only emulated links can be charged with other bytes than a packet's own, and "
+                    f"links[{index}] is not; give it `emulate: true` or leave packet_bytes out"
+                )
+                raise _DisagreementError(("emulate", "packet_bytes"), message)
             pair = frozenset(link.between)
             if len(pair) == 1:
                 raise _DisagreementError(where, "a link joins two different stages")
@@ -254,7 +276,8 @@ class Settings(_Strict):
     @property
     def emulates(self) -> bool:
         """Whether any figure of this deployment is stated rather than measured."""
-        return any(s.emulate for s in self.stages.values()) or any(k.emulate for k in self.links)
+        links = any(link.emulate for link in self.links)
+        return links or any(s.emulate for s in self.stages.values()) or self.emulate is not None
 
 
 class HttpOptions(_Strict):

@@ -231,7 +231,10 @@ class SpanRecord:
 
 @dataclass(frozen=True)
 class HopRecord:
-    """What a hand-off took. `emulated_s` of `seconds` were slept to act as a slower link."""
+    """What a hand-off took. `emulated_s` of `seconds` were slept to act as a slower link.
+
+    `nbytes` were sent; `emulated_bytes` are what an emulated link was charged with, if others.
+    """
 
     source: str
     target: str
@@ -239,6 +242,12 @@ class HopRecord:
     seconds: float
     codec: Codec
     emulated_s: float = 0.0
+    emulated_bytes: int | None = None
+
+    @property
+    def link_bytes(self) -> int:
+        """What the link's seconds were for."""
+        return self.nbytes if self.emulated_bytes is None else self.emulated_bytes
 
 
 # ---------------------------------------------------------------------------- events of a run
@@ -364,9 +373,9 @@ class View:
     """All that a policy may know: live stages by name, links by (from, to), prices by tier.
 
     `codecs[k]` is how this request's packet would be carried if it were handed off before step k,
-    and `packet_bytes[k]` its size then, for k from 0 to the number of steps; `cells` are those of
-    its latent. A pair that `links` lacks cannot hand off. `guidance` has the stages whose models
-    have guidance of their own.
+    and `packet_bytes[k]` its size then (or what emulated links take it for), for k from 0 to the
+    number of steps; `cells` are those of its latent. A pair that `links` lacks cannot hand off.
+    `guidance` has the stages whose models have guidance of their own.
     """
 
     stages: Mapping[str, StageStatus]

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffusion_edge.config import REPOSITORY, Settings, family_folder, load_config, read_settings
+from diffusion_edge.config import (
+    REPOSITORY,
+    EmulatePackets,
+    Settings,
+    family_folder,
+    load_config,
+    read_settings,
+)
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
 from diffusion_edge.types import Link
@@ -200,6 +207,31 @@ def test_one_stated_figure_of_a_stage_or_a_link_makes_it_an_emulation(
         }
     )
     assert settings.emulates is told
+
+
+def test_packets_are_counted_in_anothers_bytes_only_where_every_link_is_emulated(
+    edited: Edit,
+) -> None:
+    stated = "policy: elastic\n      emulate: {packet_bytes: sdxl}"
+    settings = load_config(edited("policy: elastic", stated)).settings
+    assert settings.emulate is not None
+    assert settings.emulate.packet_bytes == "sdxl"
+    path = edited("policy: elastic", stated)
+    path.write_text(path.read_text().replace("delay_s: 0.02, emulate: true", "delay_s: 0.02"))
+    with pytest.raises(ConfigError, match=r"links\[1\] is not; give it `emulate: true`") as caught:
+        load_config(path)
+    assert caught.value.key.endswith("args.emulate.packet_bytes")
+    text = path.read_text()
+    path.write_text(text[: text.index("      stages:\n")])
+    with pytest.raises(ConfigError, match=r"args\.emulate: without stages"):
+        load_config(path)
+
+
+def test_bytes_that_are_stated_make_it_an_emulation() -> None:
+    stages = {"one": {"tier": "cloud", "model": "cloud"}}
+    made = Settings.model_validate({"family": "shapes", "stages": stages})
+    assert not made.emulates
+    assert made.model_copy(update={"emulate": EmulatePackets(packet_bytes="sdxl")}).emulates
 
 
 def test_a_family_folder_is_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from diffusion_edge.api.resolve import image_request
@@ -76,10 +77,12 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Emulation:
-    """What the config states instead of measuring: stages' seconds, links' rate and delay."""
+    """What the config states instead of measuring: stages' seconds, links' rate and delay, and the
+    family in whose bytes packets are counted, None for their own."""
 
     stages: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    packet_bytes: str | None = None
 
 
 class Service:
@@ -200,9 +203,11 @@ class Service:
         )
 
     def emulation(self) -> Emulation:
+        packets = self.settings.emulate
         return Emulation(
             stages=tuple(n for n, stage in self.settings.stages.items() if stage.emulate),
             links=tuple(link.between for link in self.settings.links if link.emulate),
+            packet_bytes=Path(packets.packet_bytes).name if packets else None,
         )
 
 

@@ -33,7 +33,8 @@ from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Made, Together
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
 from diffusion_edge.families.base import Family
-from diffusion_edge.packet import Packet, take, write
+from diffusion_edge.families.card import LatentShape
+from diffusion_edge.packet import Packet, take, tensor_bytes, write
 from diffusion_edge.types import (
     Accepted,
     Done,
@@ -125,7 +126,8 @@ class Worker:
     see `batching`. rows: of a forward pass at most; None lets the known seconds decide. together:
     whether texts that wait at the same time are encoded in one call, and pictures decoded in one.
     cut: whether forward passes may be cut over the cores. links: by target, the ways that are acted
-    out by sleeping before a hand-off. Call `warm_up` once before the first `run`.
+    out by sleeping before a hand-off. charged: the latents that these ways take a packet's for, by
+    width and height; None for its own. Call `warm_up` once before the first `run`.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Worker:
         together: bool = True,
         cut: bool = True,
         links: Mapping[str, Link] | None = None,
+        charged: LatentShape | None = None,
         hop_timeout_s: float = 5.0,
         clock: Clock | None = None,
     ) -> None:
@@ -155,6 +158,7 @@ class Worker:
         self._known: Seconds | None = None
         self._cells = 0
         self._links = dict(links or {})
+        self._charged = charged
         self._hop_timeout_s = hop_timeout_s
         self._clock: Clock = clock or RealClock()
         self._mode: Batching = mode
@@ -370,17 +374,17 @@ class Worker:
         target = done.onward.plan.spans[0].stage
         clock, left = self._clock, self._clock.now()
         data = write(replace(done.onward, left=job.times.shifted(-left)))
-        link = self._links.get(target)
+        link, slept_s, hop = self._links.get(target), 0.0, None
+        charged = None if link is None else self._charged_bytes(done.onward, len(data))
         if link is not None:
-            await clock.sleep(link.transfer_s(len(data)))
-        slept_s, hop = clock.now() - left if link else 0.0, None
+            await clock.sleep(link.transfer_s(len(data) if charged is None else charged))
+            slept_s = clock.now() - left
         async with aclosing(self._onward(target, data, forward)) as events:
             async for event in events:
                 if hop is None:
                     seconds = clock.now() - left
-                    hop = HopRecord(
-                        self.stage, target, len(data), seconds, done.onward.codec, slept_s
-                    )
+                    codec = done.onward.codec
+                    hop = HopRecord(self.stage, target, len(data), seconds, codec, slept_s, charged)
                 if isinstance(event, Done):
                     event = replace(
                         event,
@@ -392,6 +396,16 @@ class Worker:
                 if isinstance(event, Done):
                     return
         raise StageLost(f"the stage {target!r} ended without a result", stage=target)
+
+    def _charged_bytes(self, packet: Packet, nbytes: int) -> int | None:
+        """Of a packet of `nbytes`, if its tensors were those of the family that is charged."""
+        if self._charged is None:
+            return None
+        history, codec = len(packet.history), packet.codec
+        own = self._family.latent_shape(packet.width, packet.height)
+        other = self._charged(packet.width, packet.height)
+        more = tensor_bytes(other, history, codec) - tensor_bytes(own, history, codec)
+        return nbytes + more
 
     def _onward(self, target: str, data: bytes, forward: Transport) -> AsyncGenerator[Event, None]:
         """The events of the next stage. A packet for this one stays in the replica: in Ray 2.60

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ray import serve
 
 from diffusion_edge.config import Settings, family_folder
-from diffusion_edge.families.card import load_card
+from diffusion_edge.families.card import charged_shape, load_card
 from diffusion_edge.sites.lease import Leases
 from diffusion_edge.sites.ray import RayTransport
 from diffusion_edge.types import Event, StageStatus
@@ -39,6 +39,7 @@ class Stage:
             mode=config.batching,
             rows=config.batch_rows,
             links=settings.emulated_links(name),
+            charged=charged_shape(card, settings),
             hop_timeout_s=settings.hop_timeout_s,
         )
         sizes = [size for size in card.sizes.squares if size != card.defaults.size]

@@ -277,8 +277,13 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
             "applications[0].args.stages.edge.model: family 'shapes' has no stage model 'egde'; it "
             "has device, edge, cloud; did you mean 'edge'?",
         ),
+        (
+            "policy: elastic",
+            "policy: elastic\n      emulate: {packet_bytes: sdlx}",
+            "applications[0].args.emulate.packet_bytes: family 'sdlx': there is no folder sdlx",
+        ),
     ],
-    ids=["policy", "model"],
+    ids=["policy", "model", "packet_bytes"],
 )
 def test_names_that_are_not_known_are_told_before_anything_starts(
     tmp_path: Path, old: str, new: str, said: str
