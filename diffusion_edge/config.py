@@ -158,12 +158,25 @@ class StageConfig(_Strict):
 
 
 class LinkConfig(_Strict):
-    """The way between two stages, the same in both directions."""
+    """The way between two stages, the same in both directions.
+
+    trace: of an emulated link, a file with the columns t_s and bytes_per_s, absolute, below the
+        working directory or the repository: a rate holds until the next row's time, and after the
+        last one the trace begins again. bytes_per_s is then what the router takes it for at first.
+    """
 
     between: Annotated[tuple[str, str], Field(strict=False)]
     bytes_per_s: Positive
     delay_s: Seconds = 0.0
     emulate: bool = False
+    trace: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _follows_a_trace_if_emulated(self) -> LinkConfig:
+        if self.trace is not None and not self.emulate:
+            message = "only an emulated link can follow a trace; it needs `emulate: true`"
+            raise _DisagreementError(("trace",), message)
+        return self
 
     @property
     def link(self) -> Link:
@@ -272,6 +285,11 @@ class Settings(_Strict):
         """Links that a stage has to act out when it sends, by target."""
         ends = [(link.between, link.link) for link in self.links if link.emulate]
         return {(b if a == source else a): link for (a, b), link in ends if source in (a, b)}
+
+    def traces(self, source: str) -> dict[str, str]:
+        """Files that the rates of these links follow, by target, of those that follow any."""
+        ends = [(link.between, link.trace) for link in self.links if link.trace]
+        return {(b if a == source else a): file for (a, b), file in ends if source in (a, b)}
 
     @property
     def emulates(self) -> bool:
@@ -402,6 +420,15 @@ def family_folder(family: str) -> Path:
         f"{nearest(family, known)}",
         key="family",
     )
+
+
+def trace_file(name: str) -> Path:
+    """The file of a trace: absolute, or below the working directory or the repository. ConfigError
+    if there is none."""
+    for root in (Path.cwd(), REPOSITORY):
+        if (root / name).is_file():
+            return (root / name).resolve()
+    raise ConfigError(f"there is no file {name}, here or in {REPOSITORY}", key="trace")
 
 
 def _validate(model: type[_Model], data: object, file: str, document: yaml.Node | None) -> _Model:

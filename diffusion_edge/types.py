@@ -234,6 +234,7 @@ class HopRecord:
     """What a hand-off took. `emulated_s` of `seconds` were slept to act as a slower link.
 
     `nbytes` were sent; `emulated_bytes` are what an emulated link was charged with, if others.
+    `queue_s` of `emulated_s` went by while packets before it passed over that link.
     """
 
     source: str
@@ -243,6 +244,7 @@ class HopRecord:
     codec: Codec
     emulated_s: float = 0.0
     emulated_bytes: int | None = None
+    queue_s: float = 0.0
 
     @property
     def link_bytes(self) -> int:

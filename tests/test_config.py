@@ -17,6 +17,7 @@ from diffusion_edge.config import (
     family_folder,
     load_config,
     read_settings,
+    trace_file,
 )
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
@@ -207,6 +208,26 @@ def test_one_stated_figure_of_a_stage_or_a_link_makes_it_an_emulation(
         }
     )
     assert settings.emulates is told
+
+
+def test_an_emulated_link_may_follow_a_trace(edited: Edit) -> None:
+    of_a_link = "delay_s: 0.005, emulate: true"
+    settings = load_config(edited(of_a_link, f"{of_a_link}, trace: some.csv")).settings
+    assert settings.traces("device") == {"edge": "some.csv"}
+    assert settings.traces("edge") == {"device": "some.csv"}
+    assert settings.traces("cloud") == {}
+    with pytest.raises(ConfigError, match="only an emulated link can follow a trace") as caught:
+        load_config(edited(of_a_link, "delay_s: 0.005, trace: some.csv"))
+    assert caught.value.key.endswith("links[0].trace")
+
+
+def test_a_trace_is_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("t_s,bytes_per_s\n0,1\n")
+    assert trace_file("mine.csv") == trace_file(str(tmp_path / "mine.csv")) == tmp_path / "mine.csv"
+    assert trace_file("serve_configs/local.yaml") == CONFIGS / "local.yaml"
+    with pytest.raises(ConfigError, match=r"there is no file yours\.csv, here or in"):
+        trace_file("yours.csv")
 
 
 def test_packets_are_counted_in_anothers_bytes_only_where_every_link_is_emulated(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from diffusion_edge.api.schema import OutputFormat
+from diffusion_edge.api.schema import OutputFormat, ThrottleBody
 from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
@@ -77,6 +77,17 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
         ],
         "warnings": list(service.warnings(asked)),
         "emulated": _emulated(service.emulation()),
+    }
+
+
+def throttle(between: tuple[str, str], asked: ThrottleBody) -> Json:
+    """What an emulated link has been told."""
+    return {
+        "object": "throttle",
+        "between": list(between),
+        "factor": asked.factor,
+        "restart": asked.restart,
+        "emulated": True,
     }
 
 

@@ -25,16 +25,24 @@ from diffusion_edge.curves import cells_of
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.engine.lanes import Lanes
+from diffusion_edge.engine.link import EmulatedLink, steady
 from diffusion_edge.engine.measure import ROWS, measure, resident_bytes
 from diffusion_edge.engine.pace import Clock, Pace, RealClock
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Made, Together
-from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
+from diffusion_edge.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    StageLost,
+    WrongPosition,
+)
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import LatentShape
 from diffusion_edge.packet import Packet, take, tensor_bytes, write
+from diffusion_edge.traces import Trace
 from diffusion_edge.types import (
     Accepted,
     Done,
@@ -126,8 +134,10 @@ class Worker:
     see `batching`. rows: of a forward pass at most; None lets the known seconds decide. together:
     whether texts that wait at the same time are encoded in one call, and pictures decoded in one.
     cut: whether forward passes may be cut over the cores. links: by target, the ways that are acted
-    out by sleeping before a hand-off. charged: the latents that these ways take a packet's for, by
-    width and height; None for its own. Call `warm_up` once before the first `run`.
+    out by sleeping before a hand-off, one packet after another. traces: by target, how their rates
+    go in time, from when this is made; others keep the link's. charged: the latents that these ways
+    take a packet's for, by width and height; None for its own. Call `warm_up` once before the first
+    `run`.
     """
 
     def __init__(
@@ -145,6 +155,7 @@ class Worker:
         together: bool = True,
         cut: bool = True,
         links: Mapping[str, Link] | None = None,
+        traces: Mapping[str, Trace] | None = None,
         charged: LatentShape | None = None,
         hop_timeout_s: float = 5.0,
         clock: Clock | None = None,
@@ -157,10 +168,15 @@ class Worker:
         self._emulate = emulate
         self._known: Seconds | None = None
         self._cells = 0
-        self._links = dict(links or {})
         self._charged = charged
         self._hop_timeout_s = hop_timeout_s
         self._clock: Clock = clock or RealClock()
+        self._links = {
+            target: EmulatedLink(
+                (traces or {}).get(target) or steady(link.bytes_per_s), link.delay_s, self._clock
+            )
+            for target, link in (links or {}).items()
+        }
         self._mode: Batching = mode
         self._asked_rows = rows
         self._together = together and mode == "in-flight" and emulate is None
@@ -255,6 +271,13 @@ class Worker:
         self._cells = cells_of(self._family.latent_shape(size, size))
         self._known = Seconds.of(self._emulate, self._cells) if self._emulate else measured
         return measured
+
+    def throttle(self, target: str, factor: float, *, restart: bool = False) -> None:
+        """Gives the emulated link to `target` so many times its rate from now on; `restart` lets
+        its trace begin again. InvalidRequest if there is no such link."""
+        if target not in self._links:
+            raise InvalidRequest(f"the stage {self.stage!r} has no emulated link to {target!r}")
+        self._links[target].throttle(factor, restart=restart)
 
     def close(self) -> None:
         """Ends the threads. Who is on this stage then, or comes later, gets StageLost."""
@@ -374,17 +397,16 @@ class Worker:
         target = done.onward.plan.spans[0].stage
         clock, left = self._clock, self._clock.now()
         data = write(replace(done.onward, left=job.times.shifted(-left)))
-        link, slept_s, hop = self._links.get(target), 0.0, None
-        charged = None if link is None else self._charged_bytes(done.onward, len(data))
+        hop = HopRecord(self.stage, target, len(data), 0.0, done.onward.codec)
+        link, seen = self._links.get(target), False
         if link is not None:
-            await clock.sleep(link.transfer_s(len(data) if charged is None else charged))
-            slept_s = clock.now() - left
+            hop = replace(hop, emulated_bytes=self._charged_bytes(done.onward, len(data)))
+            waited_s = await link.carry(hop.link_bytes)
+            hop = replace(hop, queue_s=waited_s, emulated_s=clock.now() - left)
         async with aclosing(self._onward(target, data, forward)) as events:
             async for event in events:
-                if hop is None:
-                    seconds = clock.now() - left
-                    codec = done.onward.codec
-                    hop = HopRecord(self.stage, target, len(data), seconds, codec, slept_s, charged)
+                if not seen:
+                    hop, seen = replace(hop, seconds=clock.now() - left), True
                 if isinstance(event, Done):
                     event = replace(
                         event,

@@ -45,12 +45,14 @@ class Ingress:
                 charged=charged_shape(card, settings),
             ),
         )
+        transport = RayTransport(handles)
         service = Service(
             card=card,
             settings=settings,
             quality=_quality(folder, card),
             board=self._board,
-            transport=RayTransport(handles),
+            transport=transport,
+            throttle=transport.throttle,
         )
         self._board.start()
         self._gate = Gate(create_app(service))

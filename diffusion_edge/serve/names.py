@@ -1,14 +1,15 @@
 """Names that a config takes from elsewhere: policies of the code, models of the family's card,
-families in whose bytes packets are counted."""
+families in whose bytes packets are counted, traces that links follow."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diffusion_edge.config import Settings, disagreement, nearest
+from diffusion_edge.config import Settings, disagreement, nearest, trace_file
 from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.families.card import FamilyCard, charged_shape
 from diffusion_edge.routing.policies import policy
+from diffusion_edge.traces import read_rates
 
 
 def check_names(settings: Settings, card: FamilyCard, path: Path | None = None) -> None:
@@ -29,3 +30,16 @@ def check_names(settings: Settings, card: FamilyCard, path: Path | None = None) 
         charged_shape(card, settings)
     except ConfigError as error:
         raise disagreement(("emulate", "packet_bytes"), error.message, path) from None
+    for index, link in enumerate(settings.links):
+        if link.trace is not None:
+            try:
+                check_trace(link.trace)
+            except (ConfigError, InvalidRequest) as error:
+                raise disagreement(("links", index, "trace"), error.message, path) from None
+
+
+def check_trace(name: str) -> None:
+    """Raises ConfigError or InvalidRequest for a file that no link can follow."""
+    rates = read_rates(trace_file(name))
+    if not rates.mean > 0:
+        raise InvalidRequest(f"{name}: its rate is always 0; nothing would ever pass")

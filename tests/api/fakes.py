@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffusion_edge.api.service import Service
+from diffusion_edge.api.service import Service, Throttle
 from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import EdgeError
@@ -165,6 +165,7 @@ def service(
     board: FakeBoard | None = None,
     config: Settings | None = None,
     card: FamilyCard = CARD,
+    throttle: Throttle | None = None,
     **changes: Any,
 ) -> Service:
     config = config or settings(**changes)
@@ -174,6 +175,7 @@ def service(
         quality=symmetric(),
         board=board or FakeBoard(config),
         transport=transport or FakeTransport(),
+        throttle=throttle,
         packet=fake_packet,
         draw_seed=lambda: 1234,
     )

@@ -218,6 +218,51 @@ async def test_links_are_charged_with_the_bytes_of_the_family_that_is_stated(
     assert planned["emulated"]["packet_bytes"] == ours["emulated"]["packet_bytes"] == "sdxl"
 
 
+async def test_a_link_that_is_throttled_takes_longer_from_then_on(tiny_family: Path) -> None:
+    card, clock = load_card(tiny_family), FakeClock()
+    config = configured(tiny_family)
+    workers = {
+        name: Worker(
+            load_family(card, name),
+            stage=name,
+            tier=stage.tier,
+            links=config.emulated_links(name),
+            clock=clock,
+        )
+        for name, stage in config.stages.items()
+    }
+    for worker in workers.values():
+        await worker.warm_up(16, "ddim")
+    board = seen(workers, config, partial(carriage, card, None, 0.01))
+    for name in workers:
+        await board.ask_once(name)
+    sites = LocalTransport(workers)
+    made = Service(
+        card=card,
+        settings=config,
+        quality=QualityTable.unknown(card.name),
+        board=board,
+        transport=sites,
+        throttle=sites.throttle,
+    )
+    transport = httpx.ASGITransport(create_app(made))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+
+        async def hops_s(plan: str) -> list[float]:
+            told = (await pictures(http, diffusion_edge={"plan": plan}))[1]
+            return [hop["emulated_s"] for hop in told["images"][0]["hops"]]
+
+        there, back, beside = before = await hops_s("cloud:3,edge:3,cloud:2,device:2")
+        body = {"between": ["edge", "cloud"], "factor": 0.01}
+        assert (await http.post("/v1/throttle", json=body)).status_code == 200
+        after = await hops_s("cloud:3,edge:3,cloud:2,device:2")
+        assert after == pytest.approx([100 * there, 100 * back, beside])
+        assert (await http.post("/v1/throttle", json=body | {"factor": 1})).status_code == 200
+        assert await hops_s("cloud:3,edge:3,cloud:2,device:2") == pytest.approx(before)
+    for worker in workers.values():
+        worker.close()
+
+
 async def test_images_of_one_request_are_those_of_the_next_seeds(api: httpx.AsyncClient) -> None:
     three, _ = await pictures(api, n=3)
     single = [(await pictures(api, seed=5 + i))[0][0] for i in range(3)]
