@@ -21,19 +21,23 @@ from diffusion_edge.config import (
 )
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
+from diffusion_edge.traces import read_rates
 from diffusion_edge.types import Link
 
 CONFIGS = REPOSITORY / "serve_configs"
+EMULATED = REPOSITORY / "tests" / "emulated.yaml"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+BLOCKS = {"device": 1 / 16, "edge": 4 / 16, "cloud": 1.0}
+"""Parameters of the blocks of the family's denoisers, relative to the cloud's."""
 Edit = Callable[[str, str], Path]
 
 
 @pytest.fixture
 def edited(tmp_path: Path) -> Edit:
-    """local.yaml with one piece of text replaced."""
+    """A file that emulates three stages, with one piece of text replaced."""
 
     def edit(old: str, new: str) -> Path:
-        text = (CONFIGS / "local.yaml").read_text()
+        text = EMULATED.read_text()
         assert old in text
         path = tmp_path / "edited.yaml"
         path.write_text(text.replace(old, new, 1))
@@ -53,6 +57,24 @@ def test_shipped_files_are_accepted_by_us_and_by_ray(name: str) -> None:
 
 def test_only_the_local_file_emulates() -> None:
     assert [n for n in SHIPPED if load_config(CONFIGS / n).settings.emulates] == ["local.yaml"]
+
+
+def test_what_the_local_file_states_keeps_to_published_ratios() -> None:
+    """Of one and the same model, cloud to edge to device: 1 : 2 to 3 : 7 to 20; twice as many
+    pictures a second in the cloud's best batch."""
+    settings = load_config(CONFIGS / "local.yaml").settings
+    stated = {name: stage.emulate for name, stage in settings.stages.items()}
+    curves = {name: emulate.curve for name, emulate in stated.items() if emulate}
+    same = {name: curves[name][1] / share for name, share in BLOCKS.items()}
+    assert 1.8 <= same["edge"] / same["cloud"] <= 3
+    assert 7 <= same["device"] / same["cloud"] <= 20.5
+    assert [name for name, curve in curves.items() if len(curve) > 1] == ["cloud"]
+    assert 8 * curves["cloud"][1] / curves["cloud"][8] == pytest.approx(2.0)
+    for link in settings.links:
+        if link.trace is not None:
+            recorded = read_rates(trace_file(link.trace)).mean
+            assert link.bytes_per_s == pytest.approx(recorded, rel=0.01)
+    assert {pair for link in settings.links if link.trace for pair in link.between} == set(stated)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +197,7 @@ def test_how_a_model_is_held(edited: Edit) -> None:
 
 
 def test_stages_may_be_left_out_but_not_for_links(edited: Edit) -> None:
-    text = (CONFIGS / "local.yaml").read_text()
+    text = EMULATED.read_text()
     start, stop = text.index("      stages:\n"), text.index("      links:\n")
     settings = load_config(edited(text[start:], "")).settings
     assert settings.stages == {}
@@ -184,7 +206,7 @@ def test_stages_may_be_left_out_but_not_for_links(edited: Edit) -> None:
 
 
 def test_links_hold_in_both_directions() -> None:
-    settings = load_config(CONFIGS / "local.yaml").settings
+    settings = load_config(EMULATED).settings
     links = settings.link_map()
     assert links[("device", "cloud")] == links[("cloud", "device")] == Link(2500000.0, 0.025)
     assert set(settings.emulated_links("edge")) == {"device", "cloud"}
@@ -315,7 +337,7 @@ def test_odd_yaml_is_told_in_a_sentence(tmp_path: Path, name: str) -> None:
 def test_aliases_may_be_used(edited: Edit) -> None:
     path = edited("tier: device", "tier: &tier device")
     path.write_text(path.read_text().replace("model: device", "model: *tier", 1))
-    assert load_config(path).settings == load_config(CONFIGS / "local.yaml").settings
+    assert load_config(path).settings == load_config(EMULATED).settings
 
 
 def test_a_value_is_shown_as_far_as_it_helps(edited: Edit) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from diffusion_edge.commands.app import app
 from tests.answering import answering, behind_a_dead_proxy
+from tests.serve.live import EMULATED
 
 
 def run(*arguments: str | Path) -> Result:
@@ -255,7 +256,7 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
         assert result.exit_code == 0, result.output
         assert "good; stages device, edge, cloud" in result.stdout
     wrong = tmp_path / "wrong.yaml"
-    wrong.write_text((shipped / "local.yaml").read_text().replace("capacity:", "capasity:", 1))
+    wrong.write_text(EMULATED.read_text().replace("capacity:", "capasity:", 1))
     result = run("check", wrong)
     assert result.exit_code == 1
     assert "capasity" in result.stderr
@@ -290,8 +291,7 @@ def test_names_that_are_not_known_are_told_before_anything_starts(
 ) -> None:
     """`serve` refuses the same file with the same words."""
     config = tmp_path / "config.yaml"
-    shipped = Path(__file__).parents[2] / "serve_configs" / "local.yaml"
-    text = shipped.read_text()
+    text = EMULATED.read_text()
     assert old in text
     config.write_text(text.replace(old, new, 1))
     for command in ("check", "serve"):
@@ -318,7 +318,7 @@ def test_a_trace_that_no_link_can_follow_is_told_before_anything_starts(
     if rows is not None:
         (tmp_path / "trace.csv").write_text(rows)
     config = tmp_path / "config.yaml"
-    text = (Path(__file__).parents[2] / "serve_configs" / "local.yaml").read_text()
+    text = EMULATED.read_text()
     between = "{between: [device, edge], "
     assert between in text
     config.write_text(text.replace(between, f"{between}trace: trace.csv, ", 1))
