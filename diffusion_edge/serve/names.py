@@ -3,9 +3,17 @@ families in whose bytes packets are counted, traces that links follow."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from diffusion_edge.config import Settings, disagreement, nearest, trace_file
+from diffusion_edge.config import (
+    REPOSITORY,
+    Settings,
+    disagreement,
+    family_folder,
+    nearest,
+    trace_file,
+)
 from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.families.card import FamilyCard, charged_shape
 from diffusion_edge.routing.policies import policy
@@ -43,3 +51,22 @@ def check_trace(name: str) -> None:
     rates = read_rates(trace_file(name))
     if not rates.mean > 0:
         raise InvalidRequest(f"{name}: its rate is always 0; nothing would ever pass")
+
+
+def located(settings: Settings) -> Settings:
+    """With names that lead to the same files from wherever a replica works, on this node or, below
+    the repository, on any other. Raises ConfigError."""
+    links = [
+        link.model_copy(update={"trace": _located(trace_file, link.trace)}) if link.trace else link
+        for link in settings.links
+    ]
+    packets = settings.emulate
+    if packets:
+        folder = _located(family_folder, packets.packet_bytes)
+        packets = packets.model_copy(update={"packet_bytes": folder})
+    return settings.model_copy(update={"links": links, "emulate": packets})
+
+
+def _located(find: Callable[[str], Path], name: str) -> str:
+    found = find(name)
+    return str(found.relative_to(REPOSITORY) if found.is_relative_to(REPOSITORY) else found)
