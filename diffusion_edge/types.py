@@ -375,9 +375,9 @@ class View:
     """All that a policy may know: live stages by name, links by (from, to), prices by tier.
 
     `codecs[k]` is how this request's packet would be carried if it were handed off before step k,
-    and `packet_bytes[k]` its size then (or what emulated links take it for), for k from 0 to the
-    number of steps; `cells` are those of its latent. A pair that `links` lacks cannot hand off.
-    `guidance` has the stages whose models have guidance of their own.
+    and `packet_bytes[k]` its size then, for k from 0 to the number of steps; `cells` are those of
+    its latent. A pair that `links` lacks cannot hand off. `guidance` has the stages whose models
+    have guidance of their own.
     """
 
     stages: Mapping[str, StageStatus]

@@ -12,8 +12,8 @@ from diffusion_edge.types import Codec, ImageRequest
 
 @dataclass(frozen=True)
 class Carriage:
-    """Codec and bytes of a packet that is handed off before step k, from 0 to all steps, and the
-    cells of its latent."""
+    """Codec and bytes (or what emulated links take for them) of a packet that is handed off before
+    step k, from 0 to all steps, and the cells of its latent."""
 
     codecs: tuple[Codec, ...]
     packet_bytes: tuple[int, ...]

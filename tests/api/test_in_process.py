@@ -21,17 +21,16 @@ from diffusion_edge.api.board import Board
 from diffusion_edge.api.carriage import Carriage, carriage
 from diffusion_edge.api.http import create_app
 from diffusion_edge.api.service import Service
-from diffusion_edge.config import EmulatePackets, Settings
+from diffusion_edge.config import Settings
 from diffusion_edge.engine.stepper import Entry
 from diffusion_edge.engine.worker import Worker
-from diffusion_edge.families.card import charged_shape, load_card
+from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, read
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sites.local import LocalTransport
 from diffusion_edge.types import Event, ImageRequest, StageStatus, Times
 from tests.api.fakes import settings
-from tests.fakes import FakeClock
 
 PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
 
@@ -163,104 +162,6 @@ async def test_a_hop_carries_what_was_predicted(api: httpx.AsyncClient, solver: 
     (image,) = (await pictures(api, **asked))[1]["images"]
     (hop,) = image["hops"]
     assert abs(hop["nbytes"] - planned["packet_bytes"][5]) < 1024 / 2
-
-
-@pytest.mark.parametrize("solver", ["ddim", "lms"])
-@pytest.mark.parametrize("codec", ["exact", "int8"])
-async def test_links_are_charged_with_the_bytes_of_the_family_that_is_stated(
-    tiny_family: Path, solver: str, codec: str
-) -> None:
-    """What was predicted is what was slept for, and both are marked; the packet is what it was."""
-    card, clock = load_card(tiny_family), FakeClock()
-    config = configured(tiny_family).model_copy(
-        update={"emulate": EmulatePackets(packet_bytes="sdxl")}
-    )
-    charged = charged_shape(card, config)
-    workers = {
-        name: Worker(
-            load_family(card, name),
-            stage=name,
-            tier=stage.tier,
-            links=config.emulated_links(name),
-            charged=charged,
-            clock=clock,
-        )
-        for name, stage in config.stages.items()
-    }
-    for worker in workers.values():
-        await worker.warm_up(16, "ddim")
-    board = seen(workers, config, partial(carriage, card, None, 0.01, charged=charged))
-    for name in workers:
-        await board.ask_once(name)
-    known = QualityTable.unknown(card.name)
-    made = Service(
-        card=card,
-        settings=config,
-        quality=known,
-        board=board,
-        transport=LocalTransport(workers),
-    )
-    ours = {"plan": "cloud:5,edge:5", "codec": codec}
-    asked = {"size": "32x32", "solver": solver, "diffusion_edge": ours}
-    transport = httpx.ASGITransport(create_app(made))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        planned = (await http.post("/v1/plan", json=PROMPT | asked)).json()
-        ours = (await pictures(http, **asked))[1]
-    for worker in workers.values():
-        worker.close()
-    tensors, cell_bytes = {"ddim": 1, "lms": 4}[solver], {"exact": 4, "int8": 1}[codec]
-    sdxl = tensors * cell_bytes * 4 * 256 * 256  # 32 pixels are twice the default, as 2048 are
-    (hop,) = ours["images"][0]["hops"]
-    assert planned["packet_bytes"][5] == pytest.approx(sdxl, abs=2048)
-    assert hop["emulated_bytes"] == pytest.approx(planned["packet_bytes"][5], abs=512)
-    assert hop["nbytes"] < 8192
-    assert hop["emulated_s"] == pytest.approx(hop["emulated_bytes"] / 1e7)
-    assert planned["emulated"]["packet_bytes"] == ours["emulated"]["packet_bytes"] == "sdxl"
-
-
-async def test_a_link_that_is_throttled_takes_longer_from_then_on(tiny_family: Path) -> None:
-    card, clock = load_card(tiny_family), FakeClock()
-    config = configured(tiny_family)
-    workers = {
-        name: Worker(
-            load_family(card, name),
-            stage=name,
-            tier=stage.tier,
-            links=config.emulated_links(name),
-            clock=clock,
-        )
-        for name, stage in config.stages.items()
-    }
-    for worker in workers.values():
-        await worker.warm_up(16, "ddim")
-    board = seen(workers, config, partial(carriage, card, None, 0.01))
-    for name in workers:
-        await board.ask_once(name)
-    sites = LocalTransport(workers)
-    made = Service(
-        card=card,
-        settings=config,
-        quality=QualityTable.unknown(card.name),
-        board=board,
-        transport=sites,
-        throttle=sites.throttle,
-    )
-    transport = httpx.ASGITransport(create_app(made))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-
-        async def hops_s(plan: str) -> list[float]:
-            told = (await pictures(http, diffusion_edge={"plan": plan}))[1]
-            return [hop["emulated_s"] for hop in told["images"][0]["hops"]]
-
-        there, back, beside = before = await hops_s("cloud:3,edge:3,cloud:2,device:2")
-        body = {"between": ["edge", "cloud"], "factor": 0.01}
-        assert (await http.post("/v1/throttle", json=body)).status_code == 200
-        after = await hops_s("cloud:3,edge:3,cloud:2,device:2")
-        assert after == pytest.approx([100 * there, 100 * back, beside])
-        assert (await http.post("/v1/throttle", json=body | {"factor": 1})).status_code == 200
-        assert await hops_s("cloud:3,edge:3,cloud:2,device:2") == pytest.approx(before)
-    for worker in workers.values():
-        worker.close()
 
 
 async def test_images_of_one_request_are_those_of_the_next_seeds(api: httpx.AsyncClient) -> None:

@@ -150,9 +150,6 @@ def test_what_is_emulated_is_known() -> None:
     made: Service = service()
     assert made.emulation().stages == ("device", "edge", "cloud")
     assert ("edge", "cloud") in made.emulation().links
-    assert made.emulation().packet_bytes is None
-    charged = service(emulate={"packet_bytes": "stage_models/sdxl"})
-    assert charged.emulation().packet_bytes == "sdxl"
     assert made.waiting_for() == ()
     assert service(board=FakeBoard(settings(), dead={"edge"})).waiting_for() == ("edge",)
 

@@ -8,13 +8,27 @@ import httpx
 import pytest
 
 from diffusion_edge.api.http import create_app
-from diffusion_edge.api.service import Service
+from diffusion_edge.api.service import Service, Throttle
+from diffusion_edge.config import LinkConfig, load_config
 from diffusion_edge.errors import StageLost
 from tests.api.fakes import service
 from tests.api.test_http import post, refused
+from tests.serve.live import EMULATED
 
 PATH = "/v1/throttle"
 GOOD = {"between": ["cloud", "device"], "factor": 0.1}
+
+
+CONFIG = load_config(EMULATED).settings
+
+
+def serving(throttle: Throttle | None, emulated: int = 3) -> Service:
+    """So many of three links are emulated."""
+    links = [
+        LinkConfig(between=link.between, bytes_per_s=1e7, emulate=number < emulated)
+        for number, link in enumerate(CONFIG.links)
+    ]
+    return service(config=CONFIG.model_copy(update={"links": links}), throttle=throttle)
 
 
 class Stages:
@@ -27,9 +41,9 @@ class Stages:
         self.told.append((source, target, factor, restart))
 
 
-async def asked(body: Any, **changes: Any) -> tuple[httpx.Response, Stages]:
+async def asked(body: Any, emulated: int = 3) -> tuple[httpx.Response, Stages]:
     stages = Stages()
-    return await post(body, service(throttle=stages.throttle, **changes), PATH), stages
+    return await post(body, serving(stages.throttle, emulated), PATH), stages
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -77,11 +91,9 @@ async def test_a_body_that_is_no_object_is_told_what_one_looks_like() -> None:
 
 async def test_real_links_cannot_be_throttled() -> None:
     """Where none is emulated there is no such endpoint; where some are, only these."""
-    pairs = [["device", "edge"], ["edge", "cloud"], ["device", "cloud"]]
-    real = [{"between": pair, "bytes_per_s": 1e7} for pair in pairs]
-    response, stages = await asked(GOOD, links=real)
+    response, stages = await asked(GOOD, emulated=0)
     assert (response.status_code, refused(response)["code"]) == (404, "not_found")
-    response, stages = await asked(GOOD, links=[real[0] | {"emulate": True}, *real[1:]])
+    response, stages = await asked(GOOD, emulated=1)
     assert response.status_code == 400
     assert "those between device and edge" in refused(response)["message"]
     assert stages.told == []
@@ -91,12 +103,11 @@ async def test_a_stage_that_is_lost_is_told() -> None:
     async def lost(*_: Any) -> None:
         raise StageLost("the stage 'device' was lost", stage="device")
 
-    assert (await post(GOOD, service(throttle=lost), PATH)).status_code == 503
+    assert (await post(GOOD, serving(lost), PATH)).status_code == 503
 
 
 def test_the_endpoint_is_described() -> None:
     def paths(made: Service) -> set[str]:
         return set(create_app(made).openapi()["paths"])
 
-    with_it = paths(service(throttle=Stages().throttle))
-    assert with_it - paths(service()) == {PATH}
+    assert paths(serving(Stages().throttle)) - paths(serving(None)) == {PATH}

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_edge.config import Settings, family_folder, trace_file
+from diffusion_edge.config import EmulatePackets, Settings, family_folder, load_config, trace_file
 from diffusion_edge.families.card import load_card
 from diffusion_edge.serve.names import check_names, located
-from tests.api.fakes import settings
 from tests.families.test_card import CARD, card_of
+from tests.serve.live import EMULATED
 
 TRACE = "loadtest/traces/links/lte_walking_nyc.csv"
 
 
 def emulating(trace: str, family: str) -> Settings:
-    link = {"between": ["device", "edge"], "bytes_per_s": 1e6, "emulate": True, "trace": trace}
-    return settings(links=[link], emulate={"packet_bytes": family})
+    made = load_config(EMULATED).settings
+    first, *others = made.links
+    links = [first.model_copy(update={"trace": trace}), *others]
+    packets = EmulatePackets(packet_bytes=family)
+    return made.model_copy(update={"links": links, "emulate": packets})
 
 
 def names(made: Settings) -> tuple[str | None, str]:
@@ -27,7 +30,8 @@ def names(made: Settings) -> tuple[str | None, str]:
 
 def test_what_lies_in_the_repository_is_named_from_there() -> None:
     assert names(located(emulating(TRACE, "sdxl"))) == (TRACE, "stage_models/sdxl")
-    assert located(settings()) == settings()
+    plain = load_config(EMULATED).settings
+    assert located(plain) == plain
 
 
 def test_what_lies_in_the_working_directory_is_found_from_another(
