@@ -138,16 +138,19 @@ async def test_a_link_that_is_throttled_takes_longer_from_then_on(tiny_family: P
     config = configured(tiny_family)
     plan = {"plan": "cloud:3,edge:3,cloud:2,device:2"}
 
-    async def passing_s(http: httpx.AsyncClient) -> list[float]:
-        """Of each hop, without the link's delay."""
+    async def rates(http: httpx.AsyncClient) -> list[float]:
+        """Bytes a second over each hop's link, its delay aside."""
         hops = (await generated(http, diffusion_edge=plan))["images"][0]["hops"]
         links = config.link_map()
-        return [hop["emulated_s"] - links[hop["source"], hop["target"]].delay_s for hop in hops]
+        return [
+            hop["nbytes"] / (hop["emulated_s"] - links[hop["source"], hop["target"]].delay_s)
+            for hop in hops
+        ]
 
     async with served(config) as http:
-        there_s, back_s, beside_s = before = await passing_s(http)
+        wire, phone = 12.5e6, 2.5e6
+        assert await rates(http) == pytest.approx([wire, wire, phone])
         await told(http, "/v1/throttle", between=["edge", "cloud"], factor=0.01)
-        slow = [100 * there_s, 100 * back_s, beside_s]
-        assert await passing_s(http) == pytest.approx(slow, rel=1e-6)
+        assert await rates(http) == pytest.approx([wire / 100, wire / 100, phone])
         await told(http, "/v1/throttle", between=["edge", "cloud"], factor=1)
-        assert await passing_s(http) == pytest.approx(before, rel=1e-6)
+        assert await rates(http) == pytest.approx([wire, wire, phone])
