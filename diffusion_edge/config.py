@@ -8,16 +8,26 @@ here first; a `ConfigError` says the file, the line, the key and what would be r
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from diffusion_edge.batching import Batching
+from diffusion_edge.curves import Curve
 from diffusion_edge.errors import ConfigError, InvalidPlan
 from diffusion_edge.types import EXACT, TIERS, AskedCodec, Link, Plan, Tier
 
@@ -27,6 +37,7 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 _Model = TypeVar("_Model", bound=BaseModel)
+MAX_ROWS = 1024
 MAX_CHARACTERS = 1_000_000
 MAX_NODES = 100_000
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,16 +57,61 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _stated_step(given: object) -> float | Curve:
+    """Seconds of one sample, or by rows; JSON, in which Ray sends a config, has these as text."""
+    if not isinstance(given, Mapping):
+        return _stated_seconds(given)
+    by_rows: dict[int, float] = {}
+    for key, value in given.items():
+        rows = int(key) if isinstance(key, str) and key.isdecimal() else key
+        if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= MAX_ROWS:
+            message = f"rows are whole numbers from 1 to {MAX_ROWS}, not {_cut(key)}"
+            raise _DisagreementError((key if isinstance(key, int) else str(key),), message)
+        try:
+            by_rows[rows] = _stated_seconds(value)
+        except ValueError as error:
+            raise _DisagreementError((rows,), str(error)) from None
+    if 1 not in by_rows:
+        raise ValueError(
+            "the seconds of 1 row are missing, of a sample that steps alone; "
+            "right is a number, or seconds by rows such as {1: 0.08, 4: 0.12}"
+        )
+    for fewer, more in pairwise(sorted(by_rows)):
+        if by_rows[more] < by_rows[fewer]:
+            message = f"{more} rows cannot take less than {fewer}, which take {by_rows[fewer]:g} s"
+            raise _DisagreementError((more,), message)
+    return by_rows
+
+
+def _stated_seconds(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        hint = _number_hint(given) if isinstance(given, str) else ""
+        raise ValueError(f"input should be a number of seconds, not {_cut(given)}{hint}")
+    if not 0 <= given < math.inf:
+        raise ValueError(f"seconds should be 0 or more and finite, not {given}")
+    return float(given)
+
+
 class Emulate(_Strict):
     """Seconds that each part shall take, so that one machine can act as several.
 
     Of a picture of the family's default size; steps and decoding of others take as many times as
     long as their latents have cells.
+
+    step_s: of one sample, as of hardware that gains nothing by company: all take their steps one
+        after another. Or by rows of a forward pass, in which a sample is one row, guided or not;
+        then they share passes, as many as pay. A larger picture takes what so many more rows do.
+    encode_s, decode_s: of one text and of one picture, which are made one after another.
     """
 
-    step_s: Seconds
+    step_s: Annotated[float | Curve, PlainValidator(_stated_step)]
     encode_s: Seconds = 0.0
     decode_s: Seconds = 0.0
+
+    @property
+    def curve(self) -> Curve:
+        """Seconds of a step by rows."""
+        return self.step_s if isinstance(self.step_s, Mapping) else {1: self.step_s}
 
 
 class StageConfig(_Strict):
@@ -82,7 +138,7 @@ class StageConfig(_Strict):
     resource: str | None = None
     label: str | None = None
     batching: Batching = "in-flight"
-    batch_rows: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)] | None = None
     emulate: Emulate | None = None
 
     @model_validator(mode="after")
@@ -102,16 +158,40 @@ class StageConfig(_Strict):
 
 
 class LinkConfig(_Strict):
-    """The way between two stages, the same in both directions."""
+    """The way between two stages, the same in both directions.
+
+    trace: of an emulated link, a file with the columns t_s and bytes_per_s, absolute, below the
+        working directory or the repository: a rate holds until the next row's time, and after the
+        last one the trace begins again. bytes_per_s is then what the router takes it for at first.
+    """
 
     between: Annotated[tuple[str, str], Field(strict=False)]
     bytes_per_s: Positive
     delay_s: Seconds = 0.0
     emulate: bool = False
+    trace: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _follows_a_trace_if_emulated(self) -> LinkConfig:
+        if self.trace is not None and not self.emulate:
+            message = "only an emulated link can follow a trace; it needs `emulate: true`"
+            raise _DisagreementError(("trace",), message)
+        return self
 
     @property
     def link(self) -> Link:
         return Link(self.bytes_per_s, self.delay_s)
+
+
+class EmulatePackets(_Strict):
+    """What packets are taken for on emulated links.
+
+    packet_bytes: a family's folder, or its name: links are charged with what its packets would
+        have, of a picture as much larger or smaller than its default size as the real one is.
+        Latents of a small family are so small that no link matters to them.
+    """
+
+    packet_bytes: Annotated[str, Field(min_length=1)]
 
 
 class Defaults(_Strict):
@@ -132,6 +212,7 @@ class Settings(_Strict):
     plan: what the policy `fixed` takes when a request names none.
     hop_timeout_s: a stage that has not accepted a packet by then is taken for lost.
     start_timeout_s: for loading and measuring the models of all stages.
+    emulate: what is stated of the deployment as a whole; stages and links say their own.
     stages: left out, there is one for every model of the family; see `serve.machine`.
     """
 
@@ -146,6 +227,7 @@ class Settings(_Strict):
     start_timeout_s: Positive = 300.0
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)] = Field(default_factory=dict)
     links: list[LinkConfig] = Field(default_factory=list)
+    emulate: EmulatePackets | None = None
 
     @model_validator(mode="after")
     def _names_agree(self) -> Settings:
@@ -153,6 +235,9 @@ class Settings(_Strict):
             if self.links:
                 message = "links join stages of this file, which has none; leave them out, too"
                 raise _DisagreementError(("links",), message)
+            if self.emulate:
+                message = "without stages in this file nothing is emulated; leave it out, too"
+                raise _DisagreementError(("emulate",), message)
             return self
         seen: set[frozenset[str]] = set()
         for index, link in enumerate(self.links):
@@ -161,6 +246,12 @@ class Settings(_Strict):
                 if name not in self.stages:
                     near = nearest(name, self.stages)
                     raise _DisagreementError(where, f"there is no stage {name!r}{near}")
+            if self.emulate and not link.emulate:
+                message = (
+                    "only emulated links can be charged with other bytes than a packet's own, and "
+                    f"links[{index}] is not; give it `emulate: true` or leave packet_bytes out"
+                )
+                raise _DisagreementError(("emulate", "packet_bytes"), message)
             pair = frozenset(link.between)
             if len(pair) == 1:
                 raise _DisagreementError(where, "a link joins two different stages")
@@ -195,10 +286,16 @@ class Settings(_Strict):
         ends = [(link.between, link.link) for link in self.links if link.emulate]
         return {(b if a == source else a): link for (a, b), link in ends if source in (a, b)}
 
+    def traces(self, source: str) -> dict[str, str]:
+        """Files that the rates of these links follow, by target, of those that follow any."""
+        ends = [(link.between, link.trace) for link in self.links if link.trace]
+        return {(b if a == source else a): file for (a, b), file in ends if source in (a, b)}
+
     @property
     def emulates(self) -> bool:
         """Whether any figure of this deployment is stated rather than measured."""
-        return any(s.emulate for s in self.stages.values()) or any(k.emulate for k in self.links)
+        links = any(link.emulate for link in self.links)
+        return links or any(s.emulate for s in self.stages.values()) or self.emulate is not None
 
 
 class HttpOptions(_Strict):
@@ -323,6 +420,15 @@ def family_folder(family: str) -> Path:
         f"{nearest(family, known)}",
         key="family",
     )
+
+
+def trace_file(name: str) -> Path:
+    """The file of a trace: absolute, or below the working directory or the repository. ConfigError
+    if there is none."""
+    for root in (Path.cwd(), REPOSITORY):
+        if (root / name).is_file():
+            return (root / name).resolve()
+    raise ConfigError(f"there is no file {name}, here or in {REPOSITORY}", key="trace")
 
 
 def _validate(model: type[_Model], data: object, file: str, document: yaml.Node | None) -> _Model:

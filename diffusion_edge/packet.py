@@ -154,9 +154,14 @@ def predicted_bytes(
     simply those on either side of each step has 20 or 40 bytes a step more.
     """
     prompts = len(request.prompt.encode()) + len(request.negative_prompt.encode())
+    return tensor_bytes(shape, history, codec) + prompts + 25 * request.steps + 880
+
+
+def tensor_bytes(shape: Sequence[int], history: int, codec: Codec) -> int:
+    """Bytes of a latent of this shape in a packet, and of as large tensors of history."""
     each = {"exact": 4, "bf16": 2, "int8": 1}[codec] * math.prod(shape)
     scales = 4 * shape[0] + 80 if codec == "int8" else 0
-    return (each + scales) * (1 + history) + prompts + 25 * request.steps + 880
+    return (each + scales) * (1 + history)
 
 
 # ---------------------------------------------------------------------------- writing

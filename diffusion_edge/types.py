@@ -231,7 +231,11 @@ class SpanRecord:
 
 @dataclass(frozen=True)
 class HopRecord:
-    """What a hand-off took. `emulated_s` of `seconds` were slept to act as a slower link."""
+    """What a hand-off took. `emulated_s` of `seconds` were slept to act as a slower link.
+
+    `nbytes` were sent; `emulated_bytes` are what an emulated link was charged with, if others.
+    `queue_s` of `emulated_s` went by while packets before it passed over that link.
+    """
 
     source: str
     target: str
@@ -239,6 +243,13 @@ class HopRecord:
     seconds: float
     codec: Codec
     emulated_s: float = 0.0
+    emulated_bytes: int | None = None
+    queue_s: float = 0.0
+
+    @property
+    def link_bytes(self) -> int:
+        """What the link's seconds were for."""
+        return self.nbytes if self.emulated_bytes is None else self.emulated_bytes
 
 
 # ---------------------------------------------------------------------------- events of a run

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +15,8 @@ from diffusion_edge.families.base import Conditioning, to_pictures
 from diffusion_edge.packet import Offer
 from diffusion_edge.schedule import Schedule, bounds, fitting, resolve
 from diffusion_edge.types import Event, Guiding, Picture
+
+Result = TypeVar("Result")
 
 NOISE = {
     "num_train_timesteps": 1000,
@@ -93,6 +98,41 @@ class FakeClock:
         self.slept.append(seconds)
         self.advance(seconds)
         await asyncio.sleep(0)
+
+
+class VirtualClock:
+    """Time that passes when all who run have come to wait. Sleeps overlap, as real ones do."""
+
+    def __init__(self, overshoot_s: float = 0.0) -> None:
+        self.seconds = 1000.0
+        self._overshoot_s = overshoot_s
+        self._sleeping: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = count()
+
+    def now(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        wakes = asyncio.get_running_loop().create_future()
+        due = self.seconds + seconds + (self._overshoot_s if seconds else 0.0)
+        heappush(self._sleeping, (due, next(self._count), wakes))
+        await wakes
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of `work`, and as much time as it takes."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            for _ in range(50):
+                await asyncio.sleep(0)
+            if self._sleeping:  # else a thread is at work
+                self._wake_next()
+        return task.result()
+
+    def _wake_next(self) -> None:
+        due, _, wakes = heappop(self._sleeping)
+        if not wakes.done():
+            self.seconds = max(self.seconds, due)
+            wakes.set_result(None)
 
 
 class FakeTransport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,22 +10,34 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffusion_edge.config import REPOSITORY, Settings, family_folder, load_config, read_settings
+from diffusion_edge.config import (
+    REPOSITORY,
+    EmulatePackets,
+    Settings,
+    family_folder,
+    load_config,
+    read_settings,
+    trace_file,
+)
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
+from diffusion_edge.traces import read_rates
 from diffusion_edge.types import Link
 
 CONFIGS = REPOSITORY / "serve_configs"
+EMULATED = REPOSITORY / "tests" / "emulated.yaml"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+BLOCKS = {"device": 1 / 16, "edge": 4 / 16, "cloud": 1.0}
+"""Parameters of the blocks of the family's denoisers, relative to the cloud's."""
 Edit = Callable[[str, str], Path]
 
 
 @pytest.fixture
 def edited(tmp_path: Path) -> Edit:
-    """local.yaml with one piece of text replaced."""
+    """A file that emulates three stages, with one piece of text replaced."""
 
     def edit(old: str, new: str) -> Path:
-        text = (CONFIGS / "local.yaml").read_text()
+        text = EMULATED.read_text()
         assert old in text
         path = tmp_path / "edited.yaml"
         path.write_text(text.replace(old, new, 1))
@@ -44,6 +57,24 @@ def test_shipped_files_are_accepted_by_us_and_by_ray(name: str) -> None:
 
 def test_only_the_local_file_emulates() -> None:
     assert [n for n in SHIPPED if load_config(CONFIGS / n).settings.emulates] == ["local.yaml"]
+
+
+def test_what_the_local_file_states_keeps_to_published_ratios() -> None:
+    """Of one and the same model, cloud to edge to device: 1 : 2 to 3 : 7 to 20; twice as many
+    pictures a second in the cloud's best batch."""
+    settings = load_config(CONFIGS / "local.yaml").settings
+    stated = {name: stage.emulate for name, stage in settings.stages.items()}
+    curves = {name: emulate.curve for name, emulate in stated.items() if emulate}
+    same = {name: curves[name][1] / share for name, share in BLOCKS.items()}
+    assert 1.8 <= same["edge"] / same["cloud"] <= 3
+    assert 7 <= same["device"] / same["cloud"] <= 20.5
+    assert [name for name, curve in curves.items() if len(curve) > 1] == ["cloud"]
+    assert 8 * curves["cloud"][1] / curves["cloud"][8] == pytest.approx(2.0)
+    for link in settings.links:
+        if link.trace is not None:
+            recorded = read_rates(trace_file(link.trace)).mean
+            assert link.bytes_per_s == pytest.approx(recorded, rel=0.01)
+    assert {pair for link in settings.links if link.trace for pair in link.between} == set(stated)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +141,45 @@ def test_a_wrong_value_says_where_and_what_would_be_right(
     assert said in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("stated", "key", "said"),
+    [
+        ("{1: 0.1, 4: -0.2}", "step_s[4]", "seconds should be 0 or more and finite, not -0.2"),
+        ("{1: 0.1, 4: .inf}", "step_s[4]", "finite, not inf"),
+        ("{1: 0.1, 4: true}", "step_s[4]", "a number of seconds, not True"),
+        ("{1: 0.1, 4: 1e3}", "step_s[4]", "YAML reads this as text, write 1000.0"),
+        ("{1: 0.1, 0: 0.1}", "step_s[0]", "whole numbers from 1 to 1024, not 0"),
+        ("{1: 0.1, 2.5: 0.1}", "step_s.2.5", "whole numbers from 1 to 1024, not 2.5"),
+        ("{1: 0.1, two: 0.1}", "step_s.two", "whole numbers from 1 to 1024, not 'two'"),
+        ("{1: 0.1, 9999: 0.1}", "step_s[9999]", "from 1 to 1024"),
+        ("{1: 0.1, 4: 0.3, 8: 0.2}", "step_s[8]", "cannot take less than 4, which take 0.3 s"),
+        ("{}", "step_s", "the seconds of 1 row are missing"),
+        ("{2: 0.1}", "step_s", "right is a number, or seconds by rows such as {1: 0.08"),
+        ("[0.1]", "step_s", "a number of seconds, not [0.1]"),
+        ("true", "step_s", "a number of seconds, not True"),
+    ],
+)
+def test_seconds_by_rows_are_checked(edited: Edit, stated: str, key: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(edited("step_s: 0.12", f"step_s: {stated}"))
+    assert caught.value.key.endswith(f"stages.device.emulate.{key}")
+    assert said in caught.value.message
+
+
+def test_seconds_of_a_step_are_a_number_or_by_rows_also_as_json_has_them(edited: Edit) -> None:
+    """`serve deploy` sends the file as JSON, in which rows are text."""
+    path = edited("step_s: 0.12", "step_s: {4: 0.2, 1: 0.1, 8: 0.2}")
+    settings = load_config(path).settings
+    by_rows, number = settings.stages["device"].emulate, settings.stages["edge"].emulate
+    assert by_rows is not None
+    assert number is not None
+    assert by_rows.curve == {1: 0.1, 4: 0.2, 8: 0.2}
+    assert number.curve == {1: number.step_s}
+    args = yaml.safe_load(path.read_text())["applications"][0]["args"]
+    assert read_settings(json.loads(json.dumps(args))) == settings
+    assert read_settings(settings.model_dump(exclude_unset=True)) == settings
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "missing.yaml")
@@ -127,7 +197,7 @@ def test_how_a_model_is_held(edited: Edit) -> None:
 
 
 def test_stages_may_be_left_out_but_not_for_links(edited: Edit) -> None:
-    text = (CONFIGS / "local.yaml").read_text()
+    text = EMULATED.read_text()
     start, stop = text.index("      stages:\n"), text.index("      links:\n")
     settings = load_config(edited(text[start:], "")).settings
     assert settings.stages == {}
@@ -136,7 +206,7 @@ def test_stages_may_be_left_out_but_not_for_links(edited: Edit) -> None:
 
 
 def test_links_hold_in_both_directions() -> None:
-    settings = load_config(CONFIGS / "local.yaml").settings
+    settings = load_config(EMULATED).settings
     links = settings.link_map()
     assert links[("device", "cloud")] == links[("cloud", "device")] == Link(2500000.0, 0.025)
     assert set(settings.emulated_links("edge")) == {"device", "cloud"}
@@ -160,6 +230,51 @@ def test_one_stated_figure_of_a_stage_or_a_link_makes_it_an_emulation(
         }
     )
     assert settings.emulates is told
+
+
+def test_an_emulated_link_may_follow_a_trace(edited: Edit) -> None:
+    of_a_link = "delay_s: 0.005, emulate: true"
+    settings = load_config(edited(of_a_link, f"{of_a_link}, trace: some.csv")).settings
+    assert settings.traces("device") == {"edge": "some.csv"}
+    assert settings.traces("edge") == {"device": "some.csv"}
+    assert settings.traces("cloud") == {}
+    with pytest.raises(ConfigError, match="only an emulated link can follow a trace") as caught:
+        load_config(edited(of_a_link, "delay_s: 0.005, trace: some.csv"))
+    assert caught.value.key.endswith("links[0].trace")
+
+
+def test_a_trace_is_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("t_s,bytes_per_s\n0,1\n")
+    assert trace_file("mine.csv") == trace_file(str(tmp_path / "mine.csv")) == tmp_path / "mine.csv"
+    assert trace_file("serve_configs/local.yaml") == CONFIGS / "local.yaml"
+    with pytest.raises(ConfigError, match=r"there is no file yours\.csv, here or in"):
+        trace_file("yours.csv")
+
+
+def test_packets_are_counted_in_anothers_bytes_only_where_every_link_is_emulated(
+    edited: Edit,
+) -> None:
+    stated = "policy: elastic\n      emulate: {packet_bytes: sdxl}"
+    settings = load_config(edited("policy: elastic", stated)).settings
+    assert settings.emulate is not None
+    assert settings.emulate.packet_bytes == "sdxl"
+    path = edited("policy: elastic", stated)
+    path.write_text(path.read_text().replace("delay_s: 0.02, emulate: true", "delay_s: 0.02"))
+    with pytest.raises(ConfigError, match=r"links\[1\] is not; give it `emulate: true`") as caught:
+        load_config(path)
+    assert caught.value.key.endswith("args.emulate.packet_bytes")
+    text = path.read_text()
+    path.write_text(text[: text.index("      stages:\n")])
+    with pytest.raises(ConfigError, match=r"args\.emulate: without stages"):
+        load_config(path)
+
+
+def test_bytes_that_are_stated_make_it_an_emulation() -> None:
+    stages = {"one": {"tier": "cloud", "model": "cloud"}}
+    made = Settings.model_validate({"family": "shapes", "stages": stages})
+    assert not made.emulates
+    assert made.model_copy(update={"emulate": EmulatePackets(packet_bytes="sdxl")}).emulates
 
 
 def test_a_family_folder_is_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +337,7 @@ def test_odd_yaml_is_told_in_a_sentence(tmp_path: Path, name: str) -> None:
 def test_aliases_may_be_used(edited: Edit) -> None:
     path = edited("tier: device", "tier: &tier device")
     path.write_text(path.read_text().replace("model: device", "model: *tier", 1))
-    assert load_config(path).settings == load_config(CONFIGS / "local.yaml").settings
+    assert load_config(path).settings == load_config(EMULATED).settings
 
 
 def test_a_value_is_shown_as_far_as_it_helps(edited: Edit) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from diffusion_edge.api.schema import OutputFormat
+from diffusion_edge.api.schema import OutputFormat, ThrottleBody
 from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
@@ -61,7 +61,7 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
 
     `cells` are those of the latent; the stages' `step_s` is by cells and then by rows of a forward
     pass, `decode_s` by cells. `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to
-    the number of steps.
+    the number of steps; the bytes are another family's where `emulated` says so.
     """
     return {
         "object": "plan",
@@ -77,6 +77,17 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
         ],
         "warnings": list(service.warnings(asked)),
         "emulated": _emulated(service.emulation()),
+    }
+
+
+def throttle(between: tuple[str, str], asked: ThrottleBody) -> Json:
+    """What an emulated link has been told."""
+    return {
+        "object": "throttle",
+        "between": list(between),
+        "factor": asked.factor,
+        "restart": asked.restart,
+        "emulated": True,
     }
 
 
@@ -153,8 +164,12 @@ def _spans(asked: ImageRequest, chosen: Plan, settings: Settings) -> list[Json]:
 
 
 def _emulated(emulation: Emulation) -> Json:
-    """What of this deployment is stated by the config; nothing, where both lists are empty."""
+    """What of this deployment is stated by the config; nothing, where both lists are empty.
+
+    `packet_bytes` names the family whose bytes links are charged with, null for the packets' own.
+    """
     return {
         "stages": list(emulation.stages),
         "links": [f"{a}-{b}" for a, b in emulation.links],
+        "packet_bytes": emulation.packet_bytes,
     }

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,7 +22,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_edge import __version__
 from diffusion_edge.api import answers
 from diffusion_edge.api.png import Made, encode
-from diffusion_edge.api.schema import ImagesBody, OutputFormat, parse
+from diffusion_edge.api.schema import (
+    ImagesBody,
+    OutputFormat,
+    ThrottleBody,
+    parse,
+    parse_throttle,
+)
 from diffusion_edge.api.service import GenerationResult, Service
 from diffusion_edge.errors import (
     BodyTimeout,
@@ -51,7 +58,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(EdgeError, _edge_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
-    takes = {"requestBody": _body_schema()}
+    takes = _takes(ImagesBody)
     get = partial(_get, app)
 
     @app.post("/v1/images/generations", openapi_extra=takes)
@@ -67,6 +74,13 @@ def create_app(service: Service) -> FastAPI:
         view = service.board.view(asked)
         choice = service.plan(asked, view)
         return JSONResponse(answers.plan(asked, choice, view, service))
+
+    if service.throttles:
+
+        @app.post("/v1/throttle", openapi_extra=_takes(ThrottleBody))
+        async def throttle(request: Request) -> Response:
+            asked = parse_throttle(await read_body(request))
+            return JSONResponse(answers.throttle(await service.throttle(asked), asked))
 
     @get("/v1/models")
     async def models() -> Response:
@@ -103,11 +117,9 @@ def _get(app: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
     return of
 
 
-def _body_schema() -> dict[str, Any]:
-    return {
-        "required": True,
-        "content": {"application/json": {"schema": ImagesBody.model_json_schema()}},
-    }
+def _takes(body: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": body.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _images(result: GenerationResult, output_format: OutputFormat, service: Service) -> Response:

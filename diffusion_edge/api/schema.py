@@ -63,6 +63,15 @@ class EdgeOptions(_Strict):
     )
 
 
+class ThrottleBody(_Strict):
+    """The body of POST /v1/throttle: so many times an emulated link's rate, in both directions and
+    until told otherwise; 1 is the link as configured."""
+
+    between: tuple[str, str]
+    factor: Annotated[float, Field(ge=0.001, le=1000)]
+    restart: bool = Field(default=False, description="Let the link's trace begin again.")
+
+
 class ImagesBody(_Strict):
     """The body of POST /v1/images/generations and of POST /v1/plan."""
 
@@ -92,17 +101,27 @@ class ImagesBody(_Strict):
 
 def parse(data: bytes) -> ImagesBody:
     """The body of a request. Raises InvalidRequest and UnsupportedParameter."""
-    _refuse_repeated_keys(data)
-    try:
-        body = ImagesBody.model_validate_json(data)
-    except ValidationError as error:
-        # What is unknown comes first: a misspelt field also leaves another one missing.
-        errors: Sequence[Mapping[str, Any]] = error.errors(include_url=False)
-        raise _told(min(errors, key=lambda e: e["type"] != "extra_forbidden")) from None
+    body = _read(ImagesBody, data, '{"prompt": "a red circle"}')
     if not body.prompt.strip():
         raise InvalidRequest("the prompt is empty; say what the image shows", param="prompt")
     _refuse_unsupported(body)
     return body
+
+
+def parse_throttle(data: bytes) -> ThrottleBody:
+    """Raises InvalidRequest."""
+    return _read(ThrottleBody, data, '{"between": ["device", "cloud"], "factor": 0.1}')
+
+
+def _read(model: type[_Model], data: bytes, example: str) -> _Model:
+    _refuse_repeated_keys(data)
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        # What is unknown comes first: a misspelt field also leaves another one missing.
+        errors: Sequence[Mapping[str, Any]] = error.errors(include_url=False)
+        first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+        raise _told(model, first, example) from None
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -134,7 +153,7 @@ def _numbered(value: Any) -> list[tuple[str, Any]]:
     return [(str(n), inner) for n, inner in enumerate(value)] if isinstance(value, list) else []
 
 
-def _told(error: Mapping[str, Any]) -> InvalidRequest:
+def _told(of: type[BaseModel], error: Mapping[str, Any], example: str) -> InvalidRequest:
     loc = [str(part) for part in error["loc"]]
     param = ".".join(loc) or None
     if error["type"] == "json_invalid":
@@ -142,14 +161,14 @@ def _told(error: Mapping[str, Any]) -> InvalidRequest:
             f"the body is not JSON: {error['msg'].removeprefix('Invalid JSON: ')}"
         )
     if error["type"] == "extra_forbidden":
-        model = EdgeOptions if len(loc) > 1 else ImagesBody
+        model = EdgeOptions if len(loc) > 1 else of
         near = difflib.get_close_matches(loc[-1], list(model.model_fields), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return InvalidRequest(f"unknown field {_short(param)!r}{hint}", param=_short(param))
     if error["type"] == "missing":
         return InvalidRequest(f"{param!r} is missing", param=param)
     if param is None:
-        return InvalidRequest('the body must be a JSON object such as {"prompt": "a red circle"}')
+        return InvalidRequest(f"the body must be a JSON object such as {example}")
     message = error["msg"][:1].lower() + error["msg"][1:]
     return InvalidRequest(f"{param}: {message}", param=param)
 

@@ -12,13 +12,14 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from diffusion_edge.api.resolve import image_request
-from diffusion_edge.api.schema import ImagesBody
+from diffusion_edge.api.schema import ImagesBody, ThrottleBody
 from diffusion_edge.config import Settings
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.errors import ConfigError, DeadlineExceeded, InvalidRequest, StageLost
@@ -53,6 +54,9 @@ class Board(Protocol):
 # (request, plan, image, time left) -> the bytes that the first stage gets
 PacketMaker = Callable[[ImageRequest, Plan, int, Times], bytes]
 
+# (source, target, factor, restart): of one direction of an emulated link
+Throttle = Callable[[str, str, float, bool], Awaitable[None]]
+
 
 @dataclass(frozen=True)
 class GeneratedImage:
@@ -76,10 +80,12 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Emulation:
-    """What the config states instead of measuring: stages' seconds, links' rate and delay."""
+    """What the config states instead of measuring: stages' seconds, links' rate and delay, and the
+    family in whose bytes packets are counted, None for their own."""
 
     stages: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    packet_bytes: str | None = None
 
 
 class Service:
@@ -93,6 +99,7 @@ class Service:
         quality: QualityTable,
         board: Board,
         transport: Transport,
+        throttle: Throttle | None = None,
         packet: PacketMaker | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
     ) -> None:
@@ -101,6 +108,7 @@ class Service:
         self.quality = quality
         self.board = board
         self._transport = Guarded(transport, settings.hop_timeout_s)
+        self._throttle = throttle
         self._packet = packet or packets_for(card)
         self._draw_seed = draw_seed
         models = {name: card.stages[stage.model] for name, stage in settings.stages.items()}
@@ -190,6 +198,31 @@ class Service:
             if len(text.split()) > limit
         )
 
+    @property
+    def throttles(self) -> bool:
+        """Whether there are links whose rate can be changed: emulated ones."""
+        return self._throttle is not None and bool(self.emulation().links)
+
+    async def throttle(self, asked: ThrottleBody) -> tuple[str, str]:
+        """Changes the rate of an emulated link, in both directions; returns its ends.
+
+        Raises InvalidRequest if there is no such link, and StageLost.
+        """
+        links = self.emulation().links
+        found = [pair for pair in links if set(pair) == set(asked.between)]
+        if self._throttle is None or not found:
+            known = ", ".join(f"{a} and {b}" for a, b in links)
+            first, second = (name[:100] for name in asked.between)
+            raise InvalidRequest(
+                f"there is no emulated link between {first!r} and {second!r}; there are those "
+                f"between {known or 'none'}",
+                param="between",
+            )
+        (a, b) = found[0]
+        for source, target in ((a, b), (b, a)):
+            await self._throttle(source, target, asked.factor, asked.restart)
+        return found[0]
+
     def waiting_for(self) -> tuple[str, ...]:
         """Configured stages that do not report, or do not reach all that do."""
         known = self.board.statuses()
@@ -200,9 +233,11 @@ class Service:
         )
 
     def emulation(self) -> Emulation:
+        packets = self.settings.emulate
         return Emulation(
             stages=tuple(n for n, stage in self.settings.stages.items() if stage.emulate),
             links=tuple(link.between for link in self.settings.links if link.emulate),
+            packet_bytes=Path(packets.packet_bytes).name if packets else None,
         )
 
 

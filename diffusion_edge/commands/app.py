@@ -20,6 +20,7 @@ from diffusion_edge.commands import (
     plots,
     profile,
     serve,
+    throttle,
 )
 from diffusion_edge.errors import EdgeError
 
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "check": check.check,
     "generate": generate.generate,
     "plan": plan.plan,
+    "throttle": throttle.throttle,
     "profile": profile.profile,
     "plots": plots.plots,
     "codecs": codecs.codecs,

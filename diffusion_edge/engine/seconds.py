@@ -75,6 +75,7 @@ class Seconds:
 
     lanes: by rows times cells of a forward pass, into how many lanes it is cut. too_many: rows
     times cells that memory did not hold, of which half are tried from then on; None if it held all.
+    stated: by a config; what is seen then changes nothing.
     """
 
     steps: Mapping[int, Steps]
@@ -82,13 +83,14 @@ class Seconds:
     decode: Mapping[int, Recent]
     lanes: Mapping[int, int] = field(default_factory=lambda: {1: 1})
     too_many: int | None = None
+    stated: bool = False
 
     @classmethod
-    def stated(cls, emulate: Emulate, cells: int) -> Seconds:
-        """Of a size with so many cells. A step's are of one sample, which counts as one row
-        whether it is guided or not."""
-        steps, decode = Steps({1: emulate.step_s}), Recent((emulate.decode_s,))
-        return cls({cells: steps}, emulate.encode_s, {cells: decode})
+    def of(cls, emulate: Emulate, cells: int) -> Seconds:
+        """What is stated of a size with so many cells. A sample counts as one row whether it is
+        guided or not."""
+        steps, decode = Steps(emulate.curve), Recent((emulate.decode_s,))
+        return cls({cells: steps}, emulate.encode_s, {cells: decode}, stated=True)
 
     @property
     def step_s(self) -> Mapping[int, Curve]:
@@ -113,22 +115,34 @@ class Seconds:
     def rows(self, cells: int, unit: int, waiting: int, most: int) -> int:
         """Of the next forward pass at most, where `waiting` rows could share it.
 
-        unit: rows of each sample. most: what the result is bound to, like memory.
+        unit: rows of each sample. most: what the result is bound to, like memory. Where seconds
+        are stated, there is nothing to be found out by larger passes than pay.
         """
-        held = most if self.too_many is None else min(most, self.too_many // 2 // cells)
-        return self._steps(cells).rows(unit, waiting, max(held, 1))
+        held = self.most(cells, most)
+        if self.stated:
+            return min(best_rows(self.curve(cells)), held)
+        return self._steps(cells).rows(unit, waiting, held)
+
+    def most(self, cells: int, bound: int) -> int:
+        """Rows of a forward pass of this size that memory is thought to hold, up to `bound`."""
+        held = bound if self.too_many is None else min(bound, self.too_many // 2 // cells)
+        return max(held, 1)
 
     def lanes_for(self, cells: int, rows: int) -> int:
         return min(nearest(self.lanes, cells * rows), rows)
 
     def after_step(self, cells: int, rows: int, took_s: float) -> Seconds:
         """With one more step seen."""
+        if self.stated:
+            return self
         others = {known: steps for known, steps in self.steps.items() if known != cells}
         kept = dict(list(others.items())[1 - SIZES :])
         return replace(self, steps={**kept, cells: self._steps(cells).after(rows, took_s)})
 
     def after_decoding(self, cells: int, took_s: float) -> Seconds:
         """With one more picture seen."""
+        if self.stated:
+            return self
         others = {known: recent for known, recent in self.decode.items() if known != cells}
         kept = dict(list(others.items())[1 - SIZES :])
         recent = self.decode.get(cells, Recent((self.decoding(cells),)))

@@ -48,8 +48,8 @@ class Stepper:
 
     turn: held during a step; what shares it takes turns with the steps. rows: of a forward pass at
     most, asked at every boundary with those that could share it; None steps one sample at a time.
-    pace, stated_s: for emulation, the device's pace and the seconds that a step of these samples
-    shall take. on_step: told cells, rows and seconds of every forward pass.
+    pace, stated_s: for emulation, the device's pace and the seconds that a forward pass of so many
+    cells and rows shall take. on_step: told cells, rows and seconds of every forward pass.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Stepper:
         mode: Batching,
         rows: Callable[[Sequence[Sample]], int | None],
         pace: Pace,
-        stated_s: Callable[[Sequence[Sample]], float | None],
+        stated_s: Callable[[int, int], float | None],
         on_step: Callable[[int, int, float], None],
     ) -> None:
         self._take_step = step
@@ -105,12 +105,14 @@ class Stepper:
         """One forward pass. If it fails, nobody has moved."""
         samples = [entry.sample for entry in batch]
         trajectories = self._padded([entry.trajectory for entry in batch], samples)
-        rows = len(trajectories) * samples[0].rows
+        cells, rows = samples[0].cells, len(trajectories) * samples[0].rows
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
-        work = self._take_step(trajectories, rows)
-        stated_s, asked_at = self._stated_s(samples), batch[0].asked_at
+        work, stated_s = self._take_step(trajectories, rows), self._stated_s(cells, rows)
+        asked_at = max(
+            entry.asked_at for entry in batch
+        )  # a pass cannot begin before all are there
         after = await (work if stated_s is None else self._pace.keep(stated_s, asked_at, work))
-        self._on_step(samples[0].cells, rows, self._clock.now() - began)
+        self._on_step(cells, rows, self._clock.now() - began)
         for entry, trajectory in zip(batch, after, strict=False):
             entry.trajectory = trajectory
             entry.began = began if entry.began is None else entry.began

@@ -25,19 +25,29 @@ from diffusion_edge.curves import cells_of
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.engine.lanes import Lanes
+from diffusion_edge.engine.link import EmulatedLink, steady
 from diffusion_edge.engine.measure import ROWS, measure, resident_bytes
 from diffusion_edge.engine.pace import Clock, Pace, RealClock
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Made, Together
-from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost, WrongPosition
+from diffusion_edge.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    StageLost,
+    WrongPosition,
+)
 from diffusion_edge.families.base import Family
-from diffusion_edge.packet import Packet, take, write
+from diffusion_edge.families.card import LatentShape
+from diffusion_edge.packet import Packet, take, tensor_bytes, write
+from diffusion_edge.traces import Trace
 from diffusion_edge.types import (
     Accepted,
     Done,
     Event,
+    Held,
     HopRecord,
     Link,
     Picture,
@@ -76,6 +86,20 @@ class Job:
     def steps_left(self) -> int:
         return self.packet.plan.spans[0].steps if self.entry is None else self.entry.left
 
+    def held(self, now: float) -> Held:
+        """As it stands at `now`. Steps, a text or a picture that are being made count as still to
+        be done until the forward pass or the call that they are in has ended."""
+        return Held(
+            request=self.packet.request_id,
+            image=self.packet.image,
+            steps=self.steps_left,
+            rows=self.sample.rows,
+            cells=self.sample.cells,
+            due_s=self.sample.due - now,
+            encodes=self.encodes_left > 0,
+            decodes=self.decodes_left > 0,
+        )
+
     def around_s(self, seconds: Seconds) -> float:
         """What encoding and decoding are still to take."""
         decoding_s = self.decodes_left * seconds.decoding(self.sample.cells)
@@ -98,12 +122,15 @@ class Outcome:
 class Worker:
     """A stage's queue, its loop and its threads.
 
-    emulate: seconds that the parts shall take for a picture of the size that `warm_up` is told; a
-    step's are of one sample, so nothing is batched then. mode: see `batching`. rows: of a forward
-    pass at most; None lets the measured seconds decide. together: whether texts that wait at the
-    same time are encoded in one call, and pictures decoded in one. cut: whether forward passes may
-    be cut over the cores. links: by target, the ways that are acted out by sleeping before a
-    hand-off. Call `warm_up` once before the first `run`.
+    emulate: seconds that the parts shall take for a picture of the size that `warm_up` is told; as
+    those around the steps are of one text and of one picture, these are then made one by one. mode:
+    see `batching`. rows: of a forward pass at most; None lets the known seconds decide. together:
+    whether texts that wait at the same time are encoded in one call, and pictures decoded in one.
+    cut: whether forward passes may be cut over the cores. links: by target, the ways that are acted
+    out by sleeping before a hand-off, one packet after another. traces: by target, how their rates
+    go in time, from when this is made; others keep the link's. charged: the latents that these ways
+    take a packet's for, by width and height; None for its own. Call `warm_up` once before the first
+    `run`.
     """
 
     def __init__(
@@ -121,6 +148,8 @@ class Worker:
         together: bool = True,
         cut: bool = True,
         links: Mapping[str, Link] | None = None,
+        traces: Mapping[str, Trace] | None = None,
+        charged: LatentShape | None = None,
         hop_timeout_s: float = 5.0,
         clock: Clock | None = None,
     ) -> None:
@@ -131,9 +160,16 @@ class Worker:
         self._capacity = capacity
         self._emulate = emulate
         self._known: Seconds | None = None
-        self._links = dict(links or {})
+        self._cells = 0
+        self._charged = charged
         self._hop_timeout_s = hop_timeout_s
         self._clock: Clock = clock or RealClock()
+        self._links = {
+            target: EmulatedLink(
+                (traces or {}).get(target) or steady(link.bytes_per_s), link.delay_s, self._clock
+            )
+            for target, link in (links or {}).items()
+        }
         self._mode: Batching = mode
         self._asked_rows = rows
         self._together = together and mode == "in-flight" and emulate is None
@@ -166,9 +202,7 @@ class Worker:
             mode=mode,
             rows=self._rows,
             pace=pace,
-            stated_s=lambda batch: (
-                self._seconds.step(batch[0].cells, batch[0].rows) if emulate else None
-            ),
+            stated_s=lambda cells, rows: self._seconds.step(cells, rows) if emulate else None,
             on_step=self._learn,
         )
 
@@ -197,8 +231,11 @@ class Worker:
                 yield event
 
     def status(self) -> StageStatus:
-        """What a router needs to know now; RuntimeError before `warm_up`."""
-        seconds = self._seconds
+        """What a router needs to know now; RuntimeError before `warm_up`.
+
+        A forward pass is seen when it has ended: what is in one now has its step still before it.
+        """
+        seconds, now = self._seconds, self._clock.now()
         return StageStatus(
             stage=self.stage,
             tier=self._tier,
@@ -215,6 +252,8 @@ class Worker:
             overruns=self._overruns,
             guiding=self._family.guiding,
             batches=self._batches,
+            most_rows=self._most_rows,
+            held=tuple(job.held(now) for job in self._jobs),
         )
 
     async def warm_up(self, size: int, solver: str, others: Sequence[int] = ()) -> Seconds:
@@ -222,9 +261,16 @@ class Worker:
         their figures from what is served; returns what was really measured."""
         sizes = (size, *others)
         measured = await measure(self._family, sizes, solver, self._lanes, self._clock, self._cuts)
-        cells = cells_of(self._family.latent_shape(size, size))
-        self._known = Seconds.stated(self._emulate, cells) if self._emulate else measured
+        self._cells = cells_of(self._family.latent_shape(size, size))
+        self._known = Seconds.of(self._emulate, self._cells) if self._emulate else measured
         return measured
+
+    def throttle(self, target: str, factor: float, *, restart: bool = False) -> None:
+        """Gives the emulated link to `target` so many times its rate from now on; `restart` lets
+        its trace begin again. InvalidRequest if there is no such link."""
+        if target not in self._links:
+            raise InvalidRequest(f"the stage {self.stage!r} has no emulated link to {target!r}")
+        self._links[target].throttle(factor, restart=restart)
 
     def close(self) -> None:
         """Ends the threads. Who is on this stage then, or comes later, gets StageLost."""
@@ -344,17 +390,16 @@ class Worker:
         target = done.onward.plan.spans[0].stage
         clock, left = self._clock, self._clock.now()
         data = write(replace(done.onward, left=job.times.shifted(-left)))
-        link = self._links.get(target)
+        hop = HopRecord(self.stage, target, len(data), 0.0, done.onward.codec)
+        link, seen = self._links.get(target), False
         if link is not None:
-            await clock.sleep(link.transfer_s(len(data)))
-        slept_s, hop = clock.now() - left if link else 0.0, None
+            hop = replace(hop, emulated_bytes=self._charged_bytes(done.onward, len(data)))
+            waited_s = await link.carry(hop.link_bytes)
+            hop = replace(hop, queue_s=waited_s, emulated_s=clock.now() - left)
         async with aclosing(self._onward(target, data, forward)) as events:
             async for event in events:
-                if hop is None:
-                    seconds = clock.now() - left
-                    hop = HopRecord(
-                        self.stage, target, len(data), seconds, done.onward.codec, slept_s
-                    )
+                if not seen:
+                    hop, seen = replace(hop, seconds=clock.now() - left), True
                 if isinstance(event, Done):
                     event = replace(
                         event,
@@ -367,6 +412,16 @@ class Worker:
                     return
         raise StageLost(f"the stage {target!r} ended without a result", stage=target)
 
+    def _charged_bytes(self, packet: Packet, nbytes: int) -> int | None:
+        """Of a packet of `nbytes`, if its tensors were those of the family that is charged."""
+        if self._charged is None:
+            return None
+        history, codec = len(packet.history), packet.codec
+        own = self._family.latent_shape(packet.width, packet.height)
+        other = self._charged(packet.width, packet.height)
+        more = tensor_bytes(other, history, codec) - tensor_bytes(own, history, codec)
+        return nbytes + more
+
     def _onward(self, target: str, data: bytes, forward: Transport) -> AsyncGenerator[Event, None]:
         """The events of the next stage. A packet for this one stays in the replica: in Ray 2.60
         some 9 % of the calls that an actor streams from itself hang."""
@@ -378,8 +433,10 @@ class Worker:
 
     @property
     def _batches(self) -> bool:
-        """Whether samples share forward passes; emulated stages take one after another."""
-        return self._emulate is None and self._mode != "off"
+        """Whether samples share forward passes; not where the seconds of one sample alone are all
+        that is stated."""
+        alone = self._emulate is not None and len(self._emulate.curve) == 1
+        return self._mode != "off" and not alone
 
     def _rows(self, company: Sequence[Sample]) -> int | None:
         """Of a forward pass at most that these could share; None for one sample at a time."""
@@ -389,6 +446,16 @@ class Worker:
             return self._asked_rows or batching.FIXED_ROWS
         first, waiting = company[0], sum(sample.rows for sample in company)
         return self._seconds.rows(first.cells, first.rows, waiting, self._asked_rows or ROWS[-1])
+
+    @property
+    def _most_rows(self) -> int | None:
+        """Of a forward pass, as far as mode, config and memory bind it: those of the default size,
+        where memory was too small for some. None for one sample at a time."""
+        if not self._batches:
+            return None
+        if self._mode == "reproducible":
+            return self._asked_rows or batching.FIXED_ROWS
+        return self._seconds.most(self._cells, self._asked_rows or ROWS[-1])
 
     def _queue_s(self) -> float:
         """About how much later an image is done that comes now."""
@@ -407,16 +474,14 @@ class Worker:
         return batching.drained_s(work, seconds.curve(cells))
 
     def _learn(self, cells: int, rows: int, took_s: float) -> None:
-        if not self._emulate:
-            self._known = self._seconds.after_step(cells, rows, took_s)
+        self._known = self._seconds.after_step(cells, rows, took_s)
 
     async def _decode(self, ended: Sequence[Trajectory]) -> Sequence[Picture]:
         """All in one call; its seconds are learned as so much for each."""
         began = self._clock.now()
         pictures = await self._lanes.run(partial(core.decode_all, self._family, ended))
-        if not self._emulate:
-            took_s = (self._clock.now() - began) / len(ended)
-            self._known = self._seconds.after_decoding(latent_cells(ended), took_s)
+        took_s = (self._clock.now() - began) / len(ended)
+        self._known = self._seconds.after_decoding(latent_cells(ended), took_s)
         return pictures
 
     @property

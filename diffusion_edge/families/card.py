@@ -5,13 +5,14 @@ card = load_card(Path("stage_models/shapes"))
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffusion_edge.config import read_yaml
+from diffusion_edge.config import Settings, family_folder, read_yaml
 from diffusion_edge.errors import ConfigError, UnsupportedSolver
 from diffusion_edge.families import hub
 from diffusion_edge.families.sizes import GivenSizes
@@ -167,6 +168,12 @@ class FamilyCard(_Strict):
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return self.latent_channels, height // self.factor, width // self.factor
 
+    def shape_in(self, other: FamilyCard, width: int, height: int) -> tuple[int, int, int]:
+        """The latent shape in another family of a picture that is as much larger or smaller than
+        its default size as one of `width` x `height` is here."""
+        cells = other.defaults.size / other.factor / self.defaults.size
+        return other.latent_channels, round(height * cells), round(width * cells)
+
     def latent_space(self, stage: str | None = None) -> str:
         """Fingerprint of the space that a stage's latents live in; the reference stage's for None.
 
@@ -198,6 +205,20 @@ class FamilyCard(_Strict):
     def solvers(self) -> tuple[str, ...]:
         """Those that fit the family's noise config."""
         return fitting(self.noise())
+
+
+LatentShape = Callable[[int, int], tuple[int, int, int]]
+"""By width and height of a picture."""
+
+
+def charged_shape(card: FamilyCard, settings: Settings) -> LatentShape | None:
+    """The latents that emulated links take a packet's for, if the settings state a family for that.
+
+    Raises ConfigError if that family is not known or its card is wrong.
+    """
+    if settings.emulate is None:
+        return None
+    return partial(card.shape_in, load_card(family_folder(settings.emulate.packet_bytes)))
 
 
 def load_card(folder: Path) -> FamilyCard:

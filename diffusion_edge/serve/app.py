@@ -12,7 +12,7 @@ from diffusion_edge.config import Settings, family_folder, read_settings
 from diffusion_edge.families.card import load_card
 from diffusion_edge.serve.ingress import Ingress
 from diffusion_edge.serve.machine import Machine, completed
-from diffusion_edge.serve.names import check_names
+from diffusion_edge.serve.names import check_names, located
 from diffusion_edge.serve.placement import actor_options, await_nodes
 from diffusion_edge.serve.stage import Stage
 
@@ -30,7 +30,7 @@ def build(args: dict[str, Any]) -> Application:
     settings = read_settings(args)
     card = load_card(family_folder(settings.family))
     check_names(settings, card)
-    settings = completed(settings, card, Machine.of(ray.nodes()))
+    settings = located(completed(settings, card, Machine.of(ray.nodes())))
     await_nodes(settings.stages, settings.placement_timeout_s, ray.nodes)
     return application(settings)
 

@@ -13,7 +13,7 @@ from diffusion_edge.api.board import Board
 from diffusion_edge.api.carriage import carriage
 from diffusion_edge.api.gate import App, Gate
 from diffusion_edge.config import Settings, family_folder
-from diffusion_edge.families.card import FamilyCard, load_card
+from diffusion_edge.families.card import FamilyCard, charged_shape, load_card
 from diffusion_edge.routing.codecs import codec_table
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sites.ray import RayTransport
@@ -37,14 +37,22 @@ class Ingress:
             {name: partial(_status, handle) for name, handle in handles.items()},
             settings.link_map(),
             settings.prices_per_s,
-            partial(carriage, card, codec_table(folder), settings.defaults.codec_loss),
+            partial(
+                carriage,
+                card,
+                codec_table(folder),
+                settings.defaults.codec_loss,
+                charged=charged_shape(card, settings),
+            ),
         )
+        transport = RayTransport(handles)
         service = Service(
             card=card,
             settings=settings,
             quality=_quality(folder, card),
             board=self._board,
-            transport=RayTransport(handles),
+            transport=transport,
+            throttle=transport.throttle,
         )
         self._board.start()
         self._gate = Gate(create_app(service))

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from ray import serve
 
-from diffusion_edge.config import Settings, family_folder
-from diffusion_edge.families.card import load_card
+from diffusion_edge.config import Settings, family_folder, trace_file
+from diffusion_edge.families.card import charged_shape, load_card
 from diffusion_edge.sites.lease import Leases
 from diffusion_edge.sites.ray import RayTransport
+from diffusion_edge.traces import read_rates
 from diffusion_edge.types import Event, StageStatus
 
 
@@ -39,6 +40,8 @@ class Stage:
             mode=config.batching,
             rows=config.batch_rows,
             links=settings.emulated_links(name),
+            traces={to: read_rates(trace_file(file)) for to, file in settings.traces(name).items()},
+            charged=charged_shape(card, settings),
             hop_timeout_s=settings.hop_timeout_s,
         )
         sizes = [size for size in card.sizes.squares if size != card.defaults.size]
@@ -63,6 +66,10 @@ class Stage:
 
     async def status(self) -> StageStatus:
         return replace(self._worker.status(), reaches=self._transport.reached)
+
+    async def throttle(self, target: str, factor: float, restart: bool) -> None:
+        """Of the emulated link from here to `target`; see `Worker.throttle`."""
+        self._worker.throttle(target, factor, restart=restart)
 
     async def greet(self) -> AsyncGenerator[None, None]:
         """Answers once, the way `run` does."""

@@ -16,6 +16,10 @@ class LocalTransport:
     def __init__(self, workers: Mapping[str, Worker]) -> None:
         self._workers = workers
 
+    async def throttle(self, source: str, target: str, factor: float, restart: bool) -> None:
+        """Of the emulated link from `source` to `target`; see `Worker.throttle`."""
+        self._workers[source].throttle(target, factor, restart=restart)
+
     async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
         if stage not in self._workers:
             known = ", ".join(self._workers)

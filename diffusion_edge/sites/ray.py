@@ -37,6 +37,9 @@ class RayTransport:
             stage: handle.options(stream=True, method_name="greet")
             for stage, handle in handles.items()
         }
+        self._throttles = {
+            stage: handle.options(method_name="throttle") for stage, handle in handles.items()
+        }
         renew = {
             stage: partial(_renew, handle.options(method_name="renew"))
             for stage, handle in handles.items()
@@ -84,6 +87,13 @@ class RayTransport:
             finally:
                 if not finished:
                     response.cancel()
+
+    async def throttle(self, source: str, target: str, factor: float, restart: bool) -> None:
+        """Of the emulated link from `source` to `target`; see `Worker.throttle`."""
+        try:
+            await self._throttles[source].remote(target, factor, restart)
+        except (RayError, RayServeException) as error:
+            raise typed(error, source) from None
 
 
 async def _renew(handle: Any, leases: Sequence[str]) -> None:

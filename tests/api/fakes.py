@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from diffusion_edge.api.service import Service
+from diffusion_edge.api.service import Service, Throttle
 from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import EdgeError
@@ -106,7 +106,7 @@ class FakeBoard:
                 queue_s=2.5 if name in self.full else 0.0,
                 queued=stage.capacity if name in self.full else 0,
                 capacity=stage.capacity,
-                step_s={CELLS: {1: stage.emulate.step_s if stage.emulate else 0.05}},
+                step_s={CELLS: stage.emulate.curve if stage.emulate else {1: 0.05}},
                 encode_s=0.01 / place,
                 decode_s={CELLS: 0.03 / place},
                 resident_bytes=place,
@@ -187,6 +187,7 @@ def service(
     board: FakeBoard | None = None,
     config: Settings | None = None,
     card: FamilyCard = CARD,
+    throttle: Throttle | None = None,
     **changes: Any,
 ) -> Service:
     config = config or settings(**changes)
@@ -196,6 +197,7 @@ def service(
         quality=symmetric(),
         board=board or FakeBoard(config),
         transport=transport or FakeTransport(),
+        throttle=throttle,
         packet=fake_packet,
         draw_seed=lambda: 1234,
     )

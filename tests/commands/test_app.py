@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from diffusion_edge.commands.app import app
 from tests.answering import answering, behind_a_dead_proxy
+from tests.serve.live import EMULATED
 
 
 def run(*arguments: str | Path) -> Result:
@@ -255,7 +256,7 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
         assert result.exit_code == 0, result.output
         assert "good; stages device, edge, cloud" in result.stdout
     wrong = tmp_path / "wrong.yaml"
-    wrong.write_text((shipped / "local.yaml").read_text().replace("capacity:", "capasity:", 1))
+    wrong.write_text(EMULATED.read_text().replace("capacity:", "capasity:", 1))
     result = run("check", wrong)
     assert result.exit_code == 1
     assert "capasity" in result.stderr
@@ -277,16 +278,20 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
             "applications[0].args.stages.edge.model: family 'shapes' has no stage model 'egde'; it "
             "has device, edge, cloud; did you mean 'edge'?",
         ),
+        (
+            "policy: elastic",
+            "policy: elastic\n      emulate: {packet_bytes: sdlx}",
+            "applications[0].args.emulate.packet_bytes: family 'sdlx': there is no folder sdlx",
+        ),
     ],
-    ids=["policy", "model"],
+    ids=["policy", "model", "packet_bytes"],
 )
 def test_names_that_are_not_known_are_told_before_anything_starts(
     tmp_path: Path, old: str, new: str, said: str
 ) -> None:
     """`serve` refuses the same file with the same words."""
     config = tmp_path / "config.yaml"
-    shipped = Path(__file__).parents[2] / "serve_configs" / "local.yaml"
-    text = shipped.read_text()
+    text = EMULATED.read_text()
     assert old in text
     config.write_text(text.replace(old, new, 1))
     for command in ("check", "serve"):
@@ -294,6 +299,48 @@ def test_names_that_are_not_known_are_told_before_anything_starts(
         assert result.exit_code == 1, result.output
         assert f"{config}, line " in result.stderr
         assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (None, "applications[0].args.links[0].trace: there is no file trace.csv"),
+        ("t,rate\n0,1\n", "must have numbers in its columns t_s, bytes_per_s"),
+        ("t_s,bytes_per_s\n0,0\n1,0\n", "its rate is always 0; nothing would ever pass"),
+        ("t_s,bytes_per_s\n0,5\n1,-1\n", "must be finite and not negative"),
+    ],
+    ids=["none", "other columns", "nothing", "negative"],
+)
+def test_a_trace_that_no_link_can_follow_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str | None, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if rows is not None:
+        (tmp_path / "trace.csv").write_text(rows)
+    config = tmp_path / "config.yaml"
+    text = EMULATED.read_text()
+    between = "{between: [device, edge], "
+    assert between in text
+    config.write_text(text.replace(between, f"{between}trace: trace.csv, ", 1))
+    result = run("check", config)
+    assert result.exit_code == 1, result.output
+    assert f"{config}, line " in result.stderr
+    assert said in result.stderr
+
+
+def test_a_link_is_throttled_by_a_command() -> None:
+    told = {"between": ["device", "cloud"], "factor": 0.1, "restart": True}
+    with answering(json.dumps(told)) as url:
+        result = run("throttle", "cloud", "device", "--factor", "0.1", "--restart", "--url", url)
+    assert result.exit_code == 0, result.output
+    assert "device-cloud: 0.1 times its rate" in result.stdout
+    assert "its trace has begun again" in result.stdout
+    refusal = {"error": {"message": "there is no emulated link between 'a' and 'b'"}}
+    with answering(json.dumps(refusal), status=400) as url:
+        result = run("throttle", "a", "b", "--factor", "2", "--url", url)
+    assert result.exit_code == 1
+    assert "there is no emulated link between 'a' and 'b'" in result.stderr
+    assert run("throttle", "a", "b", "--factor", "0").exit_code == 2
 
 
 def test_a_server_on_this_machine_is_asked_without_the_proxy(

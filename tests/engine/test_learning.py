@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_edge.config import Emulate
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.types import Picture
-from tests.engine.test_worker import CELLS, a_packet, all_of, done
+from tests.engine.test_worker import CELLS, a_packet, all_of
 from tests.fakes import FakeClock, FakeFamily
 
 
@@ -183,37 +182,3 @@ async def test_a_pass_that_memory_does_not_hold_is_not_tried_again() -> None:
         machine.passes.clear()
         await some(worker, 32, steps=20)
     assert 4 <= max(machine.passes) <= 8
-
-
-# ---------------------------------------------------------------------------- stated seconds
-
-
-async def elapsed(worker: Worker, clock: FakeClock, packets: Sequence[Any]) -> float:
-    began = clock.now()
-    for events in await asyncio.gather(*(all_of(worker, packet) for packet in packets)):
-        done(events)
-    return clock.now() - began
-
-
-async def test_an_emulated_stage_takes_what_is_stated_however_much_it_has_to_do() -> None:
-    clock, stated = FakeClock(), Emulate(step_s=0.12, encode_s=0.1, decode_s=0.2)
-    worker = Worker(FakeFamily("edge"), stage="edge", tier="edge", clock=clock, emulate=stated)
-    await worker.warm_up(16, "ddim")
-    packets = [a_packet("edge:2", seed=seed) for seed in range(8)]
-    try:
-        assert await elapsed(worker, clock, packets) == pytest.approx(8 * (0.1 + 2 * 0.12 + 0.2))
-        clock.advance(100.0)
-        assert await elapsed(worker, clock, packets[:1]) == pytest.approx(0.1 + 2 * 0.12 + 0.2)
-    finally:
-        worker.close()
-
-
-async def test_stated_seconds_grow_with_the_picture() -> None:
-    clock, stated = FakeClock(), Emulate(step_s=0.12, encode_s=0.1, decode_s=0.2)
-    worker = Worker(FakeFamily("edge"), stage="edge", tier="edge", clock=clock, emulate=stated)
-    await worker.warm_up(16, "ddim")
-    try:
-        large = [a_packet("edge:2", guidance=3.0, width=32, height=32)]
-        assert await elapsed(worker, clock, large) == pytest.approx(0.1 + 4 * (2 * 0.12 + 0.2))
-    finally:
-        worker.close()

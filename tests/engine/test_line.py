@@ -110,7 +110,7 @@ def a_stepper() -> Stepper:
         mode="in-flight",
         rows=lambda company: 8,
         pace=Pace(clock),
-        stated_s=lambda samples: None,
+        stated_s=lambda cells, rows: None,
         on_step=lambda *seen: None,
     )
 

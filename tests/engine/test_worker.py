@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from diffusion_edge.engine.worker import Worker, alike
 from diffusion_edge.errors import (
     DamagedPacket,
     DeadlineExceeded,
+    InvalidRequest,
     NotFinite,
     NotOffered,
     QueueFull,
@@ -30,6 +32,7 @@ from diffusion_edge.errors import (
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet, read, write
 from diffusion_edge.sites.local import LocalTransport
+from diffusion_edge.traces import Trace
 from diffusion_edge.types import (
     NEVER,
     Accepted,
@@ -43,7 +46,7 @@ from diffusion_edge.types import (
     Times,
     Transport,
 )
-from tests.fakes import FakeClock, FakeFamily, FakeTransport
+from tests.fakes import FakeClock, FakeFamily, FakeTransport, VirtualClock
 
 NOWHERE = FakeTransport()
 CELLS = 4 * 4
@@ -664,6 +667,43 @@ async def test_a_link_is_acted_out_by_the_sender() -> None:
     (hop,) = done(events).hops
     assert hop.emulated_s == pytest.approx(0.5 + hop.nbytes / 1000)
     assert hop.seconds == pytest.approx(hop.emulated_s)
+
+
+async def test_packets_that_leave_together_pass_a_link_one_after_another() -> None:
+    clock = VirtualClock()
+    links = {"cloud": Link(bytes_per_s=1000.0, delay_s=0.5)}
+    async with a_worker("edge", clock=clock, links=links) as edge, a_worker("cloud") as cloud:
+        sites = LocalTransport({"cloud": cloud})
+        packets = [a_packet("edge:1,cloud:1", seed=seed) for seed in range(3)]
+
+        async def together() -> list[list[Event]]:
+            return await asyncio.gather(*(all_of(edge, packet, sites) for packet in packets))
+
+        hops = [done(events).hops[0] for events in await clock.run(together())]
+    passing_s = hops[0].nbytes / 1000
+    assert [hop.queue_s for hop in hops] == pytest.approx([n * passing_s for n in range(3)])
+    assert [hop.emulated_s for hop in hops] == pytest.approx(
+        [(n + 1) * passing_s + 0.5 for n in range(3)]
+    )
+
+
+async def test_a_link_follows_its_trace() -> None:
+    clock = FakeClock()
+    links, dead = {"cloud": Link(1000.0, 0.5)}, Trace(np.array([0.0, 9.0]), np.array([0, 1e3]), 20)
+    async with (
+        a_worker("edge", clock=clock, links=links, traces={"cloud": dead}) as edge,
+        a_worker("cloud") as cloud,
+    ):
+        events = await all_of(edge, a_packet("edge:1,cloud:1"), LocalTransport({"cloud": cloud}))
+    (hop,) = done(events).hops
+    assert hop.emulated_s == pytest.approx(9.0 + hop.nbytes / 1000 + 0.5)
+
+
+async def test_only_emulated_links_are_throttled() -> None:
+    async with a_worker("edge", links={"cloud": Link(1000.0, 0.5)}) as edge:
+        edge.throttle("cloud", 0.5)
+        with pytest.raises(InvalidRequest, match="'edge' has no emulated link to 'device'"):
+            edge.throttle("device", 0.5)
 
 
 async def test_a_hop_is_carried_by_the_plans_codec() -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffusion_edge.config import REPOSITORY
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.families.card import StageCard, load_card
+from diffusion_edge.families.card import StageCard, charged_shape, load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.space import space
 from diffusion_edge.schedule import SOLVERS
 from tests import tiny
+from tests.api.fakes import settings
 
 CARD = tiny.CARD % "ddim"
 
@@ -276,3 +278,20 @@ def test_halves_are_for_gpus() -> None:
     half = StageCard(tier="cloud", folder="cloud", dtype="float16")
     assert (half.dtype_on("cpu"), half.dtype_on("cuda")) == ("float32", "float16")
     assert StageCard(tier="edge", folder="edge", dtype="bfloat16").dtype_on("cpu") == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [((64, 64), (4, 128, 128)), ((128, 128), (4, 256, 256)), ((64, 96), (4, 192, 128))],
+)
+def test_packets_are_charged_as_of_a_picture_in_the_same_proportion_to_the_default(
+    size: tuple[int, int], shape: tuple[int, int, int]
+) -> None:
+    shapes = load_card(REPOSITORY / "stage_models" / "shapes")
+    charged = charged_shape(shapes, settings(emulate={"packet_bytes": "sdxl"}))
+    assert charged is not None
+    assert charged(*size) == shape
+    own = charged_shape(shapes, settings(emulate={"packet_bytes": "shapes"}))
+    assert own is not None
+    assert own(*size) == shapes.latent_shape(*size)
+    assert charged_shape(shapes, settings()) is None

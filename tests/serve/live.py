@@ -17,6 +17,10 @@ import psutil
 
 from diffusion_edge.config import REPOSITORY
 
+EMULATED = REPOSITORY / "tests" / "emulated.yaml"
+"""Three emulated stages."""
+SHIPPED = REPOSITORY / "serve_configs"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -26,14 +30,14 @@ def free_port() -> int:
 
 
 def config_file(
-    folder: Path, family: Path, *edits: tuple[str, str], source: str = "local.yaml"
+    folder: Path, family: Path, *edits: tuple[str, str], source: Path = EMULATED
 ) -> Path:
-    """A shipped config with the tiny family, and with every pair's first text as its second."""
-    text = (REPOSITORY / "serve_configs" / source).read_text()
+    """A config with the tiny family, and with every pair's first text as its second."""
+    text = source.read_text()
     for old, new in (("stage_models/shapes", str(family)), *edits):
         assert old in text
         text = text.replace(old, new)
-    path = folder / source
+    path = folder / source.name
     path.write_text(text)
     return path
 

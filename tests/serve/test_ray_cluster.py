@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from diffusion_edge.config import REPOSITORY, load_config
-from tests.serve.live import Server, config_file, free_port
+from tests.serve.live import SHIPPED, Server, config_file, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 # Settled before Ray reads them: no token, and workers that find this package.
@@ -65,7 +65,7 @@ def test_each_stage_lands_on_its_node_and_a_request_crosses_them(
     nodes: dict[str, Any], tiny_family: Path, tmp_path: Path
 ) -> None:
     config = config_file(
-        tmp_path, tiny_family, ("host: 0.0.0.0", "host: 127.0.0.1"), source="lan.yaml"
+        tmp_path, tiny_family, ("host: 0.0.0.0", "host: 127.0.0.1"), source=SHIPPED / "lan.yaml"
     )
     server = Server(config, free_port(), "--address", nodes[""].address, **SURROUNDINGS)
     try:
@@ -96,7 +96,7 @@ def test_a_stage_that_no_node_can_hold_is_named(
         ("host: 0.0.0.0", "host: 127.0.0.1"),
         ("label: diffusion-edge.io/cloud", "label: diffusion-edge.io/orbit"),
         ("placement_timeout_s: 60.0", "placement_timeout_s: 2.0"),
-        source="lan.yaml",
+        source=SHIPPED / "lan.yaml",
     )
     server = Server(config, free_port(), "--address", nodes[""].address, **SURROUNDINGS)
     try:

@@ -37,7 +37,7 @@ def test_packets_of_16_mib_cross(tmp_path: Path) -> None:
     assert listed["diffusion_edge"]["stages"] == {"edge": "edge", "cloud": "cloud"}
     assert answer.status_code == 200, answer.text
     told = answer.json()["diffusion_edge"]
-    assert told["emulated"] == {"stages": [], "links": []}
+    assert told["emulated"] == {"stages": [], "links": [], "packet_bytes": None}
     (image,) = told["images"]
     assert PACKET_BYTES == 16 * 2**20
     assert len(image["hops"]) == 2

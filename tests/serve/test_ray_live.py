@@ -136,6 +136,17 @@ def test_real_load_on_the_cloud_moves_the_hand_off(server: Server) -> None:
     assert chosen() == {"cloud": 20}
 
 
+def test_a_link_is_throttled_while_the_server_runs(server: Server) -> None:
+    def hop_s() -> float:
+        (image,) = server.generate("edge:2,cloud:2").json()["diffusion_edge"]["images"]
+        return float(image["hops"][0]["emulated_s"])
+
+    for factor, least_s, most_s in [(1.0, 0.0, 0.08), (0.001, 0.1, 10.0), (1.0, 0.0, 0.08)]:
+        body = {"between": ["cloud", "edge"], "factor": factor}
+        assert server.http.post("/v1/throttle", json=body).status_code == 200
+        assert least_s < hop_s() < most_s
+
+
 def test_errors_are_typed_all_the_way(server: Server) -> None:
     for body, code in [
         ({"prompt": "a", "colour": "red"}, "invalid_value"),

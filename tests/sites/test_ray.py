@@ -125,6 +125,29 @@ async def test_an_unknown_stage_is_named() -> None:
         await anext(RayTransport({"cloud": FakeHandle()}).run("attic", b""))
 
 
+async def test_the_sending_stage_is_told_of_a_link() -> None:
+    class Stage(FakeHandle):
+        def options(self, *, method_name: str, **_: Any) -> FakeHandle:
+            return Told() if method_name == "throttle" else self
+
+    class Told(FakeHandle):
+        def remote(self, *given: Any) -> FakeHandle:
+            told.append(given)
+            return self
+
+        def __await__(self) -> Generator[Any, None, None]:
+            yield from asyncio.sleep(0).__await__()
+            if len(told) > 1:
+                raise ActorDiedError
+
+    told: list[tuple[Any, ...]] = []
+    transport = RayTransport({"edge": Stage(), "cloud": FakeHandle()})
+    await transport.throttle("edge", "cloud", 0.5, False)
+    assert told == [("cloud", 0.5, False)]
+    with pytest.raises(StageLost, match="'edge' was lost"):
+        await transport.throttle("edge", "cloud", 0.5, False)
+
+
 async def test_a_stage_is_reached_once_it_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GREET_AGAIN_S", 0.0)
 
