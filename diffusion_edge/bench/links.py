@@ -16,6 +16,7 @@ import numpy as np
 
 from diffusion_edge.profile.hops import (
     EVERY,
+    LEADS_S,
     ROUND_TRIPS,
     SD15,
     SDXL,
@@ -24,8 +25,8 @@ from diffusion_edge.profile.hops import (
     Recordings,
     Run,
     Sending,
-    packet_bytes,
     paced,
+    packet_bytes,
 )
 from diffusion_edge.routing.links.candidates import NEUTRAL, Hop, miss
 from diffusion_edge.routing.links.estimate import LinkEstimate, candidates
@@ -119,21 +120,22 @@ def runs(traces: Sequence[str], hops: int, seed: int) -> Iterator[Run]:
         rate, delay = np.exp(random.normal(0.0, OFF, 2))
         rtt = ROUND_TRIPS[int(random.integers(len(ROUND_TRIPS)))]
         drawn = int(random.integers(1 << 30))
-        yield Run(trace, mix, gap_s, scale, rtt, (float(rate), float(delay)), hops, drawn)
+        lead_s = float(random.choice(LEADS_S))
+        yield Run(trace, mix, gap_s, scale, rtt, lead_s, (float(rate), float(delay)), hops, drawn)
 
 
 def score(recordings: Recordings, run: Run) -> Score:
     truth = recordings.truth(run)
     errors: dict[str, list[float]] = {arm: [] for arm in ARMS}
     covered = []
-    before = LinkEstimate.start(recordings.stated(run))
-    for state, sending in paced(recordings.sendings(run), Watching(before)):
-        estimate, hop = state.estimate, sending.hop
-        links = {name: each.link(sending.due_s) for name, each in estimate.states.items()}
-        links |= {TRUE: truth, CHOSEN: estimate.link(sending.due_s)}
+    estimate = LinkEstimate.start(recordings.stated(run))
+    for ended, sending in paced(recordings.sendings(run)):
+        estimate, hop, at = _after(estimate, ended), sending.hop, sending.asked_s
+        links = {name: each.link(at) for name, each in estimate.beliefs[-1].states.items()}
+        links |= {TRUE: truth, CHOSEN: estimate.link(at)}
         for arm, link in links.items():
             errors[arm].append(miss(link, hop))
-        covered.append(hop.seconds <= estimate.predict(hop.nbytes, sending.due_s)[1])
+        covered.append(hop.seconds <= estimate.predict(hop.nbytes, at)[1])
     return Score(
         run.trace,
         run.mix.name,
@@ -145,14 +147,11 @@ def score(recordings: Recordings, run: Run) -> Score:
     )
 
 
-@dataclass(frozen=True)
-class Watching:
-    """An estimate, fed with hops."""
-
-    estimate: LinkEstimate
-
-    def observe(self, hop: Hop) -> Watching:
-        return Watching(self.estimate.observe(hop.nbytes, hop.seconds, hop.at))
+def _after(estimate: LinkEstimate, ended: Sequence[Sending]) -> LinkEstimate:
+    for each in ended:
+        hop = each.hop
+        estimate = estimate.observe(hop.nbytes, hop.seconds, hop.at, each.asked_s)
+    return estimate
 
 
 def larger(recordings: Recordings, trace: str, hops: int, seed: int) -> Large:
@@ -162,17 +161,17 @@ def larger(recordings: Recordings, trace: str, hops: int, seed: int) -> Large:
     """
     ours, plain = [], []
     for rtt, scale in product(ROUND_TRIPS, SCALES):
-        run = Run(trace, SMALL, LARGE_EVERY_S, scale, rtt, (1.0, 1.0), hops, seed)
+        run = Run(trace, SMALL, LARGE_EVERY_S, scale, rtt, 0.0, (1.0, 1.0), hops, seed)
         rates, delays = recordings.link(run)
         sendings = recordings.sendings(run)
-        before = LinkEstimate.start()
-        for state, sending in paced(sendings, Watching(before)):
-            estimate = state.estimate
+        estimate = LinkEstimate.start()
+        for ended, sending in paced(sendings):
+            estimate = _after(estimate, ended)
             if estimate.hops:
                 start_s = sending.start_s
                 taken_s = transfer_s(rates, start_s, LARGE) + delays.at(start_s)
                 large = Hop(LARGE, taken_s, start_s + taken_s)
-                ours.append(miss(estimate.link(sending.due_s), large))
+                ours.append(miss(estimate.link(sending.asked_s), large))
                 plain.append(
                     miss(_plain(sendings[max(estimate.hops - 20, 0) : estimate.hops]), large)
                 )
@@ -186,14 +185,14 @@ def _plain(sendings: Sequence[Sending]) -> Link:
 
 def quiet(recordings: Recordings, trace: str, seed: int) -> Quiet:
     """Of a fixed round trip to a near cloud."""
-    run = Run(trace, EVERY, QUIET_GAP_S, 1.0, ROUND_TRIPS[1], (0.5, 1.0), QUIET_PACKETS, seed)
+    run = Run(trace, EVERY, QUIET_GAP_S, 1.0, ROUND_TRIPS[1], 0.0, (0.5, 1.0), QUIET_PACKETS, seed)
     sendings = recordings.sendings(run)
-    before = LinkEstimate.start(recordings.stated(run), sendings[0].due_s - QUIET_GAP_S)
-    alone = [
-        abs(miss(state.estimate.link(sending.due_s), sending.hop))
-        for state, sending in paced(sendings, Watching(before))
-    ]
-    probed, share = _probed(recordings, run, sendings, before)
+    start = LinkEstimate.start(recordings.stated(run), sendings[0].asked_s - QUIET_GAP_S)
+    alone, estimate = [], start
+    for ended, sending in paced(sendings):
+        estimate = _after(estimate, ended)
+        alone.append(abs(miss(estimate.link(sending.asked_s), sending.hop)))
+    probed, share = _probed(recordings, run, sendings, start)
     return Quiet(trace, fmean(alone), fmean(probed), share)
 
 
@@ -209,19 +208,19 @@ def _probed(
 
     errors, sent, now = [], 0, estimate.at
     for sending in sendings:
-        while now < sending.due_s:
+        while now < sending.asked_s:
             asked = probe_bytes(estimate, now)
             if asked is not None:
                 sent += asked
                 probe = hop(asked, now)
                 estimate = estimate.observe(probe.nbytes, probe.seconds, probe.at)
             now = max(now + CHECK_S, estimate.at)
-        now = max(sending.due_s, estimate.at)
+        now = max(sending.asked_s, estimate.at)
         taken = hop(sending.hop.nbytes, now)
         errors.append(abs(miss(estimate.link(now), taken)))
         estimate = estimate.observe(taken.nbytes, taken.seconds, taken.at)
         now = taken.at
-    return errors, sent / (rates.until(now) - rates.until(sendings[0].due_s - QUIET_GAP_S))
+    return errors, sent / (rates.until(now) - rates.until(sendings[0].asked_s - QUIET_GAP_S))
 
 
 def measure(

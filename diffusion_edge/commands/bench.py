@@ -1,4 +1,4 @@
-"""The commands `bench engine`, `bench serve` and `bench links`. Torch is imported when it is needed."""
+"""The commands `bench engine`, `serve` and `links`. Torch is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def links(
         Path, typer.Argument(help="A folder with links/*.csv and rtt/*.csv.")
     ] = TRACES,
     hops: Annotated[int, typer.Option(min=20, help="Of one replay.")] = HOPS,
-    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of all that is drawn.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of all that is drawn.")] = 3000,
     page: Annotated[Path | None, typer.Option(help="A Markdown page for the tables.")] = None,
 ) -> None:
     """The link estimators on recorded links, predicted hop by hop. Ends in a JSON line."""

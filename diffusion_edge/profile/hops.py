@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -72,19 +71,25 @@ ROUND_TRIPS: tuple[str | float, ...] = (
     "rtt_driving_tmobile",
 )
 """To an edge, a near cloud and a far one, and two recordings."""
+LEADS_S = (0.0, 1.0, 5.0)
 
 
 @dataclass(frozen=True)
 class Sending:
-    """A packet is ready at `due_s` and goes at `start_s`, when the one before it has passed."""
+    """A packet is predicted at `asked_s`, and goes at `start_s`: when it is ready and the one
+    before it has passed."""
 
-    due_s: float
+    asked_s: float
     start_s: float
     hop: Hop
 
 
-def replay(rates: Trace, delays: Trace, packets: Iterable[tuple[float, int]]) -> Iterator[Sending]:
+def replay(
+    rates: Trace, delays: Trace, packets: Iterable[tuple[float, int]], lead_s: float = 0.0
+) -> Iterator[Sending]:
     """Packets (when ready, bytes) in order over a link that passes one after another.
+
+    Each is predicted `lead_s` before it is ready.
 
     A hop lasts from its start until its last byte has passed, and one delay more.
     """
@@ -94,7 +99,7 @@ def replay(rates: Trace, delays: Trace, packets: Iterable[tuple[float, int]]) ->
         passing_s = transfer_s(rates, start_s, nbytes)
         free_s = start_s + passing_s
         seconds = passing_s + delays.at(start_s)
-        yield Sending(due_s, start_s, Hop(nbytes, seconds, start_s + seconds))
+        yield Sending(due_s - lead_s, start_s, Hop(nbytes, seconds, start_s + seconds))
 
 
 def packets(
@@ -111,7 +116,9 @@ def packets(
 @dataclass(frozen=True)
 class Run:
     """One replay. scale: of the recorded rates, below 1 for an uplink. rtt: a recording's name, or
-    the seconds of a fixed round trip. stated: by how much what is stated of rate and delay is off.
+    the seconds of a fixed round trip. lead_s: how long before a packet is ready it is predicted, as
+    a plan is made before its first stage runs. stated: by how much what is stated of rate and delay
+    is off.
     """
 
     trace: str
@@ -119,6 +126,7 @@ class Run:
     gap_s: float
     scale: float
     rtt: str | float
+    lead_s: float
     stated: tuple[float, float]
     hops: int
     seed: int
@@ -165,23 +173,15 @@ class Recordings:
         gap_s = max(run.gap_s, run.mix.mean_bytes / rates.mean / BUSY)
         start_s = float(np.random.default_rng(run.seed + 1).uniform(0.0, rates.period_s))
         asked = packets(run.mix, gap_s, run.hops, run.seed, start_s)
-        return list(replay(rates, delays, asked))
+        return list(replay(rates, delays, asked, run.lead_s))
 
 
-class State(Protocol):
-    """What learns from hops."""
-
-    def observe(self, hop: Hop) -> Self: ...
-
-
-T = TypeVar("T", bound=State)
-
-
-def paced(sendings: Sequence[Sending], state: T) -> Iterator[tuple[T, Sending]]:
-    """Each sending with the state when it is due: of the hops that have ended by then."""
+def paced(sendings: Sequence[Sending]) -> Iterator[tuple[Sequence[Sending], Sending]]:
+    """Each sending, with those that have ended since the one before it was asked for: what is then
+    known of the link."""
     seen = 0
     for sending in sendings:
-        while sendings[seen].hop.at <= sending.due_s:
-            state = state.observe(sendings[seen].hop)
+        first = seen
+        while sendings[seen].hop.at <= sending.asked_s:
             seen += 1
-        yield state, sending
+        yield sendings[first:seen], sending

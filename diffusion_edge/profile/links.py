@@ -4,7 +4,7 @@
 
 The network predicts how the logarithms of delay and rate differ from those of a window's harmonic
 mean; the loss is that of the logarithm of a hop's seconds (Huber's, so about the absolute error).
-Rates are scaled at random, by 0.1 to 3, and so are gaps, packets and round trips.
+Rates are scaled at random, by 0.1 to 3; gaps, packets, round trips and leads are drawn, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffusion_edge.profile.hops import EVERY, ROUND_TRIPS, SDXL, SHAPES, Recordings, Run, paced
+from diffusion_edge.profile.hops import (
+    EVERY,
+    LEADS_S,
+    ROUND_TRIPS,
+    SDXL,
+    SHAPES,
+    Recordings,
+    Run,
+    paced,
+)
 from diffusion_edge.routing.links.candidates import NEUTRAL
 from diffusion_edge.routing.links.learned import MOST, Learned, Weights
 
@@ -61,6 +70,7 @@ def runs(traces: Sequence[str], count: int, seed: int) -> Iterator[Run]:
                 gap_s=float(10 ** random.uniform(-1.0, 2.0)),
                 scale=float(10 ** random.uniform(-1.0, 0.5)),
                 rtt=ROUND_TRIPS[int(random.integers(len(ROUND_TRIPS)))],
+                lead_s=float(random.choice(LEADS_S)),
                 stated=(float(np.exp(random.normal(0, 0.7))), float(np.exp(random.normal(0, 0.7)))),
                 hops=HOPS,
                 seed=int(random.integers(1 << 30)),
@@ -71,11 +81,13 @@ def examples(recordings: Recordings, asked: Iterator[Run], network: Weights) -> 
     """What the network would have seen before each hop but the first."""
     signals, hops = [], []
     for run in asked:
-        before = Learned.start(recordings.stated(run), network)
-        for state, sending in paced(recordings.sendings(run), before):
+        state = Learned.start(recordings.stated(run), network)
+        for ended, sending in paced(recordings.sendings(run)):
+            for each in ended:
+                state = state.observe(each.hop)
             if state.hops:
                 base = state.window.guess
-                signals.append(state.signals(sending.due_s))
+                signals.append(state.signals(sending.asked_s))
                 hop = sending.hop
                 hops.append((base.delay_s, base.bytes_per_s, hop.nbytes, hop.seconds))
     return Examples(np.array(signals), np.array(hops))

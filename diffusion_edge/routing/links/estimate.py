@@ -41,6 +41,8 @@ TRUST = {"learned": 3.0}
 """Weight before the first hop, where it is not 1."""
 WINDOW = 100
 """Errors that the quantile is taken from."""
+BELIEFS = 24
+"""That are kept: hops that may end between a prediction and its hop."""
 EASE = 0.01
 """How far one hop moves the quantile's level."""
 SUPPOSED = (-0.6, 0.1, 0.9, -0.1, 0.45, -0.35, 0.25, 0.0, -0.2, 0.6, -0.45, 0.35, -0.9, 0.18, -0.05,
@@ -77,16 +79,37 @@ class LinkView:
 
 
 @dataclass(frozen=True)
+class Belief:
+    """What was held of a link since `at`, after so many hops: the candidates, and their weights,
+    which add up to 1."""
+
+    hops: int
+    at: float
+    states: Mapping[str, Candidate]
+    weights: Mapping[str, float]
+
+    def link(self, at: float) -> Link:
+        """The geometric mean of the candidates' links by weight."""
+        rate = delay = 0.0
+        for name, weight in self.weights.items():
+            link = self.states[name].link(at)
+            rate += weight * log(link.bytes_per_s)
+            delay += weight * log(link.delay_s)
+        return Link(exp(rate), exp(delay))
+
+
+@dataclass(frozen=True)
 class LinkEstimate:
     """State of one directed link. A value: `observe` makes another.
 
-    states, losses: the candidates and their faded errors. misses: logarithms of seconds over those
-    predicted, newest last. level: of the quantile among them. at: the end of the last hop, or when
-    the link was first heard of.
+    beliefs: newest last, the earlier ones to judge predictions by that were made before. losses:
+    the candidates' faded errors. misses: logarithms of seconds over those predicted, newest last.
+    level: of the quantile among them. at: the end of the last hop, or when the link was first
+    heard of.
     """
 
     stated: Link | None
-    states: Mapping[str, Candidate]
+    beliefs: tuple[Belief, ...]
     losses: Mapping[str, float]
     misses: tuple[float, ...] = ()
     level: float = QUANTILE
@@ -99,41 +122,46 @@ class LinkEstimate:
         guess = stated or NEUTRAL
         states = candidates(replace(guess, delay_s=max(guess.delay_s, SHORTEST_S)))
         losses = {name: -log(TRUST.get(name, 1.0)) / EAGER for name in states}
-        return LinkEstimate(stated, states, losses, at=at)
+        return LinkEstimate(stated, (Belief(0, at, states, _weights(losses)),), losses, at=at)
 
-    def observe(self, nbytes: int, seconds: float, at: float) -> LinkEstimate:
+    def observe(
+        self, nbytes: int, seconds: float, at: float, asked_at: float | None = None
+    ) -> LinkEstimate:
         """After a hop that took `seconds` and ended at `at`; ValueError for what is none.
 
         A hop's seconds begin when its bytes begin to be sent: what it waited for hops before it
-        is not the link's.
+        is not the link's. asked_at: when the hop was predicted, if that was earlier, as in a plan
+        whose first stage had to run; the candidates are judged by what was known then.
         """
         if nbytes <= 0 or not (isfinite(seconds) and seconds >= 0.0 and isfinite(at)):
             raise ValueError(f"no hop: {nbytes} bytes in {seconds} s at {at} s")
         hop = Hop(nbytes, seconds, max(at, self.at))
-        begun = max(at - seconds, self.at) if self.hops else hop.at
-        error = miss(self.link(begun), hop)
-        moved = self.level + EASE * ((error > log(self.slow)) - (1.0 - QUANTILE))
-        return replace(
+        asked = hop.at - seconds if asked_at is None else min(asked_at, hop.at)
+        belief = self._belief_at(asked)
+        asked = max(asked, belief.at)
+        losses = {
+            name: KEPT * loss + min(abs(miss(belief.states[name].link(asked), hop)), WORST)
+            for name, loss in self.losses.items()
+        }
+        states = {name: state.observe(hop) for name, state in self.beliefs[-1].states.items()}
+        newest = Belief(self.hops + 1, hop.at, states, _weights(losses))
+        found = replace(
             self,
-            states={name: state.observe(hop) for name, state in self.states.items()},
-            losses={
-                name: KEPT * loss + min(abs(miss(self.states[name].link(begun), hop)), WORST)
-                for name, loss in self.losses.items()
-            },
-            misses=(*self.misses, error)[-WINDOW:] if self.hops else (),
-            level=min(max(moved, 0.5), 0.995) if self.hops else self.level,
+            beliefs=(*self.beliefs, newest)[-BELIEFS:],
+            losses=losses,
             hops=self.hops + 1,
             at=hop.at,
         )
+        if not belief.hops:
+            return found  # the first guess says nothing of how well hops predict the next
+        error = miss(belief.link(asked), hop)
+        level = self.level + EASE * ((error > log(self.slow)) - (1.0 - QUANTILE))
+        level = min(max(level, 0.5), 0.995)
+        return replace(found, misses=(*self.misses, error)[-WINDOW:], level=level)
 
     def link(self, at: float) -> Link:
         """What the link is taken for at a time not before the last hop's end."""
-        rate = delay = 0.0
-        for name, weight in self.weights.items():
-            link = self.states[name].link(at)
-            rate += weight * log(link.bytes_per_s)
-            delay += weight * log(link.delay_s)
-        return Link(exp(rate), exp(delay))
+        return self.beliefs[-1].link(at)
 
     def predict(self, nbytes: int, at: float) -> tuple[float, float]:
         """Seconds of a hop that begins at `at`: as often exceeded as not, and in one of ten."""
@@ -150,18 +178,22 @@ class LinkEstimate:
         return LinkView(known, self.link(at), self.slow, self.hops, age_s)
 
     @cached_property
-    def weights(self) -> dict[str, float]:
-        """Of the candidates, by their recent errors; they add up to 1."""
-        least = min(self.losses.values())
-        raw = {name: exp(EAGER * (least - loss)) for name, loss in self.losses.items()}
-        total = sum(raw.values())
-        return {name: part / total for name, part in raw.items()}
-
-    @cached_property
     def slow(self) -> float:
         """The quantile of a hop's seconds over those predicted."""
         supposed = SUPPOSED[: max(len(SUPPOSED) - len(self.misses), 0)]
         return exp(_quantile(sorted((*supposed, *self.misses)), self.level))
+
+    def _belief_at(self, time: float) -> Belief:
+        """The newest that was held by then, or else the oldest that is known."""
+        held = (belief for belief in reversed(self.beliefs) if belief.at <= time)
+        return next(held, self.beliefs[0])
+
+
+def _weights(losses: Mapping[str, float]) -> dict[str, float]:
+    least = min(losses.values())
+    raw = {name: exp(EAGER * (least - loss)) for name, loss in losses.items()}
+    total = sum(raw.values())
+    return {name: part / total for name, part in raw.items()}
 
 
 def _quantile(ordered: list[float], level: float) -> float:
