@@ -7,6 +7,7 @@ trace begins again.
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +86,18 @@ def transfer_s(rates: Trace, start_s: float, nbytes: float) -> float:
     The rate is integrated exactly; an outage (rate 0) is waited for.
     """
     return max(0.0, rates.when(rates.until(start_s) + nbytes) - start_s) if nbytes > 0.0 else 0.0
+
+
+def joined(traces: Sequence[Trace], each_s: float) -> Trace:
+    """One trace after another, each from its start, for `each_s`."""
+    starts, values = [], []
+    for index, trace in enumerate(traces):
+        rounds = np.arange(0.0, each_s, trace.period_s)
+        times = (rounds[:, None] + trace.starts_s).ravel()
+        kept = times < each_s - 1e-6  # a time that rounds up to the next trace is its first
+        starts.append(index * each_s + times[kept])
+        values.append(np.tile(trace.values, len(rounds))[kept])
+    return Trace(np.concatenate(starts), np.concatenate(values), len(traces) * each_s)
 
 
 # ---------------------------------------------------------------------------- files

@@ -7,7 +7,7 @@ about 10 %, and half as long counts as much as twice as long.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from statistics import fmean
 from typing import Any
@@ -31,7 +31,7 @@ from diffusion_edge.profile.hops import (
 from diffusion_edge.routing.links.candidates import NEUTRAL, Hop, miss
 from diffusion_edge.routing.links.estimate import LinkEstimate, candidates
 from diffusion_edge.routing.links.probes import probe_bytes
-from diffusion_edge.traces import transfer_s
+from diffusion_edge.traces import joined, transfer_s
 from diffusion_edge.types import Link
 
 GAPS_S = (0.7, 4.0, 25.0)
@@ -47,6 +47,7 @@ ARMS = (TRUE, *CANDIDATES, CHOSEN)
 LARGE = packet_bytes("flux", "exact", 1)
 LARGE_EVERY_S = 2.0
 QUIET_GAP_S, QUIET_PACKETS = 300.0, 40
+CHANGING, CHANGE_S = "one after another", 900.0
 CHECK_S = 1.0
 """Between two looks at whether a quiet link is to be probed."""
 
@@ -183,6 +184,14 @@ def _plain(sendings: Sequence[Sending]) -> Link:
     return Link(sum(hop.nbytes for hop in hops) / sum(hop.seconds for hop in hops), 0.0)
 
 
+def changing(recordings: Recordings, seed: int) -> Recordings:
+    """With one link more, CHANGING: all recordings one after another, in an order that is drawn,
+    each repeated for CHANGE_S."""
+    order = np.random.default_rng(seed).permutation(list(recordings.rates))
+    link = joined([recordings.rates[name] for name in order], CHANGE_S)
+    return replace(recordings, rates=recordings.rates | {CHANGING: link})
+
+
 def quiet(recordings: Recordings, trace: str, seed: int) -> Quiet:
     """Of a fixed round trip to a near cloud."""
     run = Run(trace, EVERY, QUIET_GAP_S, 1.0, ROUND_TRIPS[1], 0.0, (0.5, 1.0), QUIET_PACKETS, seed)
@@ -209,7 +218,7 @@ def _probed(
     errors, sent, now = [], 0, estimate.at
     for sending in sendings:
         while now < sending.asked_s:
-            asked = probe_bytes(estimate, now)
+            asked = probe_bytes(estimate, round(run.mix.mean_bytes), now)
             if asked is not None:
                 sent += asked
                 probe = hop(asked, now)
@@ -237,6 +246,7 @@ def measure(
         large.append(larger(recordings, trace, hops // 2, seed))
         still.append(quiet(recordings, trace, seed))
         tell(f"{trace}: {mean_error(scores, CHOSEN, trace=trace):.3f}")
+    still.append(quiet(changing(recordings, seed), CHANGING, seed))
     return Report(*told, tuple(scores), tuple(large), tuple(still))
 
 

@@ -9,10 +9,13 @@ from statistics import fmean
 from diffusion_edge.bench.links import (
     ARMS,
     CANDIDATES,
+    CHANGE_S,
+    CHANGING,
     CHOSEN,
     GAPS_S,
     MIXES,
     OFF,
+    QUIET_GAP_S,
     Report,
     best,
     coverage,
@@ -135,16 +138,20 @@ def _large(report: Report) -> Iterator[str]:
 
 
 def _quiet(report: Report) -> Iterator[str]:
+    same = [each for each in report.quiet if each.trace != CHANGING]
+    change = [each for each in report.quiet if each.trace == CHANGING]
     yield (
-        "Quiet links: a packet every 300 s in the mean, with probes and without, and the probes' "
-        "bytes as a share of what the link could have carried."
+        f"Quiet links: a packet of `every` every {QUIET_GAP_S:g} s in the mean, with probes and "
+        "without, and the probes' bytes as a share of what the link could have carried. Last, a "
+        f"link that becomes another recording every {CHANGE_S:g} s."
     )
     yield from ("", "| trace | error without | with probes | share |", "|---|---|---|---|")
-    for each in sorted(report.quiet, key=lambda each: report.traces.index(each.trace)):
+    for each in sorted(same, key=lambda each: report.traces.index(each.trace)) + change:
+        name = each.trace if each in change else f"`{each.trace}`"
         share = f"{100 * each.share:.2f} %"
-        yield f"| `{each.trace}` | {each.error:.3f} | {each.probed_error:.3f} | {share} |"
-    means = (fmean(q.error for q in report.quiet), fmean(q.probed_error for q in report.quiet))
-    yield f"| all | {means[0]:.3f} | {means[1]:.3f} | |"
+        yield f"| {name} | {each.error:.3f} | {each.probed_error:.3f} | {share} |"
+    means = (fmean(each.error for each in same), fmean(each.probed_error for each in same))
+    yield f"| all but the last | {means[0]:.3f} | {means[1]:.3f} | |"
 
 
 def summary(report: Report) -> Iterator[str]:
