@@ -57,7 +57,7 @@ def candidates(guess: Link) -> dict[str, Candidate]:
     return {
         "last": Smoothed(guess, weight=1.0),
         "ewma": Smoothed(guess, weight=0.2),
-        "harmonic": Harmonic(guess, window=20, firm=0.3),
+        "harmonic": Harmonic(guess, window=20, firm=0.03),
         "kalman": Kalman(guess, guess),
         "learned": Learned.start(guess, weights()),
     }

@@ -29,7 +29,7 @@ from diffusion_edge.types import Link
 Floats = NDArray[np.float64]
 
 FAST, MIDDLE, SLOW = 0.6, 0.2, 0.03
-WINDOW, FIRM = 20, 0.3
+WINDOW, FIRM = 20, 0.03
 MEMORY = 0.15
 """Weight of the newest hop in the means of misses and gaps."""
 MOST = 1.5
