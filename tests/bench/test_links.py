@@ -22,7 +22,7 @@ def score(trace: str, chosen: float, **others: float) -> Score:
 
 
 def test_the_chosen_one_is_held_against_the_best_of_each_trace() -> None:
-    scores = [score("a", 0.22, last=0.2, ewma=0.4), score("b", 0.3, last=0.6, ewma=0.4)]
+    scores = [score("a", 0.22, last=0.2, ewma=0.4), score("b", 0.3, last=0.7, ewma=0.4)]
     assert best(scores, trace="a") == ("last", 0.2)
     assert best(scores) == ("ewma", pytest.approx(0.4))
     assert excess(scores, trace="a") == pytest.approx(0.1)
