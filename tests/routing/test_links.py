@@ -181,8 +181,8 @@ def test_candidates_are_judged_by_what_was_known_when_the_hop_was_predicted() ->
     first = fed(LinkEstimate.start(link), link, 30)
     asked, slow_s = first.at, 40 * link.transfer_s(66_000)
     one = first.observe(66_000, slow_s, asked + slow_s)
-    known = one.observe(66_000, slow_s, asked + 2 * slow_s)
-    unknown = one.observe(66_000, slow_s, asked + 2 * slow_s, asked_at=asked)
+    known = one.observe(66_000, slow_s, asked + 2 * slow_s + 0.5)
+    unknown = one.observe(66_000, slow_s, asked + 2 * slow_s + 0.5, asked_at=asked)
     assert unknown.misses[-1] == pytest.approx(log(40), abs=0.1)
     assert known.misses[-1] < unknown.misses[-1] - 0.5
     assert unknown.losses["last"] > known.losses["last"]
