@@ -39,7 +39,7 @@ def loaded(held: int, curve: dict[int, float], seed: int = 0) -> StageStatus:
             )
         )
     return replace(
-        stage("cloud", 0.0, encode_s=0.03, decode_s=0.05),
+        stage("hall", 0.0, encode_s=0.03, decode_s=0.05),
         step_s={CELLS: curve},
         batches=many,
         emulated=True,
@@ -192,8 +192,8 @@ def test_images_of_a_request_come_together(curve: dict[int, float], images: int)
 
 def three(cloud_held: int = 0) -> View:
     status = loaded(cloud_held, BATCHING)
-    edge = replace(stage("edge", 0.2, encode_s=0.03, decode_s=0.05), emulated=True)
-    device = replace(stage("device", 0.4, encode_s=0.04, decode_s=0.08), emulated=True)
+    edge = replace(stage("tower", 0.2, encode_s=0.03, decode_s=0.05), emulated=True)
+    device = replace(stage("phone", 0.4, encode_s=0.04, decode_s=0.08), emulated=True)
     cloud = replace(status, guiding="embedded", emulated=False)
     seen = view(device, edge, cloud, bytes_per_s=1e5, delay_s=0.02)
     sizes = tuple(1_000 * (k + 1) for k in range(51))
@@ -237,7 +237,7 @@ def test_many_plans_at_once_are_as_each_alone() -> None:
     seen, asked = three(8), request(steps=20, deadline_s=60.0)
     first = np.arange(1, 20)
     tables = Tables(asked, seen)
-    every = predict(("edge", "cloud"), (first, 20 - first), [False] * 2, 1, tables, seen)
+    every = predict(("tower", "hall"), (first, 20 - first), [False] * 2, 1, tables, seen)
     for k, n in enumerate(first):
         assert every[k] == pytest.approx(finish_s(f"edge:{n},cloud:{20 - n}", seen))
 
@@ -245,6 +245,6 @@ def test_many_plans_at_once_are_as_each_alone() -> None:
 def test_tables_are_made_once_for_requests_that_are_alike() -> None:
     seen = three(3)
     one, other = Tables(request(), seen), Tables(request(seed=7, prompt="another"), seen)
-    assert one.of("cloud", False, 1) is other.of("cloud", False, 1)
+    assert one.of("hall", False, 1) is other.of("hall", False, 1)
     anew = replace(seen, stages={n: replace(s) for n, s in seen.stages.items()})
-    assert Tables(request(), anew).of("cloud", False, 1) is not one.of("cloud", False, 1)
+    assert Tables(request(), anew).of("hall", False, 1) is not one.of("hall", False, 1)
