@@ -176,19 +176,22 @@ def test_others_that_would_be_late_for_it_are_counted() -> None:
 def test_what_a_stage_did_since_its_report_is_taken_as_done(
     curve: dict[int, float], held: int, age_s: float
 ) -> None:
-    """A request that comes now, seconds after the report, is one that came so long after it."""
+    """A request that comes now is one that comes so long after the report."""
     status = loaded(held, curve)
     now = asked(status)
     then = replace(now, deadline_s=12.0 + age_s)
     known, old = table(status, replace(now, age_s=age_s)), table(status, now)
     told = [(n, read(known, known.last_s, 0.0, n)) for n in range(1, 51, 3)]
     really = [played(status, then, age_s, n, decodes=False)[0] - age_s for n, _ in told]
-    wrong = [abs(s / real_s - 1) for (_, s), real_s in zip(told, really, strict=True)]
-    assert sum(error > 1e-9 for error in wrong) <= (1 if held == 32 else 0)
+    late_s = np.array([s for _, s in told]) - really
+    assert sum(late_s > 1e-9) <= held // 8  # read from the next later place
+    assert (late_s > -1e-9).all()
     earlier = [read(old, old.last_s, 0.0, n) - s for n, s in told]
     if held == 32:
         assert np.median(earlier) == pytest.approx(age_s, abs=0.2)
-    assert known.arrives_s[-1] == pytest.approx(max(old.arrives_s[-1] - age_s, 0) or 1.0)
+    if held:
+        idle_s = max(old.arrives_s[-1] - age_s, 0.0)
+        assert known.arrives_s[-1] == pytest.approx(idle_s or 1.0)
 
 
 def test_who_comes_later_after_one_report_does_not_pass_who_came_before() -> None:
@@ -242,19 +245,20 @@ def finish_s(plan: str, seen: View, images: int = 1) -> float:
 
 def test_a_plan_over_idle_stages_by_hand() -> None:
     seen = three()
-    hop_s = (0.02 + 11_000 / 1e5, 0.02 + 19_000 / 1e5)
+    back_s, on_s = 0.04 + 11_000 / 5e4, 0.02 + 19_000 / 1e5  # the way back is half as good
     edge_s, device_s, cloud_s = 0.03 + 10 * 0.2, 0.04 + 8 * 0.4, 0.03 + 2 * 0.06 + 0.05
     assert finish_s("tower:10,phone:8,hall:2", seen) == pytest.approx(
-        edge_s + hop_s[0] + device_s + hop_s[1] + cloud_s
+        edge_s + back_s + device_s + on_s + cloud_s
     )
 
 
 def test_images_come_to_a_plans_stages_when_the_one_before_lets_them_go() -> None:
     seen, plan = three(), Plan.parse("tower:10,phone:8,hall:2")
     one = request(steps=20, deadline_s=60.0)
-    device_s = 0.03 + 10 * 0.2 + 0.02 + 11_000 / 1e5
-    cloud_s = device_s + 0.04 + 8 * 0.4 + 0.02 + 19_000 / 1e5
-    assert arrivals(plan, one, seen) == pytest.approx(((0.0,), (device_s,), (cloud_s,)))
+    phone_s = 0.03 + 10 * 0.2 + 0.04 + 11_000 / 5e4
+    hall_s = phone_s + 0.04 + 8 * 0.4 + 0.02 + 19_000 / 1e5
+    comes_s = [by_image[0] for by_image in arrivals(plan, one, seen)]
+    assert comes_s == pytest.approx([0.0, phone_s, hall_s])
     assert arrivals(Plan.parse("hall:20"), one, seen) == ((0.0,),)
 
 
@@ -265,7 +269,8 @@ def test_images_come_one_after_another_from_where_they_are_made_so() -> None:
     each_s = np.diff(second)
     assert each_s == pytest.approx([each_s[0]] * 3)
     assert second[0] > 0.03 + 5 * 0.2
-    assert second[-1] == pytest.approx(4 * (0.03 + 5 * 0.2) + 0.02 + 6_000 / 1e5, rel=0.05)
+    by_hand = 4 * (0.03 + 5 * 0.2) + 0.04 + 6_000 / 5e4
+    assert second[-1] == pytest.approx(by_hand, rel=0.05)
 
 
 def test_a_span_s_own_guidance_says_how_long_it_takes_before_it_lets_go() -> None:
@@ -289,7 +294,7 @@ def test_a_later_stage_works_its_load_off_before_the_latent_comes() -> None:
 def test_one_stage_works_on_an_image_while_the_next_one_works_on_the_one_before() -> None:
     """Four images, one by one: the slower stage decides, the other one's last image follows."""
     seen = three()
-    by_hand = 0.03 + 5 * 0.2 + 0.02 + 6_000 / 1e5 + 4 * (0.04 + 5 * 0.4 + 0.08)
+    by_hand = 0.03 + 5 * 0.2 + 0.04 + 10_500 / 5e4 + 4 * (0.04 + 5 * 0.4 + 0.08)
     assert finish_s("tower:5,phone:5", seen, images=4) == pytest.approx(by_hand, rel=0.1)
 
 
