@@ -38,6 +38,7 @@ from diffusion_edge.types import (
     View,
 )
 from tests.api.fakes import CARD, FakeBoard, FakeTransport, packet_bytes, request, service, settings
+from tests.api.test_http import client
 from tests.engine.test_held import admitted
 from tests.engine.test_worker import Gate, a_worker, gate
 from tests.fakes import FakeClock, FakeFamily
@@ -183,7 +184,7 @@ def by_hand(step_s: Mapping[str, float]) -> dict[str, Any]:
 
 
 async def test_queues_grow_by_what_goes_straight_there() -> None:
-    """Two rows of old and new sizes: policies that know no arrivals see it, too."""
+    """So policies that know no arrivals see it, too."""
     stages = await three()
     before = stages.board.statuses()
     with decided(stages, "tower:8,hall:12", images=2, width=64):
@@ -535,6 +536,18 @@ async def test_a_preview_promises_nothing() -> None:
         made.plan(request(**OURS))
     after = stages.board.statuses()
     assert all(after[name] is before[name] for name in before)
+
+
+async def test_a_preview_tells_what_was_promised_and_how_old_reports_are() -> None:
+    stages = await three()
+    stages.clock.advance(3 * TICK_S)
+    await stages.report("hall")
+    with decided(stages, "tower:20"):
+        async with client(service_over(stages)) as http:
+            told = (await http.post("/v1/plan", json={"prompt": "a red circle"})).json()
+    assert told["age_s"] == {"phone": 3 * TICK_S, "tower": 3 * TICK_S, "hall": 0.0}
+    (held,) = told["stages"]["tower"]["held"]
+    assert (held["request"], held["arrives_s"]) == ("ours", 3 * TICK_S)
 
 
 async def test_an_image_that_is_done_counts_no_longer_while_the_others_run() -> None:
