@@ -307,9 +307,10 @@ class Link:
 class Held:
     """An image on a stage, or on its way there, and what is still to be done for it.
 
-    arrives_s: seconds from now, 0 for what is there. due_s: when its steps should be done, seconds
-    from now; it orders the work (see `batching`). rows, cells: of it in a forward pass. encodes,
-    decodes: whether its text is still to be encoded there, and its picture decoded.
+    arrives_s: seconds from the stage's report, 0 for what was there. due_s: when its steps should
+    be done, seconds from the report; it orders the work (see `batching`). rows, cells: of it in a
+    forward pass. encodes, decodes: whether its text is still to be encoded there, and its picture
+    decoded.
     """
 
     request: str
@@ -333,7 +334,8 @@ class StageStatus:
     `reaches` names the other stages that it can hand off to by now; None means all. `guiding`: a
     guided sample of a model that does not double takes one row. `queued` exceeds `capacity` where
     hand-offs wait. `batches`: samples that wait share forward passes, of at most `most_rows` rows.
-    `held` has what was admitted and is not done, in order of arrival.
+    `held` has what was admitted and is not done, in order of arrival; where a board has merged its
+    promises in, also what was decided to come.
     """
 
     stage: str
@@ -377,7 +379,9 @@ class View:
     `codecs[k]` is how this request's packet would be carried if it were handed off before step k,
     and `packet_bytes[k]` its size then, for k from 0 to the number of steps; `cells` are those of
     its latent. A pair that `links` lacks cannot hand off. `guidance` has the stages whose models
-    have guidance of their own. `turn` counts the views that were made before this one.
+    have guidance of their own. `turn` counts the views that were made before this one. `age_s` has
+    the seconds since a stage's report, from which the times of what it holds count; 0 where none
+    are told.
     """
 
     stages: Mapping[str, StageStatus]
@@ -388,6 +392,7 @@ class View:
     cells: int
     guidance: Mapping[str, float] = field(default_factory=dict)
     turn: int = 0
+    age_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
 
     `cells` are those of the latent; the stages' `step_s` is by cells and then by rows of a forward
     pass, `decode_s` by cells. `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to
-    the number of steps; the bytes are another family's where `emulated` says so.
+    the number of steps; the bytes are another family's where `emulated` says so. `age_s` has the
+    seconds since each stage's report, from which the times of the images that it holds count.
     """
     return {
         "object": "plan",
@@ -71,6 +72,7 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
         "packet_bytes": list(view.packet_bytes),
         "packet_codecs": list(view.codecs),
         "stages": stages(view.stages),
+        "age_s": dict(view.age_s),
         "links": [
             {"source": source, "target": target, **asdict(link)}
             for (source, target), link in sorted(view.links.items())

@@ -1,4 +1,12 @@
-"""The ingress' view of all stages, kept fresh by asking each several times a second."""
+"""The ingress' view of all stages, kept fresh by asking each several times a second.
+
+Between two reports the view has what was decided meanwhile (`promises`) beside what was reported.
+Times of what a stage holds count from its report, and the view says how old that is: so the record
+of a stage stays the same object until there is a report or a promise more or less, and what is
+computed of it can be kept (`finish`), while the stage's work since its report still counts. The
+board's clock for this goes by ticks, whose differences have no rounding: requests that are decided
+one after another within a tick are due in that order, not in that of the last bit of a sum.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +15,39 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import floor
 
 from diffusion_edge.api.carriage import Carriage
-from diffusion_edge.types import ImageRequest, Link, StageStatus, Tier, View
+from diffusion_edge.api.promises import Kept, Promise, Promises, merged, promised
+from diffusion_edge.types import ImageRequest, Link, Plan, StageStatus, Tier, View
 
 log = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 EVERY_S = 0.2
 GIVE_UP_S = 5.0
+TICK_S = 1 / 16
+"""A power of two. Shorter ones make tables more often, longer ones know ages less well."""
 
 
 @dataclass(frozen=True)
 class _Seen:
+    """at_s: the tick in which it came."""
+
     status: StageStatus
     good_until: float
+    at_s: float
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A report and the promises that were merged into it, both known by identity."""
+
+    seen: _Seen
+    promises: tuple[Promise, ...]
+    status: StageStatus
 
 
 class Board:
@@ -47,6 +72,8 @@ class Board:
         self._carriage = carriage
         self._now = now
         self._seen: dict[str, _Seen] = {}
+        self._merged: dict[str, _Merged] = {}
+        self._promises = Promises()
         self._tasks: list[asyncio.Task[None]] = []
         self._views = itertools.count()
 
@@ -67,13 +94,32 @@ class Board:
             codecs=carried.codecs,
             cells=carried.cells,
             turn=next(self._views),
+            age_s={name: self._tick_s() - self._seen[name].at_s for name in stages},
         )
 
     def statuses(self) -> dict[str, StageStatus]:
-        """The live stages, in the order of the config."""
+        """The live stages, in the order of the config, with what is promised to them."""
         now = self._now()
-        seen = {name: self._seen[name] for name in self._ask if name in self._seen}
-        return {name: entry.status for name, entry in seen.items() if entry.good_until >= now}
+        live = [n for n in self._ask if n in self._seen and self._seen[n].good_until >= now]
+        return {name: self._status(name) for name in live}
+
+    def promised(
+        self, request: ImageRequest, plan: Plan, view: View
+    ) -> AbstractContextManager[Kept]:
+        """A plan that was decided on from `view` counts at once, until the block is left at the
+        latest."""
+        return self._promises.kept(promised(request, plan, view, self._tick_s()))
+
+    def _status(self, name: str) -> StageStatus:
+        seen, promises = self._seen[name], self._promises.of(name)
+        known = self._merged.get(name)
+        if known is None or known.seen is not seen or known.promises is not promises:
+            status = merged(seen.status, promises, seen.at_s)
+            known = self._merged[name] = _Merged(seen, promises, status)
+        return known.status
+
+    def _tick_s(self) -> float:
+        return floor(self._now() / TICK_S) * TICK_S
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._follow(name)) for name in self._ask]
@@ -101,4 +147,6 @@ class Board:
                 log.warning("the stage %s does not answer: %s", name, type(error).__name__)
             return
         answered = self._now()
-        self._seen[name] = _Seen(status, answered + FRESH_S + (answered - asked))
+        good_until = answered + FRESH_S + (answered - asked)
+        self._seen[name] = _Seen(status, good_until, self._tick_s())
+        self._promises.reported(name, status.held)

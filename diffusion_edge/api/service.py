@@ -13,11 +13,12 @@ import secrets
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from diffusion_edge.api.promises import Kept
 from diffusion_edge.api.resolve import image_request
 from diffusion_edge.api.schema import ImagesBody, ThrottleBody
 from diffusion_edge.config import Settings
@@ -49,6 +50,10 @@ class Board(Protocol):
     def view(self, request: ImageRequest) -> View: ...
 
     def statuses(self) -> Mapping[str, StageStatus]: ...
+
+    def promised(
+        self, request: ImageRequest, plan: Plan, view: View
+    ) -> AbstractContextManager[Kept]: ...
 
 
 # (request, plan, image, time left) -> the bytes that the first stage gets
@@ -136,18 +141,26 @@ class Service:
 
     async def generate(self, request: ImageRequest) -> GenerationResult:
         """Decides and carries out; image i has seed + i. Cancelling this cancels the stages' work.
+        What was decided is on the board as long as it runs.
 
         Raises what `plan` raises, DeadlineExceeded, and what a stage raises: when one image
         fails, the others are cancelled.
         """
-        choice = self.plan(request)
+        view = self.board.view(request)
+        choice = self.plan(request, view)
+        with self.board.promised(request, choice.plan, view) as kept:
+            return await self._carried_out(request, choice, kept)
+
+    async def _carried_out(
+        self, request: ImageRequest, choice: Choice, kept: Kept
+    ) -> GenerationResult:
         began = time.monotonic()
         limit_s = max(request.deadline_s, PATIENCE * choice.predicted_s)
         times = Times(request.deadline_s, limit_s).shifted(began)
         try:
             async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._image(request, choice.plan, i, times))
+                    group.create_task(self._image(request, choice.plan, i, times, kept))
                     for i in range(request.images)
                 ]
         except TimeoutError:
@@ -178,12 +191,15 @@ class Service:
             created=int(time.time()),
         )
 
-    async def _image(self, request: ImageRequest, plan: Plan, image: int, times: Times) -> Done:
+    async def _image(
+        self, request: ImageRequest, plan: Plan, image: int, times: Times, kept: Kept
+    ) -> Done:
         """times: on the monotonic clock."""
         packet = self._packet(request, plan, image, times.shifted(-time.monotonic()))
         first = plan.spans[0].stage
         async with aclosing(self._transport.run(first, packet)) as events:
             async for event in events:
+                kept.saw(image, event)
                 if isinstance(event, Done):
                     return event
         raise StageLost(f"the stage {first!r} ended without a picture", stage=first)

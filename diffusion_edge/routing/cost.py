@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from diffusion_edge.batching import drained_s
 from diffusion_edge.curves import curve
-from diffusion_edge.types import ImageRequest, Link, Plan, StageStatus, View
+from diffusion_edge.types import ImageRequest, Link, Plan, Span, StageStatus, View
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -134,7 +134,7 @@ def predict_plan(plan: Plan, request: ImageRequest, view: View) -> tuple[float, 
     forecast = predict(
         [span.stage for span in spans],
         [np.array([span.steps]) for span in spans],
-        [guided(s.stage, request, view) if s.guidance is None else _on(s.guidance) for s in spans],
+        [span_guided(span, request, view) for span in spans],
         request.images,
         view,
     )
@@ -158,6 +158,11 @@ def guided(stage: str, request: ImageRequest, view: View) -> bool:
     """Whether the stage is guided where a plan does not say: by its model's guidance, or else the
     request's. How many rows that makes is the stage's to say (`StageStatus.guiding`)."""
     return _on(view.guidance.get(stage, request.guidance))
+
+
+def span_guided(span: Span, request: ImageRequest, view: View) -> bool:
+    """Whether a span is guided: by its own guidance, or else as its stage would be."""
+    return guided(span.stage, request, view) if span.guidance is None else _on(span.guidance)
 
 
 def _on(guidance: float) -> bool:

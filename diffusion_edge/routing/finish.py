@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil, inf
 
 import numpy as np
 
 from diffusion_edge import batching
-from diffusion_edge.routing.cost import Counts, Floats, hop_s
+from diffusion_edge.routing.cost import Counts, Floats, hop_s, span_guided
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
-from diffusion_edge.types import Held, ImageRequest, StageStatus, View
+from diffusion_edge.types import Held, ImageRequest, Plan, StageStatus, View
 
 # ---------------------------------------------------------------------------- one stage
 
@@ -31,8 +32,8 @@ RUNS = 16, 5
 @dataclass(frozen=True)
 class Ask:
     """What a request asks of a stage: images of `rows` rows and so many cells each, of up to
-    `steps` steps. deadline_s: seconds from the report; None for none. encodes: whether the stage is
-    still to encode the text when the request arrives."""
+    `steps` steps. deadline_s: seconds from now; None for none. encodes: whether the stage is still
+    to encode the text when the request arrives. age_s: seconds from the stage's report to now."""
 
     cells: int
     rows: int
@@ -40,11 +41,13 @@ class Ask:
     images: int = 1
     deadline_s: float | None = None
     encodes: bool = True
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Table:
-    """When a request would be done on a stage, by arrival and steps there, and what others lose.
+    """When a request would be done on a stage, by arrival and steps there, and what others lose, in
+    seconds from now.
 
     arrives_s: (A,), from 0 to when the stage has done all that it knows of. The others are (A, N),
     entry [a, n - 1] for n steps. first_s, last_s: when its first and its last image has taken its
@@ -84,17 +87,17 @@ def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
     times that make a difference than there are RUNS, some steps are read from the next later place.
     Several images are played at a few numbers of steps, and read off between them.
     """
-    forecasts = Forecasts(status, ask, more)
-    arrives_s = _arrivals(forecasts.idle_s)
-    rows = [forecasts.row(at_s) for at_s in arrives_s]
+    forecasts, age_s = Forecasts(status, ask, more), ask.age_s
+    arrives_s = _arrivals(max(forecasts.idle_s - age_s, 0.0))
+    rows = [forecasts.row(age_s + at_s) for at_s in arrives_s]
     first_s, last_s, done_s, delay_s, missed = (
         np.array(column) for column in zip(*rows, strict=True)
     )
     return Table(
         arrives_s=np.array(arrives_s),
-        first_s=np.maximum.accumulate(first_s, axis=0),
-        last_s=np.maximum.accumulate(last_s, axis=0),
-        done_s=np.maximum.accumulate(done_s, axis=0),
+        first_s=np.maximum.accumulate(first_s, axis=0) - age_s,
+        last_s=np.maximum.accumulate(last_s, axis=0) - age_s,
+        done_s=np.maximum.accumulate(done_s, axis=0) - age_s,
         delay_s=delay_s,
         missed=missed,
     )
@@ -112,12 +115,13 @@ Row = tuple[Floats, Floats, Floats, Floats, Floats]
 
 
 class Forecasts:
-    """The rows of a table. The run without the request is made once; those with it branch off it
-    where the request arrives. idle_s: when that run ends."""
+    """The rows of a table, in seconds from the report. The run without the request is made once;
+    those with it branch off it where the request arrives. idle_s: when that run ends."""
 
     def __init__(self, status: StageStatus, ask: Ask, more: Sequence[Held]) -> None:
         stage = Stage(status)
         self._ask = ask
+        self._deadline_s = None if ask.deadline_s is None else ask.age_s + ask.deadline_s
         self._number, self._kind = stage.kind(ask.cells, ask.rows)
         self._mode = mode_of(status)
         base = Run(stage, [stage.image(held) for held in (*status.held, *more)])
@@ -142,7 +146,7 @@ class Forecasts:
         last_s, done_s = [inf] * steps, [inf] * steps
         losses = {0: (0.0, 0)}
         open_ = list(range(1, steps + 1))
-        left = RUNS[0 if arrives_s <= 0 else 1]
+        left = RUNS[0 if arrives_s <= self._ask.age_s else 1]
         while open_:
             sure = open_[len(open_) - ceil(len(open_) / left)]
             run = self._run(arrives_s, open_[-1])
@@ -173,7 +177,7 @@ class Forecasts:
 
     def _due_s(self, arrives_s: float, steps: int) -> float:
         alone_s = steps * self._kind.pass_s[1]
-        return batching.due(arrives_s, alone_s, self._ask.deadline_s, self._mode)
+        return batching.due(arrives_s, alone_s, self._deadline_s, self._mode)
 
     def _run(self, arrives_s: float, steps: int) -> Run:
         """With the request, whose images are the last ones, until it is done."""
@@ -238,7 +242,8 @@ KEPT = 256
 
 class Tables:
     """The tables of a view's stages for one request, each made when it is first asked for, and once
-    for all requests that are alike, as long as the stage has not reported anew."""
+    for all requests that are alike, as long as nothing new is known of the stage and its report is
+    of one age."""
 
     def __init__(self, request: ImageRequest, view: View) -> None:
         self._request = request
@@ -252,6 +257,7 @@ class Tables:
             steps=self._request.steps,
             images=images,
             deadline_s=self._request.deadline_s,
+            age_s=self._view.age_s.get(stage, 0.0),
         )
         return _kept(status, ask)
 
@@ -284,6 +290,38 @@ def predict(
     with the first one, or the last one if it alone had come, whichever is later: where stages take
     images one by one, each works on one while the next one works on the one before.
     """
+    *_, (_, done_s) = _moments(stages, steps, guide, images, tables, view)
+    return done_s
+
+
+def arrivals(plan: Plan, request: ImageRequest, view: View) -> tuple[tuple[float, ...], ...]:
+    """Seconds until each image comes to the stage of each span, by span and then by image. Those
+    between the first and the last image are taken to come evenly."""
+    spans, images = plan.spans, request.images
+    moments = _moments(
+        [span.stage for span in spans],
+        [np.array([span.steps]) for span in spans],
+        [span_guided(span, request, view) for span in spans],
+        images,
+        Tables(request, view),
+        view,
+    )
+    return tuple(
+        tuple(np.linspace(float(first_s[0]), float(last_s[0]), images).tolist())
+        for first_s, last_s in islice(moments, len(spans))
+    )
+
+
+def _moments(
+    stages: Sequence[str],
+    steps: Sequence[Counts],
+    guide: Sequence[bool],
+    images: int,
+    tables: Tables,
+    view: View,
+) -> Iterator[tuple[Floats, Floats]]:
+    """When the first and the last image come to each stage, and then when they have taken their
+    steps and all are decoded on the last one."""
     end = len(stages) - 1
     first_s = last_s = np.zeros(len(steps[0]))
     handoff = np.zeros_like(steps[0])
@@ -291,6 +329,7 @@ def predict(
         if k:
             travel_s = hop_s(stages[k - 1], name, handoff, view)
             first_s, last_s = first_s + travel_s, last_s + travel_s
+        yield first_s, last_s
         known = tables.of(name, guide[k], images)
         done_s = known.seconds(known.last_s if k < end else known.done_s, first_s, steps[k])
         if images > 1 and k:
@@ -299,4 +338,4 @@ def predict(
             done_s = np.maximum(done_s, alone.seconds(of, last_s, steps[k]))
         first_s, last_s = known.seconds(known.first_s, first_s, steps[k]), done_s
         handoff = handoff + steps[k]
-    return last_s
+    yield first_s, last_s

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from diffusion_edge.api.service import Service, Throttle
+from diffusion_edge.api.promises import Kept, Promises
+from diffusion_edge.api.service import Board, Service, Throttle
 from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import EdgeError
@@ -123,6 +125,12 @@ class FakeBoard:
         cells = cells_of(CARD.latent_shape(request.width, request.height))
         return View(self.statuses(), links, prices, packet_bytes(codecs), codecs, cells)
 
+    def promised(
+        self, request: ImageRequest, plan: Plan, view: View
+    ) -> AbstractContextManager[Kept]:
+        """Keeps none."""
+        return nullcontext(Kept(Promises(), ()))
+
 
 def fake_packet(request: ImageRequest, plan: Plan, image: int, left: Times) -> bytes:
     fields = {"plan": str(plan), "seed": request.seed + image, "image": image, **asdict(left)}
@@ -184,7 +192,7 @@ class FakeTransport:
 
 def service(
     transport: FakeTransport | None = None,
-    board: FakeBoard | None = None,
+    board: Board | None = None,
     config: Settings | None = None,
     card: FamilyCard = CARD,
     throttle: Throttle | None = None,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from diffusion_edge.batching import due
-from diffusion_edge.routing.finish import Ask, Floats, Table, Tables, predict, table
+from diffusion_edge.routing.finish import Ask, Floats, Table, Tables, arrivals, predict, table
 from diffusion_edge.routing.forecast import ahead, kind_of, mode_of
-from diffusion_edge.types import Held, StageStatus, View
+from diffusion_edge.types import Held, Plan, StageStatus, View
 
 from .views import CELLS, request, stage, view
 
@@ -171,6 +171,37 @@ def test_others_that_would_be_late_for_it_are_counted() -> None:
     assert behind.delay_s[0, 19] == pytest.approx(0.03)
 
 
+@loads
+@pytest.mark.parametrize("age_s", [0.25, 1.5])
+def test_what_a_stage_did_since_its_report_is_taken_as_done(
+    curve: dict[int, float], held: int, age_s: float
+) -> None:
+    """A request that comes now is one that comes so long after the report."""
+    status = loaded(held, curve)
+    now = asked(status)
+    then = replace(now, deadline_s=12.0 + age_s)
+    known, old = table(status, replace(now, age_s=age_s)), table(status, now)
+    told = [(n, read(known, known.last_s, 0.0, n)) for n in range(1, 51, 3)]
+    really = [played(status, then, age_s, n, decodes=False)[0] - age_s for n, _ in told]
+    late_s = np.array([s for _, s in told]) - really
+    assert sum(late_s > 1e-9) <= held // 8  # read from the next later place
+    assert (late_s > -1e-9).all()
+    if held:
+        idle_s = max(old.arrives_s[-1] - age_s, 0.0)
+        assert known.arrives_s[-1] == pytest.approx(idle_s or 1.0)
+
+
+def test_who_comes_later_after_one_report_does_not_pass_who_came_before() -> None:
+    """Both ask for the same and have the same deadline; the first one is promised to the stage."""
+    status = loaded(0, ALONE)
+    ask = Ask(CELLS, 1, 20, deadline_s=1.0, age_s=0.5)
+    first = Held("first", 0, 20, 1, CELLS, 0.5 + 1.0, True, True, arrives_s=0.5)
+    known = table(replace(status, held=(first,)), ask)
+    alone_s = 0.03 + 20 * 0.1 + 0.05
+    assert read(known, known.last_s, 0.0, 20) == pytest.approx(2 * alone_s, abs=0.06)
+    assert known.delay_s[0, 19] == pytest.approx(0.03, abs=0.11)  # its text, and a pass at the end
+
+
 @pytest.mark.parametrize("curve", [BATCHING, ALONE], ids=["batching", "alone"])
 @pytest.mark.parametrize("images", [2, 6])
 def test_images_of_a_request_come_together(curve: dict[int, float], images: int) -> None:
@@ -218,6 +249,37 @@ def test_a_plan_over_idle_stages_by_hand() -> None:
     )
 
 
+def test_images_come_to_a_plans_stages_when_the_one_before_lets_them_go() -> None:
+    seen, plan = three(), Plan.parse("tower:10,phone:8,hall:2")
+    one = request(steps=20, deadline_s=60.0)
+    phone_s = 0.03 + 10 * 0.2 + 0.04 + 11_000 / 5e4
+    hall_s = phone_s + 0.04 + 8 * 0.4 + 0.02 + 19_000 / 1e5
+    comes_s = [by_image[0] for by_image in arrivals(plan, one, seen)]
+    assert comes_s == pytest.approx([0.0, phone_s, hall_s])
+    assert arrivals(Plan.parse("hall:20"), one, seen) == ((0.0,),)
+
+
+def test_images_come_one_after_another_from_where_they_are_made_so() -> None:
+    seen, plan = three(), Plan.parse("tower:5,phone:5")
+    first, second = arrivals(plan, request(steps=10, images=4, deadline_s=60.0), seen)
+    assert first == (0.0,) * 4
+    each_s = np.diff(second)
+    assert each_s == pytest.approx([each_s[0]] * 3)
+    assert second[0] > 0.03 + 5 * 0.2
+    by_hand = 4 * (0.03 + 5 * 0.2) + 0.04 + 6_000 / 5e4
+    assert second[-1] == pytest.approx(by_hand, rel=0.05)
+
+
+def test_a_span_s_own_guidance_says_how_long_it_takes_before_it_lets_go() -> None:
+    """Guided, a step on the phone is two rows."""
+    seen = view(stage("phone", 0.4, guided_s=0.7), stage("hall", 0.05))
+    on, off = (
+        arrivals(Plan.parse(f"phone:10@{guidance},hall:10"), request(), seen)[1][0]
+        for guidance in (3, 1)
+    )
+    assert on - off == pytest.approx(10 * 0.3)
+
+
 def test_a_later_stage_works_its_load_off_before_the_latent_comes() -> None:
     idle, busy = three(0), three(8)
     late = finish_s("tower:5,hall:15", busy) - finish_s("tower:5,hall:15", idle)
@@ -246,5 +308,8 @@ def test_tables_are_made_once_for_requests_that_are_alike() -> None:
     seen = three(3)
     one, other = Tables(request(), seen), Tables(request(seed=7, prompt="another"), seen)
     assert one.of("hall", False, 1) is other.of("hall", False, 1)
+    older = Tables(request(), replace(seen, age_s={"tower": 0.5}))
+    assert older.of("hall", False, 1) is one.of("hall", False, 1)
+    assert older.of("tower", False, 1) is not one.of("tower", False, 1)
     anew = replace(seen, stages={n: replace(s) for n, s in seen.stages.items()})
     assert Tables(request(), anew).of("hall", False, 1) is not one.of("hall", False, 1)

@@ -1,0 +1,203 @@
+"""What was decided and no stage has reported yet: images that are to come, and what they will ask.
+
+A report is some tenths of a second old, and what comes to a plan's later stages is in none. So each
+image of a request that was decided is promised to each stage of its plan, until a report of that
+stage lists it, or the stage is done with it, or the request ends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from diffusion_edge import batching, curves
+from diffusion_edge.routing import finish
+from diffusion_edge.routing.cost import span_guided
+from diffusion_edge.routing.forecast import mode_of
+from diffusion_edge.types import (
+    Done,
+    Event,
+    Held,
+    ImageRequest,
+    Plan,
+    Progress,
+    StageStatus,
+    View,
+)
+
+# ---------------------------------------------------------------------------- one promise
+
+
+@dataclass(frozen=True, eq=False)
+class Promise:
+    """An image that is to take its steps up to `stop` on a stage. at_s: when that was decided, by
+    the board's clock; arrives_s, deadline_s: seconds from then."""
+
+    stage: str
+    request: str
+    image: int
+    stop: int
+    steps: int
+    rows: int
+    cells: int
+    decodes: bool
+    at_s: float
+    arrives_s: float
+    deadline_s: float
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.request, self.image
+
+    def held(self, status: StageStatus, reported_s: float) -> Held:
+        """As the stage would tell it, from its report on. What should have come before the report
+        and is not in it comes at once. reported_s: by the board's clock."""
+        since_s = self.at_s - reported_s
+        arrives_s = max(since_s + self.arrives_s, 0.0)
+        alone_s = self.steps * curves.seconds(curves.curve(status.step_s, self.cells), self.rows)
+        return Held(
+            request=self.request,
+            image=self.image,
+            steps=self.steps,
+            rows=self.rows,
+            cells=self.cells,
+            due_s=batching.due(arrives_s, alone_s, since_s + self.deadline_s, mode_of(status)),
+            encodes=True,
+            decodes=self.decodes,
+            arrives_s=arrives_s,
+        )
+
+
+def promised(request: ImageRequest, plan: Plan, view: View, at_s: float) -> tuple[Promise, ...]:
+    """One by span and image. view: what was decided from."""
+    last = len(plan.spans) - 1
+    return tuple(
+        Promise(
+            stage=span.stage,
+            request=request.request_id,
+            image=image,
+            stop=span.stop,
+            steps=span.steps,
+            rows=view.stages[span.stage].rows(span_guided(span, request, view)),
+            cells=view.cells,
+            decodes=k == last,
+            at_s=at_s,
+            arrives_s=arrives_s,
+            deadline_s=request.deadline_s,
+        )
+        for k, (span, by_image) in enumerate(
+            zip(plan.spans, finish.arrivals(plan, request, view), strict=True)
+        )
+        for image, arrives_s in enumerate(by_image)
+    )
+
+
+# ---------------------------------------------------------------------------- a stage's promises
+
+
+def merged(status: StageStatus, promises: Sequence[Promise], reported_s: float) -> StageStatus:
+    """The report with what is promised to the stage beside what it holds; the very same record if
+    that is nothing.
+
+    `queued` and `queue_s`, which know no arrivals, count what goes straight there: what comes from
+    another stage waits there for its place, as long as that takes.
+    """
+    if not promises:
+        return status
+    come = [promise for promise in promises if promise.arrives_s <= 0]
+    return replace(
+        status,
+        held=status.held + tuple(promise.held(status, reported_s) for promise in promises),
+        queued=status.queued + len(come),
+        queue_s=status.queue_s + sum(work_s(status, promise) for promise in come),
+    )
+
+
+def work_s(status: StageStatus, promise: Promise) -> float:
+    """By how much a stage's `queue_s` grows with one image more."""
+    curve = curves.curve(status.step_s, promise.cells)
+    steps_s = (
+        batching.drained_s([(promise.steps, promise.rows)], curve)
+        if status.batches
+        else promise.steps * curves.seconds(curve, promise.rows)
+    )
+    decode_s = status.seconds_to_decode(promise.cells) if promise.decodes else 0.0
+    return status.encode_s + steps_s + decode_s
+
+
+# ---------------------------------------------------------------------------- all of them
+
+
+class Promises:
+    """All that were made and have not ended. `of` gives the same tuple until something changes."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[Promise, ...]] = {}
+        self._listed: set[Promise] = set()
+        self._untold: dict[str, tuple[Promise, ...]] = {}
+
+    def of(self, stage: str) -> tuple[Promise, ...]:
+        """To a stage that has not listed them."""
+        return self._untold.get(stage, ())
+
+    @contextmanager
+    def kept(self, promises: Sequence[Promise]) -> Iterator[Kept]:
+        """They hold until the block is left, however that happens, or end one by one before it."""
+        for promise in promises:
+            self._open[promise.stage] = (*self._open.get(promise.stage, ()), promise)
+        self._settle({promise.stage for promise in promises})
+        try:
+            yield Kept(self, promises)
+        finally:
+            self.end(promises)
+
+    def end(self, promises: Sequence[Promise]) -> None:
+        """Those that have ended before are passed over."""
+        ended, stages = set(promises), {promise.stage for promise in promises}
+        for stage in stages:
+            self._open[stage] = tuple(p for p in self._open.get(stage, ()) if p not in ended)
+        self._listed -= ended
+        self._settle(stages)
+
+    def reported(self, stage: str, held: Sequence[Held]) -> None:
+        """Takes note of a stage's report. One that is listed counts there from now on; one that was
+        listed and is no longer is done. If an image is to come to a stage several times, the first
+        of these promises is the one that is listed."""
+        listed = Counter((image.request, image.image) for image in held)
+        done = []
+        for promise in self._open.get(stage, ()):
+            if listed[promise.key] > 0:
+                listed[promise.key] -= 1
+                self._listed.add(promise)
+            elif promise in self._listed:
+                done.append(promise)
+        self.end(done)
+        self._settle({stage})
+
+    def __len__(self) -> int:
+        """How many have not ended, listed or not."""
+        return sum(len(promises) for promises in self._open.values())
+
+    def _settle(self, stages: set[str]) -> None:
+        for stage in stages:
+            untold = tuple(p for p in self._open.get(stage, ()) if p not in self._listed)
+            if untold != self._untold.get(stage, ()):
+                self._untold[stage] = untold
+
+
+class Kept:
+    """The promises of one request while it runs."""
+
+    def __init__(self, all_: Promises, promises: Sequence[Promise]) -> None:
+        self._all = all_
+        self._promises = promises
+
+    def saw(self, image: int, event: Event) -> None:
+        """A stage is done with what is behind an image's position."""
+        if isinstance(event, Done):
+            self._all.end([p for p in self._promises if p.image == image])
+        elif isinstance(event, Progress):
+            behind = [p for p in self._promises if p.image == image and p.stop <= event.position]
+            self._all.end(behind)
