@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import InvalidPlan, InvalidRequest, NoPlan, QueueFull
-from diffusion_edge.routing.cost import bundles, predict_plan
+from diffusion_edge.routing import cost, finish
+from diffusion_edge.routing.cost import bundles
+from diffusion_edge.routing.elastic import CROWDING
 from diffusion_edge.routing.policies import POLICIES, policy
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import Choice, ImageRequest, Plan, View
