@@ -1,7 +1,8 @@
-"""The commands `bench engine` and `bench serve`. Torch is imported when it is needed."""
+"""The commands `bench engine`, `serve` and `links`. Torch is imported when it is needed."""
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ ROUNDS = 5
 SERVE_STEPS = 12
 SERVE_ROUNDS = 3
 SERVE_SECONDS = 40.0
+TRACES = Path("loadtest/traces")
+HOPS = 200
 
 FamilyFolder = Annotated[
     Path, typer.Argument(help="The family's folder, or its name in stage_models.")
@@ -85,6 +88,29 @@ def serve(
     with signals_raise():  # a SIGTERM ends the servers too
         report = measure(Task(card, named, steps, seconds, rounds, seed, command), _tell)
     _write(page, SERVE_MARKS, page_lines(report))
+    _tell_all(summary(report), report.as_json())
+
+
+def links(
+    traces: Annotated[
+        Path, typer.Argument(help="A folder with links/*.csv and rtt/*.csv.")
+    ] = TRACES,
+    hops: Annotated[int, typer.Option(min=20, help="Of one replay.")] = HOPS,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of all that is drawn.")] = 3000,
+    page: Annotated[Path | None, typer.Option(help="A Markdown page for the tables.")] = None,
+) -> None:
+    """The link estimators on recorded links, predicted hop by hop. Ends in a JSON line."""
+    from diffusion_edge.bench.links import measure
+    from diffusion_edge.bench.links_report import COMMAND, MARKS, page_lines, summary
+    from diffusion_edge.profile.hops import Recordings
+    from diffusion_edge.routing.links.learned import trained_on
+
+    recordings = Recordings.read(traces)
+    _check(page, MARKS)
+    command = f"{COMMAND} {traces} --hops {hops} --seed {seed}"
+    told = (command, datetime.date.today().isoformat(), trained_on())
+    report = measure(recordings, hops, seed, told, _tell)
+    _write(page, MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from diffusion_edge.errors import NoPlan, QueueFull
-from diffusion_edge.routing.cost import bundles
+from diffusion_edge.routing.cost import bundles, models
 from diffusion_edge.routing.finish import Tables, predict
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.types import Held, View
@@ -30,7 +30,7 @@ def holding(name: str, step_s: float, images: int, steps: int = 20) -> View:
 
 def three(cloud: int = 0, edge: int = 0) -> View:
     """The cloud is the fastest. They hold so many images of 20 steps each."""
-    parts = holding("cloud", 0.05, cloud), holding("edge", 0.1, edge), holding("device", 0.2, 0)
+    parts = holding("hall", 0.05, cloud), holding("tower", 0.1, edge), holding("phone", 0.2, 0)
     stages = [status for seen in parts for status in seen.stages.values()]
     return view(*stages)
 
@@ -44,10 +44,10 @@ def test_it_is_done_first_of_all_plans_above_the_floor() -> None:
         seen, asked = three(cloud, edge), request(quality_floor=0.75, deadline_s=60.0)
         choice = earliest(asked, seen, quality)
         tables, ends_s = Tables(asked, seen), []
-        for b in bundles(("cloud", "device", "edge"), 20, seen.links):
+        for b in bundles(("hall", "phone", "tower"), 20, seen.links):
             guided = [True] * len(b.stages)
             every = predict(b.stages, b.steps, guided, 1, tables, seen)
-            good = quality.relative_all(b.stages, b.steps) >= 0.75
+            good = quality.relative_all(models(b.stages, seen), b.steps) >= 0.75
             ends_s += every[good].tolist()
         assert choice.predicted_s == pytest.approx(min(ends_s))
         assert choice.quality >= 0.75
@@ -60,7 +60,7 @@ def test_it_leaves_the_fast_stage_by_degrees_as_that_fills() -> None:
 
     def cloud_steps(images: int) -> int:
         spans = earliest(asked, three(images), quality).plan.spans
-        return sum(span.steps for span in spans if span.stage == "cloud")
+        return sum(span.steps for span in spans if span.stage == "hall")
 
     counts = [cloud_steps(images) for images in range(6)]
     assert counts[0] == 20
@@ -77,14 +77,14 @@ def test_price_and_deadline_do_not_matter_to_it() -> None:
         for seen in (free, dear)
         for deadline_s in (0.5, 60.0)
     }
-    assert plans == {"cloud:20"}
+    assert plans == {"hall:20"}
     late = earliest(request(deadline_s=0.5), three(), quality)
     assert late.reason.endswith("predicted to miss the deadline of 0.5 s")
 
 
 def test_nothing_above_the_floor_is_refused() -> None:
     with pytest.raises(NoPlan, match=r"the best of them reaches 0\.7"):
-        earliest(request(quality_floor=0.9), holding("edge", 0.1, 0), symmetric())
+        earliest(request(quality_floor=0.9), holding("tower", 0.1, 0), symmetric())
 
 
 # ---------------------------------------------------------------------------- in turn
@@ -99,15 +99,15 @@ def turns(seen: View, floor: float, count: int = 6) -> list[str]:
 
 def test_stages_above_the_floor_take_turns_whatever_they_hold() -> None:
     for seen in (three(), three(cloud=9)):
-        assert turns(seen, 0.6) == ["cloud:20", "edge:20"] * 3
-        assert turns(seen, 0.1, 3) == ["cloud:20", "device:20", "edge:20"]
-        assert turns(seen, 0.9, 2) == ["cloud:20"] * 2
+        assert turns(seen, 0.6) == ["hall:20", "tower:20"] * 3
+        assert turns(seen, 0.1, 3) == ["hall:20", "phone:20", "tower:20"]
+        assert turns(seen, 0.9, 2) == ["hall:20"] * 2
 
 
 def test_a_full_stage_gives_its_turn_to_the_next() -> None:
-    assert turns(three(cloud=32), 0.6, 3) == ["edge:20"] * 3
+    assert turns(three(cloud=32), 0.6, 3) == ["tower:20"] * 3
     with pytest.raises(QueueFull):
-        turns(holding("cloud", 0.1, 32), 0.6)
+        turns(holding("hall", 0.1, 32), 0.6)
 
 
 def test_it_says_what_it_predicts() -> None:
@@ -120,12 +120,12 @@ def test_it_says_what_it_predicts() -> None:
 
 
 def test_no_stage_alone_above_the_floor_is_refused() -> None:
-    with pytest.raises(NoPlan, match=r"no stage alone .* 0\.9; the best of edge reaches 0\.7"):
-        in_turn(request(quality_floor=0.9), holding("edge", 0.1, 0), symmetric())
+    with pytest.raises(NoPlan, match=r"no stage alone .* 0\.9; the best of tower reaches 0\.7"):
+        in_turn(request(quality_floor=0.9), holding("tower", 0.1, 0), symmetric())
 
 
 def test_a_stage_is_known_to_the_table_by_its_model() -> None:
-    status = replace(stage("cloud", 0.05), stage="fast", emulated=True)
+    status = replace(stage("hall", 0.05), stage="fast", emulated=True)
     quality = table(row(1.0, cloud=20))
     seen = view(status)
     assert str(in_turn(request(), seen, quality).plan) == "fast:20"

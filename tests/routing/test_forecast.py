@@ -164,7 +164,7 @@ def stages(draw: st.DrawFn) -> StageStatus:
     by_rows = {rows: n * TICK for rows, n in zip((1, 2, 4, 8), took, strict=True)}
     held = draw(st.lists(images(arriving=False), max_size=8))
     return replace(
-        stage("cloud", 0.0),
+        stage("hall", 0.0),
         step_s={64: by_rows},
         encode_s=draw(briefly),
         decode_s={64: draw(briefly)},
