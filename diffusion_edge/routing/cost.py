@@ -95,11 +95,12 @@ def full_s(
 ) -> list[Floats]:
     """By stage, the seconds by which all images add to what it has to do, where so many share its
     forward passes that these are full."""
-    taken = []
+    taken: list[Floats] = []
     for k, name in enumerate(stages):
         status = view.stages[name]
         around_s = _around_s(status, view, k == len(stages) - 1)
-        taken.append(images * (around_s + steps[k] * _share_s(status, guide[k], view.cells)))
+        stepping_s = steps[k].astype(np.float64) * _share_s(status, guide[k], view.cells)
+        taken.append(images * (around_s + stepping_s))
     return taken
 
 

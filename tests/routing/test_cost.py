@@ -80,7 +80,7 @@ def test_what_a_stage_has_to_do_grows_by_a_share_of_full_passes() -> None:
 
 
 def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> None:
-    """Two guided rows an image: four images fill the largest pass that pays, six take 1.5 of it."""
+    """Two guided rows an image: four images fill the largest pass that pays, six cost 1.5 of it."""
     alone = replace(stage("hall", 0.1, encode_s=0.1, decode_s=0.2), guiding="doubled")
     by_rows = {1: 0.08, 2: 0.1, 4: 0.12, 8: 0.16, 16: 0.4}
     batching = replace(alone, batches=True, step_s={CELLS: by_rows})
@@ -92,7 +92,9 @@ def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> N
     assert predicted(4, alone) == pytest.approx((in_turn, 4 * in_turn))
     for images, step_s in ((1, 0.1), (2, 0.12), (4, 0.16), (6, 1.5 * 0.16)):
         together = images * 0.3 + 20 * step_s
-        assert predicted(images, batching) == pytest.approx((together, 4 * together))
+        finish_s, price = predicted(images, batching)
+        assert price == pytest.approx(4 * together)
+        assert finish_s == pytest.approx(together + (0.8 if images == 6 else 0.0))  # two passes
 
 
 def test_images_that_come_one_by_one_are_batched_when_all_are_there() -> None:
