@@ -8,10 +8,11 @@ more of them wait, so its seconds have a price beside the one that is paid for t
 
 with `cost` of `cost`; taken_s, seconds by which the request adds to what the stage has to do;
 idle_s, when it has done all that it knows of; and `dearest`, the price of a second of the dearest
-tier. This is drift plus penalty (Neely, Stochastic Network Optimization, 2010, chapter 4; the
-drift is that of the sum of idle_s cubed over three, and the penalty the cost): where nothing
-waits the cheapest plan is taken, and under load stages get what evens them out. As both terms are
-prices times seconds and all else is a ratio, neither unit matters.
+tier. This is drift plus penalty (Neely, Stochastic Network Optimization, 2010, chapter 4): the
+penalty is the cost, the drift that of the sum over stages of idle_s cubed (there squared; cubes let
+the price rise late and then fast). Where nothing waits the cheapest plan is taken, under load
+stages get what evens them out, and where nothing costs anything the earliest plan is taken. As both
+terms are prices times seconds and all else is a ratio, neither unit matters.
 """
 
 from __future__ import annotations
