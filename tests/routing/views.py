@@ -22,7 +22,8 @@ MODEL: Mapping[str, Tier] = {"phone": "device", "tower": "edge", "hall": "cloud"
 def stage(name: str, step_s: float, queue_s: float = 0.0, **kw: float) -> StageStatus:
     """It has one image to do first, which takes `queue_s`, in one step."""
     guided_s = kw.get("guided_s", step_s)
-    cells = round(2 * CELLS * queue_s / guided_s)  # of more than two rows, each counts as much
+    # Beyond the two rows that are known all goes with cells.
+    cells = round(2 * CELLS * queue_s / guided_s) if queue_s else 0
     held = (Held("before", 0, 1, 1, cells, -1.0, encodes=False, decodes=False),) if cells else ()
     return StageStatus(
         stage=name,
