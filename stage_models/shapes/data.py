@@ -6,6 +6,8 @@ No scene of either has a held-out pair of colour and shape (`scenes.HELD_OUT`).
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ SIZES = (64, 128)
 
 UNCONDITIONAL = 0.1
 """Share of captions dropped in training, for classifier-free guidance."""
+
+BLENDED = 0.3
+"""Share of the denoisers' scenes whose colours are on the way to others (`scenes.blended`)."""
 
 THING_WEIGHT = 4.0
 """What a pixel of a thing, or beside one, counts more than one of the ground."""
@@ -42,11 +47,22 @@ def draw_many(
 
     things: how often a scene has one, two and three. recolour: see `scenes.recoloured`.
     """
-    drawn = [scenes.sample(rng, rng.choices((1, 2, 3), things)[0]) for _ in range(count)]
-    palettes = (scenes.recoloured(rng, s) if recolour else scenes.COLOURS for s in drawn)
+    drawn = sample_many(rng, count, things)
+    palettes = [scenes.recoloured(rng, s) if recolour else scenes.COLOURS for s in drawn]
+    return drawn, pixels_of(drawn, palettes, size)
+
+
+def sample_many(rng: random.Random, count: int, things: tuple[int, int, int]) -> list[Scene]:
+    return [scenes.sample(rng, rng.choices((1, 2, 3), things)[0]) for _ in range(count)]
+
+
+def pixels_of(
+    drawn: Sequence[Scene], palettes: Sequence[Mapping[str, scenes.Rgb]], size: int
+) -> Tensor:
+    """The scenes in their palettes, uint8 (n, 3, size, size)."""
     pictures = [scenes.draw(s, size, p) for s, p in zip(drawn, palettes, strict=True)]
     pixels = np.stack([np.asarray(picture) for picture in pictures])
-    return drawn, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 class Pictures:
@@ -90,6 +106,18 @@ def encode_many(vae: AutoencoderTiny, pictures: Tensor, device: str, dtype: torc
     )
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """A caption, and another one of as many words that it is `share` on the way to."""
+
+    said: str
+    other: str
+    share: float = 0.0
+
+
+NOTHING = Sentence("", "")
+
+
 class Pool:
     """Scenes of one size as latents on the training device, more with every call of `grow`."""
 
@@ -98,16 +126,26 @@ class Pool:
     ) -> None:
         self.vae, self.device, self.dtype, self.most, self.size = vae, device, dtype, most, size
         self.rng = random.Random()
-        self.captions: list[str] = []
+        self.sentences: list[Sentence] = []
         self.latents = self.labels = torch.empty(0, device=device)
 
     def grow(self) -> None:
-        """4096 scenes at first, then 512 at a time; fewer of larger ones."""
-        count = int(share(self.size) * (512 if self.captions else 4096))
-        if len(self.captions) + count > self.most:
+        """8192 scenes at first, then 512 at a time; fewer of larger ones."""
+        count = int(share(self.size) * (512 if self.sentences else 8192))
+        if len(self.sentences) + count > self.most:
             return
-        drawn, pixels = draw_many(self.rng, count, self.size)
-        self.captions += [str(scene.caption) for scene in drawn]
+        drawn = sample_many(self.rng, count, (3, 5, 2))
+        palettes: list[Mapping[str, scenes.Rgb]] = []
+        for scene in drawn:
+            said = str(scene.caption)
+            if self.rng.random() < BLENDED:
+                other, way, palette = scenes.blended(self.rng, scene)
+                self.sentences.append(Sentence(said, str(other), way))
+                palettes.append(palette)
+            else:
+                self.sentences.append(Sentence(said, said))
+                palettes.append(scenes.COLOURS)
+        pixels = pixels_of(drawn, palettes, self.size)
         latents = encode_many(self.vae, pixels, self.device, self.dtype)
         labels = torch.stack([layout.labels(scene, self.size) for scene in drawn]).to(self.device)
         if len(self.latents):
@@ -115,14 +153,15 @@ class Pool:
             labels = torch.cat([self.labels, labels])
         self.latents, self.labels = latents, labels
 
-    def sample(self, batch: int) -> tuple[list[str], Tensor, Tensor]:
-        """Captions, some dropped; latents (n, C, h, w); layout labels (n, 3, cells).
+    def sample(self, batch: int) -> tuple[list[Sentence], Tensor, Tensor]:
+        """Sentences, some dropped; latents (n, C, h, w); layout labels (n, 3, cells).
 
         n is `batch` for the smallest size and fewer for larger ones.
         """
-        chosen = torch.randint(len(self.captions), (int(batch * share(self.size)),))
+        chosen = torch.randint(len(self.sentences), (int(batch * share(self.size)),))
         said = [
-            self.captions[i] if self.rng.random() > UNCONDITIONAL else "" for i in chosen.tolist()
+            self.sentences[i] if self.rng.random() > UNCONDITIONAL else NOTHING
+            for i in chosen.tolist()
         ]
         return said, self.latents[chosen], self.labels[chosen]
 

@@ -109,10 +109,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores by name, each over the pictures that have it, and the Fréchet distance."""
+    """Scores by name, each over the pictures that have it, and the Fréchet distance; and which of
+    the captions did not come out all right."""
 
     scores: Mapping[str, Score]
     frechet: float
+    failed: tuple[int, ...]
 
     @classmethod
     def of(cls, judged: Judged, drawn: Floats) -> Summary:
@@ -121,7 +123,8 @@ class Summary:
             for name, value in picture.items():
                 values.setdefault(name, []).append(value)
         scores = {name: Score.of(values[name]) for name in COLUMNS if name in values}
-        return cls(scores, frechet.distance(np.array(judged.features), drawn))
+        failed = tuple(i for i, marks in enumerate(judged.marks) if marks["all right"] < 1)
+        return cls(scores, frechet.distance(np.array(judged.features), drawn), failed)
 
 
 # ---------------------------------------------------------------------------- measuring
@@ -244,11 +247,12 @@ def relations(count: int, seed: int) -> str:
 
 
 def draw_grid(
-    card: FamilyCard, captions: Sequence[Caption], plans: Sequence[Plan], seed: int
+    card: FamilyCard, captions: Sequence[Caption], plans: Sequence[Plan], seeds: Sequence[int]
 ) -> Image.Image:
-    """A row for each caption, a column for each plan, one seed for all."""
+    """A row for each caption and its seed, a column for each plan."""
     stages = gallery.stages_of(card, plans)
-    requests = [batch.request(card, str(caption), seed) for caption in captions]
+    pairs = zip(captions, seeds, strict=True)
+    requests = [batch.request(card, str(caption), seed) for caption, seed in pairs]
     made = {str(plan): pictures for plan, pictures in batch.pictures(stages, requests, plans)}
     columns = [[gallery.image(picture) for picture in made[str(plan)]] for plan in plans]
     return tile([str(caption) for caption in captions], [str(plan) for plan in plans], columns)
@@ -285,16 +289,18 @@ def tile(
 
 MARKS = ("<!-- figures: written by evaluate --card -->", "<!-- end of figures -->")
 ALONE = ("cloud:20", "edge:20", "device:20")
-CARD_PLANS = (
-    *ALONE,
+HANDED_OFF = (
     "cloud:6,device:14",
     "device:14,cloud:6",
     "cloud:6,edge:14",
     "edge:14,cloud:6",
     "cloud:10,edge:6,device:4",
 )
-LARGE_PLANS = (*ALONE, "device:14,cloud:6", "edge:14,cloud:6")
+HANDED_OFF_LARGE = ("device:14,cloud:6", "edge:14,cloud:6")
 GRID_PLANS = (*ALONE, "cloud:6,device:14", "device:14,cloud:6")
+EXAMPLES = 8
+FEWER = 5
+"""Times fewer captions for plans that are handed off than for each stage alone."""
 
 
 def with_defaults(card: FamilyCard, **changes: object) -> FamilyCard:
@@ -304,33 +310,22 @@ def with_defaults(card: FamilyCard, **changes: object) -> FamilyCard:
 
 
 def write_card(card: FamilyCard, count: int, seed: int) -> None:
-    """Measures what the model card says, and writes it there; and the grid beside it."""
-    fewer, some, large = max(4, count // 4), max(4, 2 * count // 5), max(card.sizes.squares)
+    """Measures what the model card says, and writes it there; and the grids beside it."""
+    some, few = max(4, 2 * count // 5), max(4, count // FEWER)
+    larger = with_defaults(card, size=max(card.sizes.squares))
+    large = f"{larger.defaults.size}x{larger.defaults.size} (`--size`)"
     kinds = (
+        ("held-out captions, half of one thing, half of two", card, Kind(count, seed), ALONE),
+        ("of them", card, Kind(few, seed), HANDED_OFF),
+        ("held-out captions of three things", card, Kind(max(4, count // 4), seed, (3,)), ALONE),
         (
-            f"{count} held-out captions, half of one thing, half of two",
+            "captions of one and two things, all pairs seen in training",
             card,
-            Kind(count, seed),
-            CARD_PLANS,
-        ),
-        (
-            f"{fewer} held-out captions of three things",
-            card,
-            Kind(fewer, seed, (3,)),
+            Kind(few, seed, held_out=False),
             ALONE,
         ),
-        (
-            f"{fewer} captions of one and two things, all pairs seen in training",
-            card,
-            Kind(fewer, seed, held_out=False),
-            ALONE,
-        ),
-        (
-            f"{some} held-out captions of one and two things, {large}x{large} (`--size`)",
-            with_defaults(card, size=large),
-            Kind(some, seed),
-            LARGE_PLANS,
-        ),
+        (f"held-out captions of one and two things, {large}", larger, Kind(some, seed), ALONE),
+        (f"of them, {large}", larger, Kind(max(4, some // FEWER), seed), HANDED_OFF_LARGE),
     )
     lines = [
         f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed}`: "
@@ -338,15 +333,21 @@ def write_card(card: FamilyCard, count: int, seed: int) -> None:
         "intervals (Agresti and Coull, over pictures). Fréchet distances are to as many drawn "
         "scenes of other captions of the same kind, and compare within one table."
     ]
+    failed: Sequence[int] = ()
     for name, sized, kind, plans in kinds:
-        lines += ["", f"**{name}**", ""]
-        lines += _markdown(judge(sized, kind, tuple(map(Plan.parse, plans))))
+        found = judge(sized, kind, tuple(map(Plan.parse, plans)))
+        lines += ["", f"**{kind.count} {name}**", "", *_markdown(found)]
+        failed = failed or found[plans[0]].failed[:EXAMPLES]
     lines += ["", *_about_the_judges(count)]
     path = card.root / "README.md"
     path.write_text(between(path.read_text(), MARKS, "\n".join(lines), path))
-    said = Kind(8, 5).captions()
-    grid = draw_grid(card, said, tuple(map(Plan.parse, GRID_PLANS)), seed)
-    grid.save(card.root / "examples.png", optimize=True)
+    columns, first = tuple(map(Plan.parse, GRID_PLANS)), kinds[0][2]
+    said = Kind(EXAMPLES, 5).captions()
+    draw_grid(card, said, columns, [seed] * len(said)).save(
+        card.root / "examples.png", optimize=True
+    )
+    worst, seeds = [first.captions()[i] for i in failed], [seed + i for i in failed]
+    draw_grid(card, worst, columns, seeds).save(card.root / "failures.png", optimize=True)
 
 
 def _about_the_judges(count: int) -> Iterator[str]:
@@ -410,7 +411,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.card:
             write_card(card, args.captions, args.seed)
         elif args.grid:
-            draw_grid(card, kind.captions()[:8], plans, args.seed).save(args.grid)
+            captions = kind.captions()[:EXAMPLES]
+            draw_grid(card, captions, plans, [args.seed] * len(captions)).save(args.grid)
         else:
             rows = judge(card, kind, plans)
             if args.json:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
 
 from PIL import Image, ImageDraw
 
@@ -213,18 +215,72 @@ def draw(scene: Scene, size: int = CANVAS, colours: Mapping[str, Rgb] = COLOURS)
 
 
 def recoloured(rng: random.Random, scene: Scene) -> dict[str, Rgb]:
-    """Any colours for the scene's names, apart from each other and, for every thing, from the
-    colours that its shape is held out of."""
+    """Other colours for the scene's names: some of the family's, some around one that the thing's
+    shape is held out of, the rest any; apart from each other, none that makes a held-out pair."""
     found: dict[str, Rgb] = {}
     shapes = {thing.colour: thing.shape for thing in scene.caption.things}
     for name in (scene.caption.background, *shapes):
-        kept_from = [COLOURS[colour] for colour, shape in HELD_OUT if shape == shapes.get(name)]
+        missed = [c for c, shape in sorted(HELD_OUT) if shape == shapes.get(name)]
+        draws: list[Callable[[random.Random], Rgb]] = [_any_colour, _named_colour]
+        draws += [partial(_around, name=colour) for colour in missed]
         while True:
-            colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-            if all(math.dist(colour, other) > _APART for other in [*found.values(), *kept_from]):
+            colour = rng.choice(draws)(rng)
+            apart = all(math.dist(colour, other) > _APART for other in found.values())
+            if apart and (name not in shapes or not _is_held_out(colour, shapes[name])):
                 break
         found[name] = colour
     return found
+
+
+def _any_colour(rng: random.Random) -> Rgb:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
+
+
+def _named_colour(rng: random.Random) -> Rgb:
+    return rng.choice(list(COLOURS.values()))
+
+
+def _around(rng: random.Random, name: str) -> Rgb:
+    """Up to 120 from a named colour, in RGB."""
+    away = [rng.gauss(0, 1) for _ in range(3)]
+    scale = rng.uniform(0, 120) / math.hypot(*away)
+    pairs = zip(COLOURS[name], away, strict=True)
+    red, green, blue = (min(255, max(0, round(c + scale * d))) for c, d in pairs)
+    return red, green, blue
+
+
+def mixed(first: str, second: str, share: float) -> Rgb:
+    """`share` of the second of two named colours, the rest of the first."""
+    pairs = zip(COLOURS[first], COLOURS[second], strict=True)
+    red, green, blue = (round(a + share * (b - a)) for a, b in pairs)
+    return red, green, blue
+
+
+def _is_held_out(colour: Rgb, shape: str) -> bool:
+    """Whether the colour is one that `shape` is held out of, or near and like no other name's."""
+    name = min(COLOURS, key=lambda name: math.dist(colour, COLOURS[name]))
+    return (name, shape) in HELD_OUT and math.dist(colour, COLOURS[name]) <= _APART
+
+
+def blended(rng: random.Random, scene: Scene) -> tuple[Caption, float, dict[str, Rgb]]:
+    """The scene with some colours on the way to others: a caption of those others, how far it is,
+    in [0, 0.5], and what the scene's names look like there. As `recoloured`, it keeps things apart
+    and away from held-out pairs."""
+    names = (scene.caption.background, *(thing.colour for thing in scene.caption.things))
+    while True:
+        share = rng.uniform(0, 0.5)
+        others = {
+            name: rng.choice(list(COLOURS) if rng.random() < 0.5 else [name]) for name in names
+        }
+        found = {name: mixed(name, other, share) for name, other in others.items()}
+        pairs = combinations(found.values(), 2)
+        things = scene.caption.things
+        if all(math.dist(*pair) > _APART for pair in pairs) and not any(
+            _is_held_out(found[thing.colour], thing.shape) for thing in things
+        ):
+            said = tuple(replace(thing, colour=others[thing.colour]) for thing in things)
+            ground = others[scene.caption.background]
+            return Caption(said, scene.caption.relations, ground), share, found
 
 
 def silhouette(shape: str, radius: float, offset: tuple[float, float], size: int) -> Image.Image:

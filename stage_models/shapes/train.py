@@ -34,7 +34,15 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from stage_models.shapes import layout
-from stage_models.shapes.data import SIZES, Pictures, Pool, corruption, pixel_weights, share
+from stage_models.shapes.data import (
+    SIZES,
+    Pictures,
+    Pool,
+    Sentence,
+    corruption,
+    pixel_weights,
+    share,
+)
 from stage_models.shapes.models import (
     ROOT,
     SHARED,
@@ -60,6 +68,12 @@ Trained alone for 300 updates, `edge` with it predicts the velocity better by 7 
 the layout is decided, as well at 300, and worse by 2 % at 150, where outlines are drawn.
 """
 
+LAYOUT_WEIGHT_LATER = 0.02
+"""The same for weights that go on: their heads begin anew and have little left to teach."""
+
+GROW_EVERY = 40
+"""Updates after which there are new scenes: about one for every two that are taken."""
+
 TAUGHT = 0.75
 """Share of the teacher's velocity in what the small denoisers aim at."""
 
@@ -78,11 +92,8 @@ class Task:
     resume: bool
     batch: int
     pictures: int
+    rate: float
     dtype: torch.dtype = torch.bfloat16
-
-    @property
-    def rate(self) -> float:
-        return 8e-4 if self.resume else 1.5e-3
 
 
 # ---------------------------------------------------------------------------- the autoencoder
@@ -154,14 +165,32 @@ class Middle:
 
 
 @dataclass(frozen=True)
+class Said:
+    """Sentences as tokens, int64 (B, words), with their mask: each is `share` (B, 1, 1) on the way
+    from `tokens` to `others`."""
+
+    tokens: Tensor
+    others: Tensor
+    share: Tensor
+    mask: Tensor
+
+    def encoded(self, text: Any) -> Tensor:
+        """By the text encoder, (B, words, TEXT_DIM); words on the way are mixed before it."""
+        words = text.get_input_embeddings()
+        embedded = torch.lerp(words(self.tokens), words(self.others), self.share)
+        hidden: Tensor = text(inputs_embeds=embedded, attention_mask=self.mask)[0]
+        return hidden
+
+
+@dataclass(frozen=True)
 class Batch:
     """Noisy latents of one size at timesteps `t`, the velocity that is true of them, what their
-    captions say as tokens, and their layout labels."""
+    captions say, and their layout labels."""
 
     noisy: Tensor
     t: Tensor
     velocity: Tensor
-    tokens: Any
+    said: Said
     labels: Tensor
 
 
@@ -177,16 +206,24 @@ class Stream:
 
     def batch(self, step: int) -> Batch:
         pool = self.pools[step % len(self.pools)]
-        if step % 100 < len(self.pools):
+        if step % GROW_EVERY < len(self.pools):
             pool.grow()
         said, x0, labels = pool.sample(self.task.batch)
-        tokens = self.tokenizer(said, padding=True, return_tensors="pt").to(self.task.device)
         t = corruption(len(x0), pool.size).to(self.task.device)
         alpha = self.alphas[t][:, None, None, None]
         signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         noise = torch.randn_like(x0)
         noisy = (signal * x0 + sigma * noise).to(self.task.dtype)
-        return Batch(noisy, t, signal * noise - sigma * x0, tokens, labels)
+        return Batch(noisy, t, signal * noise - sigma * x0, self._tokens(said), labels)
+
+    def _tokens(self, sentences: Sequence[Sentence]) -> Said:
+        kinds = [s.said for s in sentences], [s.other for s in sentences]
+        first, second = (
+            self.tokenizer(k, padding=True, return_tensors="pt").to(self.task.device) for k in kinds
+        )
+        share = torch.tensor([s.share for s in sentences], device=self.task.device)
+        way = share.to(self.task.dtype)[:, None, None]
+        return Said(first.input_ids, second.input_ids, way, first.attention_mask)
 
 
 def velocity(denoiser: PixArtTransformer2DModel, hidden: Tensor, batch: Batch) -> Tensor:
@@ -194,7 +231,7 @@ def velocity(denoiser: PixArtTransformer2DModel, hidden: Tensor, batch: Batch) -
     said: Tensor = denoiser(
         batch.noisy,
         encoder_hidden_states=hidden,
-        encoder_attention_mask=batch.tokens.attention_mask,
+        encoder_attention_mask=batch.said.mask,
         timestep=batch.t,
         return_dict=False,
     )[0]
@@ -213,6 +250,7 @@ class Denoisers:
             module.to(task.device)
         self.shadow = Shadow(modules, task.dtype, task.rate)
         self.middles = {tier: Middle(self.denoisers[tier]) for tier in tiers}
+        self.layout = LAYOUT_WEIGHT_LATER if task.resume else LAYOUT_WEIGHT
         self.losses = dict.fromkeys(tiers, 1.0)
 
     def learn(self, hidden: Tensor, batch: Batch, aim: Tensor, spent: float) -> None:
@@ -222,7 +260,7 @@ class Denoisers:
             loss = F.mse_loss(velocity(denoiser, hidden, batch), aim)
             self.losses[tier] = self.losses[tier] * 0.98 + 0.02 * loss.item()
             taught = self.heads[tier](self.middles[tier].hidden, batch.labels)
-            total = total + loss + LAYOUT_WEIGHT * (1 - spent) * taught
+            total = total + loss + self.layout * (1 - spent) * taught
         total.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         self.shadow.step(spent)
 
@@ -249,7 +287,7 @@ def train_cloud(task: Task) -> None:
     saved = time.monotonic()
     for step, (spent, progress) in enumerate(budget(task.minutes, "cloud")):
         batch = stream.batch(step)
-        hidden = text(batch.tokens.input_ids, batch.tokens.attention_mask)[0]
+        hidden = batch.said.encoded(text)
         learners.learn(hidden, batch, batch.velocity, spent)
         learners.tell(step, progress)
         if time.monotonic() - saved > SAVE_EVERY_S:
@@ -281,7 +319,7 @@ class Teacher:
     def teach(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The captions' encoding, and what the small ones are to predict: the teacher's velocity,
         which is less noisy than the true one, with some of the true one, which is not mistaken."""
-        hidden = self.text(batch.tokens.input_ids, batch.tokens.attention_mask)[0]
+        hidden = batch.said.encoded(self.text)
         said = velocity(self.cloud, hidden, batch)
         return hidden, torch.lerp(batch.velocity, said, TAUGHT)
 
@@ -317,8 +355,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--pictures", type=int, default=120_000, help="scenes drawn of a size")
+    parser.add_argument("--rate", type=float, help="of denoisers: 1.5e-3, or 6e-4 with --resume")
     args = parser.parse_args(argv)
-    task = Task(args.minutes, args.device, args.resume, args.batch, args.pictures)
+    rate = args.rate or (6e-4 if args.resume else 1.5e-3)
+    task = Task(args.minutes, args.device, args.resume, args.batch, args.pictures, rate)
     torch.manual_seed(time.time_ns() % 2**31)
     with float32_attention():
         match args.part:

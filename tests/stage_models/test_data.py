@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
+from itertools import combinations
 
 import pytest
 import torch
@@ -20,10 +22,35 @@ def test_any_colours_stay_away_from_each_other_and_from_what_is_held_out(seed: i
     for name, colour in colours.items():
         others = [other for known, other in colours.items() if known != name]
         assert all(math.dist(colour, other) > 80 for other in others)
-    for thing in said.things:
-        for held_out, shape in scenes.HELD_OUT:
-            if shape == thing.shape:
-                assert math.dist(colours[thing.colour], scenes.COLOURS[held_out]) > 80
+    assert not any(shows_a_held_out_pair(thing, colours) for thing in said.things)
+
+
+def shows_a_held_out_pair(thing: scenes.Thing, colours: Mapping[str, scenes.Rgb]) -> bool:
+    """Whether one would call the thing's colour by a name that its shape is held out of."""
+    away = {name: math.dist(colours[thing.colour], rgb) for name, rgb in scenes.COLOURS.items()}
+    name = min(away, key=away.__getitem__)
+    return (name, thing.shape) in scenes.HELD_OUT and away[name] <= 80
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_colours_on_the_way_to_others_are_where_the_caption_of_those_says(seed: int) -> None:
+    rng = random.Random(seed)
+    scene = scenes.sample(rng, 1 + seed % 3)
+    said = scene.caption
+    other, share, colours = scenes.blended(rng, scene)
+    assert 0 <= share <= 0.5
+    assert [(t.shape, t.size) for t in other.things] == [(t.shape, t.size) for t in said.things]
+    assert len(str(other).split()) == len(str(said).split())
+    firsts = (said.background, *(thing.colour for thing in said.things))
+    seconds = (other.background, *(thing.colour for thing in other.things))
+    assert set(colours) == set(firsts)
+    for first, second in zip(firsts, seconds, strict=True):
+        ends = zip(scenes.COLOURS[first], scenes.COLOURS[second], strict=True)
+        between = tuple(a + share * (b - a) for a, b in ends)
+        assert colours[first] == pytest.approx(between, abs=0.5)
+    for one, two in combinations(colours.values(), 2):
+        assert math.dist(one, two) > 80
+    assert not any(shows_a_held_out_pair(thing, colours) for thing in said.things)
 
 
 def test_pictures_of_a_pool_are_of_its_size_and_of_the_family_s_colours_unless_recoloured() -> None:

@@ -129,21 +129,26 @@ def test_the_card_is_written_between_its_marks(tiny_family: Path, tmp_path: Path
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert text.count("| `cloud:20` |") == text.count(f"| {evaluate.DRAWN} |") == 4
+    assert text.count("| `cloud:20` |") == 4
+    assert text.count(f"| {evaluate.DRAWN} |") == 6
     assert text.count("| `device:14,cloud:6` |") == 2
     assert "**4 held-out captions of three things**" in text
     assert "- The verifier judges 24 of 24 drawn scenes all right, and " in text
     assert "- The classifier is right on 24 fresh scenes about background 100.0 %" in text
     assert "- 24 scenes of 2 things: left of " in text
     assert (folder / "examples.png").exists()
+    with Image.open(folder / "failures.png") as failures:  # of models that have learned nothing
+        assert failures.height == 44 + 8 * 134
     page.write_text("no marks")
     with pytest.raises(InvalidRequest, match="lacks the lines"):
         evaluate.write_card(card, 8, 1)
 
 
 def test_the_card_names_its_plans_rightly() -> None:
-    assert {Plan.parse(plan).steps for plan in evaluate.CARD_PLANS} == {20}
-    assert set(evaluate.GRID_PLANS) <= set(evaluate.CARD_PLANS)
+    known = {*evaluate.ALONE, *evaluate.HANDED_OFF}
+    assert {Plan.parse(plan).steps for plan in known} == {20}
+    assert set(evaluate.GRID_PLANS) <= known
+    assert set(evaluate.HANDED_OFF_LARGE) <= known
 
 
 def test_relations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
