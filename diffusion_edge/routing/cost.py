@@ -1,21 +1,15 @@
-"""When a plan would finish and what it would cost, as far as a view can tell.
+"""What plans there are, and what each would cost.
 
 Plans over the same stages in the same order are handled together: `steps[k]` is an array with
 the steps on the k-th stage, one entry per plan. A plan alone is an array of one.
 
-The prediction, for every image of the request in turn (a stage that does not batch runs one after
-another, first come first served):
+The cost is busy seconds times the tier's price, whoever waits: of every span
 
-    begin  = max(arrival of the latent, when the stage is free)
-    finish = begin + encode_s + steps * step_s (+ decode_s on the last stage)
+    encode_s + steps * step_s (+ decode_s on the last stage)
 
 Seconds of a step and of decoding are those of the request's size. A stage that batches takes all
-images of the request at once, when the last one is there, with the step_s of the forward passes
-that they share.
-
-A later stage's queue drains while the earlier ones work. Every stage encodes the text itself; a
-stage could do so before the latent arrives, but ours does not, so it counts. Transfers of several
-images are taken to overlap. The cost is busy seconds times the tier's price, whoever waits.
+images of the request at once, with the step_s of the forward passes that they share. Every stage
+encodes the text itself. When a plan would be done `finish` says.
 """
 
 from __future__ import annotations
@@ -57,14 +51,6 @@ class Bundle:
         return Plan.of(tuple(zip(self.stages, counts, strict=True)), reason)
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Seconds from now until the last image is decoded, and the cost of all images."""
-
-    finish_s: Floats
-    cost: Floats
-
-
 def bundles(
     stages: Sequence[str], steps: int, links: Mapping[tuple[str, str], Link]
 ) -> list[Bundle]:
@@ -90,33 +76,44 @@ def cuts(steps: int, spans: int) -> tuple[Counts, ...]:
     return before, after - before, steps - after
 
 
-def predict(
+def of(
     stages: Sequence[str], steps: Sequence[Counts], guide: Sequence[bool], images: int, view: View
-) -> Forecast:
-    """Each hop needs its link in the view, except from a stage to itself, which costs nothing.
-
-    guide: whether the k-th stage is to be guided.
-    """
-    last = len(stages) - 1
-    shape = np.zeros(len(steps[0]))
-    handoff = np.zeros_like(steps[0])  # the step before which stage k gets the latent
-    free = {name: shape + view.stages[name].queue_s for name in set(stages)}
-    latent = [shape] * images  # when each image's latent is ready to leave
-    cost = shape
+) -> Floats:
+    """The cost of all images. guide: whether the k-th stage is to be guided."""
+    total = np.zeros(len(steps[0]))
     for k, name in enumerate(stages):
         status = view.stages[name]
-        travel_s = hop_s(stages[k - 1], name, handoff, view) if k else shape
         size = images if status.batches else 1  # of what is stepped together
-        decode_s = status.seconds_to_decode(view.cells) if k == last else 0.0
         step_s = _step_s(status, guide[k], size, view.cells)
-        work_s = size * (status.encode_s + decode_s) + steps[k] * step_s
-        for first in range(0, images, size):
-            arrived = np.maximum.reduce(latent[first : first + size]) + travel_s
-            free[name] = np.maximum(arrived, free[name]) + work_s
-            latent[first : first + size] = [free[name]] * size
-        cost = cost + images // size * work_s * view.price_per_s[status.tier]
-        handoff = handoff + steps[k]
-    return Forecast(latent[-1], cost)
+        work_s = size * _around_s(status, view, k == len(stages) - 1) + steps[k] * step_s
+        total = total + images // size * work_s * view.price_per_s[status.tier]
+    return total
+
+
+def full_s(
+    stages: Sequence[str], steps: Sequence[Counts], guide: Sequence[bool], images: int, view: View
+) -> list[Floats]:
+    """By stage, the seconds by which all images add to what it has to do, where so many share its
+    forward passes that these are full."""
+    taken: list[Floats] = []
+    for k, name in enumerate(stages):
+        status = view.stages[name]
+        around_s = _around_s(status, view, k == len(stages) - 1)
+        stepping_s = steps[k].astype(np.float64) * _share_s(status, guide[k], view.cells)
+        taken.append(images * (around_s + stepping_s))
+    return taken
+
+
+def _share_s(status: StageStatus, guided: bool, cells: int) -> float:
+    """Of a step of one image, as its part of a full forward pass where there are such."""
+    if not status.batches:
+        return status.seconds_per_step(guided, cells)
+    return drained_s([(1, status.rows(guided))], curve(status.step_s, cells))
+
+
+def _around_s(status: StageStatus, view: View, decodes: bool) -> float:
+    """Of one image, before and after its steps."""
+    return status.encode_s + (status.seconds_to_decode(view.cells) if decodes else 0.0)
 
 
 def _step_s(status: StageStatus, guided: bool, images: int, cells: int) -> float:
@@ -128,17 +125,21 @@ def _step_s(status: StageStatus, guided: bool, images: int, cells: int) -> float
     return drained_s([(1, rows)] * images, filled or known)
 
 
-def predict_plan(plan: Plan, request: ImageRequest, view: View) -> tuple[float, float]:
-    """Finish in seconds and cost of one plan whose stages and links the view has."""
-    spans = plan.spans
-    forecast = predict(
-        [span.stage for span in spans],
-        [np.array([span.steps]) for span in spans],
-        [span_guided(span, request, view) for span in spans],
-        request.images,
-        view,
+def of_plan(plan: Plan, request: ImageRequest, view: View) -> float:
+    """Of one plan whose stages the view has."""
+    stages, steps, guide = parts(plan, request, view)
+    return float(of(stages, steps, guide, request.images, view)[0])
+
+
+def parts(
+    plan: Plan, request: ImageRequest, view: View
+) -> tuple[list[str], list[Counts], list[bool]]:
+    """Stages, steps and whether each is guided, as the functions on many plans take them."""
+    return (
+        [span.stage for span in plan.spans],
+        [np.array([span.steps]) for span in plan.spans],
+        [span_guided(span, request, view) for span in plan.spans],
     )
-    return float(forecast.finish_s[0]), float(forecast.cost[0])
 
 
 def hop_s(source: str, target: str, handoff: Counts, view: View) -> Floats:

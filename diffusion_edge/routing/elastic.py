@@ -1,78 +1,77 @@
-"""The policy `elastic`: the cheapest plan that meets deadline and quality floor."""
+"""The policy `elastic`: the cheapest plan that meets deadline and quality floor, where seconds of a
+stage are worth more the more it has to do.
+
+What a request takes of a stage, those that come after it lack. The more a stage has to do, the
+more of them wait, so its seconds have a price beside the one that is paid for them:
+
+    price = cost + sum over stages of  CROWDING * dearest * taken_s * (idle_s / deadline_s)^2
+
+with `cost` of `cost`; taken_s, seconds by which the request adds to what the stage has to do;
+idle_s, when it has done all that it knows of; and `dearest`, the price of a second of the dearest
+tier. This is drift plus penalty (Neely, Stochastic Network Optimization, 2010, chapter 4): the
+penalty is the cost, the drift that of the sum over stages of idle_s cubed (there squared; cubes let
+the price rise late and then fast). Where nothing waits the cheapest plan is taken, under load
+stages get what evens them out, and where nothing costs anything the earliest plan is taken. As both
+terms are prices times seconds and all else is a ratio, neither unit matters.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
-from diffusion_edge.routing.cost import Floats, bundles, guided, models, predict
+from diffusion_edge.routing.cost import Floats
+from diffusion_edge.routing.options import DIGITS, Options, options
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.room import can_hold, has_room, told, too_many
-from diffusion_edge.types import Choice, ImageRequest, Plan, View
+from diffusion_edge.types import Choice, ImageRequest, View
 
-# Seconds, costs and qualities are compared to so many digits: the order of a sum is no reason.
-DIGITS = 9
+CROWDING = 5.0
+"""What a second of a stage is worth besides, in seconds of the dearest tier, when it has to do for
+as long as the deadline allows (LOG.md: Prices of what others lack)."""
 
 
 def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
-    """Cheapest above the floor within the deadline, or else the fastest above the floor.
+    """The lowest price above the floor within the deadline, or else the earliest above the floor.
 
-    Ties go to the earlier finish (or the lower cost), then to fewer hops, then to the stages that
-    come first by name and the earlier hand-off. The runner-up is the best plan over other stages
-    or another order of them; the second best as such is nearly always the same plan cut one step
-    aside. Raises NoPlan, saying what is missing, QueueFull, or InvalidRequest for more images than
-    the stages that are needed can ever hold.
+    What cannot be in time is served all the same, as early as it can be. Ties go to the earlier
+    finish (or the lower cost), then to fewer hops, then to the stages that come first by name and
+    the earlier hand-off. The runner-up is the best plan over other stages or another order of them;
+    the second best as such is nearly always the same plan cut one step aside. Raises NoPlan, saying
+    what is missing, QueueFull, or InvalidRequest for more images than the stages that are needed
+    can ever hold.
     """
-    names = stages_with_room(request, view)
-    options = bundles(names, request.steps, view.links)
-    if not options:
-        raise NoPlan(f"no live stage can run {request.steps} steps of {request.family!r}")
-    guide = {name: guided(name, request, view) for name in names}
-    forecasts = [
-        predict(b.stages, b.steps, [guide[name] for name in b.stages], request.images, view)
-        for b in options
-    ]
-    finish_s = _joined([forecast.finish_s for forecast in forecasts])
-    cost = _joined([forecast.cost for forecast in forecasts])
-    value = _joined([quality.relative_all(models(b.stages, view), b.steps) for b in options])
-    order = np.repeat(np.arange(len(options)), [len(b) for b in options])
-    within = np.concatenate([np.arange(len(b)) for b in options])
-    hops = np.array([len(b.stages) - 1 for b in options])[order]
-
-    good = value >= round(request.quality_floor, DIGITS)
+    known = options(stages_with_room(request, view), request, view, quality)
+    good = known.quality >= round(request.quality_floor, DIGITS)
     if not good.any():
-        raise below_floor(request, view, quality, float(value.max()))
-    in_time = good & (finish_s <= round(request.deadline_s, DIGITS))
+        raise below_floor(request, view, quality, float(known.quality.max()))
+    in_time = good & (known.finish_s <= round(request.deadline_s, DIGITS))
     if in_time.any():
-        allowed, keys = in_time, (within, order, hops, finish_s, cost)
+        allowed, first, then = in_time, priced(known, view), known.finish_s
     else:
-        allowed, keys = good, (within, order, hops, cost, finish_s)
-    ranked = np.lexsort(keys)
+        allowed, first, then = good, known.finish_s, known.cost
+    ranked = np.lexsort((known.within, known.bundle, known.hops, then, first))
     ranked = ranked[allowed[ranked]]
     best = int(ranked[0])
-    others = ranked[order[ranked] != order[best]]
+    others = ranked[known.bundle[ranked] != known.bundle[best]]
     second = int(others[0]) if len(others) else None
-
-    def plan_at(index: int, reason: str = "") -> Plan:
-        plan = options[int(order[index])].plan(int(within[index]), reason)
-        return plan.with_codecs(view.codecs)
-
     reason = _reason(request, quality, int(allowed.sum()), bool(in_time.any()))
     return Choice(
-        plan=plan_at(best, reason),
-        predicted_s=float(finish_s[best]),
-        cost=float(cost[best]),
-        quality=float(value[best]),
+        plan=known.plan(best, view, reason),
+        predicted_s=float(known.finish_s[best]),
+        cost=float(known.cost[best]),
+        quality=float(known.quality[best]),
         reason=reason,
-        runner_up=None if second is None else plan_at(second),
-        runner_up_s=None if second is None else float(finish_s[second]),
+        runner_up=None if second is None else known.plan(second, view),
+        runner_up_s=None if second is None else float(known.finish_s[second]),
     )
 
 
-def _joined(parts: Sequence[Floats]) -> Floats:
-    return np.concatenate(parts).round(DIGITS)
+def priced(known: Options, view: View) -> Floats:
+    """By plan, see above."""
+    dearest = max(view.price_per_s[status.tier] for status in view.stages.values())
+    price: Floats = (known.cost + CROWDING * dearest * known.crowding_s).round(DIGITS)
+    return price
 
 
 def stages_with_room(request: ImageRequest, view: View) -> list[str]:
@@ -123,6 +122,7 @@ def _reason(request: ImageRequest, quality: QualityTable, count: int, in_time: b
     if in_time and count == 1:
         return f"the only plan that meets {deadline} and {floor}"
     if in_time:
-        return f"cheapest of {count} plans that meet {deadline} and {floor}"
+        meeting = f"cheapest of {count} plans that meet {deadline} and {floor}"
+        return f"{meeting}, counting what others wait for it"
     fastest = "the only plan" if count == 1 else f"the fastest of {count} plans"
     return f"no plan meets {deadline} and {floor}; this is {fastest} above the floor"

@@ -16,7 +16,8 @@ from math import ceil, inf
 import numpy as np
 
 from diffusion_edge import batching
-from diffusion_edge.routing.cost import Counts, Floats, hop_s, span_guided
+from diffusion_edge.routing import cost
+from diffusion_edge.routing.cost import Counts, Floats, hop_s
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
 from diffusion_edge.types import Held, ImageRequest, Plan, StageStatus, View
 
@@ -49,13 +50,15 @@ class Table:
     """When a request would be done on a stage, by arrival and steps there, and what others lose, in
     seconds from now.
 
-    arrives_s: (A,), from 0 to when the stage has done all that it knows of. The others are (A, N),
+    idle_s: when the stage has done all that it knows of. arrives_s: (A,), from 0 to then, or to 1
+    where it has nothing to do. The others are (A, N),
     entry [a, n - 1] for n steps. first_s, last_s: when its first and its last image has taken its
     steps; done_s: when the last one is decoded, too. They never fall with the arrival. delay_s: how
     much later all others together are done; missed: how many of them take their last step after
     they are due and would not have, both as if the request decoded here.
     """
 
+    idle_s: float
     arrives_s: Floats
     first_s: Floats
     last_s: Floats
@@ -94,6 +97,7 @@ def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
         np.array(column) for column in zip(*rows, strict=True)
     )
     return Table(
+        idle_s=max(forecasts.idle_s - age_s, 0.0),
         arrives_s=np.array(arrives_s),
         first_s=np.maximum.accumulate(first_s, axis=0) - age_s,
         last_s=np.maximum.accumulate(last_s, axis=0) - age_s,
@@ -284,7 +288,8 @@ def predict(
     view: View,
 ) -> Floats:
     """Seconds until the last image of the request is decoded, of plans over the same stages in the
-    same order; see `cost.predict`.
+    same order, as in `cost.of`. Each hop needs its link in the view, except from a stage to itself,
+    which takes no time.
 
     The images set out together. At a later stage they are done when they would be if all had come
     with the first one, or the last one if it alone had come, whichever is later: where stages take
@@ -297,18 +302,11 @@ def predict(
 def arrivals(plan: Plan, request: ImageRequest, view: View) -> tuple[tuple[float, ...], ...]:
     """Seconds until each image comes to the stage of each span, by span and then by image. Those
     between the first and the last image are taken to come evenly."""
-    spans, images = plan.spans, request.images
-    moments = _moments(
-        [span.stage for span in spans],
-        [np.array([span.steps]) for span in spans],
-        [span_guided(span, request, view) for span in spans],
-        images,
-        Tables(request, view),
-        view,
-    )
+    stages, steps, guide = cost.parts(plan, request, view)
+    moments = _moments(stages, steps, guide, request.images, Tables(request, view), view)
     return tuple(
-        tuple(np.linspace(float(first_s[0]), float(last_s[0]), images).tolist())
-        for first_s, last_s in islice(moments, len(spans))
+        tuple(np.linspace(float(first_s[0]), float(last_s[0]), request.images).tolist())
+        for first_s, last_s in islice(moments, len(stages))
     )
 
 
@@ -339,3 +337,9 @@ def _moments(
         first_s, last_s = known.seconds(known.first_s, first_s, steps[k]), done_s
         handoff = handoff + steps[k]
     yield first_s, last_s
+
+
+def of_plan(plan: Plan, request: ImageRequest, view: View) -> float:
+    """Seconds until the last image of one plan is decoded, whose stages and links the view has."""
+    stages, steps, guide = cost.parts(plan, request, view)
+    return float(predict(stages, steps, guide, request.images, Tables(request, view), view)[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from diffusion_edge.errors import InvalidPlan, NoPlan
-from diffusion_edge.routing.cost import models, predict_plan
+from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.room import can_hold, too_many
 from diffusion_edge.types import Choice, ImageRequest, Plan, Tier, View
@@ -39,7 +39,10 @@ def on_one_tier(tier: Tier, request: ImageRequest, view: View, quality: QualityT
         raise NoPlan(f"no stage on tier {tier!r} is alive (alive: {live})")
     able = [name for name in names if can_hold(view.stages[name], request)]
     plans = [Plan.of(((name, request.steps),)) for name in able or names]
-    best = min(plans, key=lambda plan: predict_plan(plan, request, view))
+    best = min(
+        plans,
+        key=lambda plan: (finish.of_plan(plan, request, view), cost.of_plan(plan, request, view)),
+    )
     return judged(best, f"policy {tier}-only", request, view, quality)
 
 
@@ -51,8 +54,8 @@ def judged(
     Raises NoPlan, and InvalidRequest for more images than one of its stages can ever hold.
     """
     _check_possible(plan, request, view)
-    predicted_s, cost = predict_plan(plan, request, view)
-    order = models([span.stage for span in plan.spans], view)
+    predicted_s = finish.of_plan(plan, request, view)
+    order = cost.models([span.stage for span in plan.spans], view)
     value = float(quality.relative_all(order, [span.steps for span in plan.spans])[0])
     reason = source
     if predicted_s > request.deadline_s:
@@ -62,7 +65,7 @@ def judged(
     elif value < request.quality_floor:
         reason += f"; below the quality floor {request.quality_floor:g}"
     settled = Plan(plan.spans, plan.codecs, reason).with_codecs(view.codecs)
-    return Choice(settled, predicted_s, cost, value, reason)
+    return Choice(settled, predicted_s, cost.of_plan(plan, request, view), value, reason)
 
 
 def _check_possible(plan: Plan, request: ImageRequest, view: View) -> None:

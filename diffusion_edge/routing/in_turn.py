@@ -6,8 +6,6 @@ nor what a stage has to do. A preview takes a turn, too.
 
 from __future__ import annotations
 
-import numpy as np
-
 from diffusion_edge.errors import NoPlan
 from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.elastic import stages_with_room
@@ -26,17 +24,15 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
             f"best of {', '.join(plan.spans[0].stage for plan in plans)} reaches {max(values):.3g}"
         )
     chosen = good[view.turn % len(good)]
-    plan, stages = plans[chosen], [plans[chosen].spans[0].stage]
-    steps, guide = [np.array([request.steps])], [cost.guided(stages[0], request, view)]
-    tables = finish.Tables(request, view)
-    finish_s = float(finish.predict(stages, steps, guide, request.images, tables, view)[0])
+    plan = plans[chosen]
+    finish_s = finish.of_plan(plan, request, view)
     reason = f"its turn of {len(good)} stages above the floor {request.quality_floor:g}"
     if finish_s > request.deadline_s:
         reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
     return Choice(
         plan=Plan(plan.spans, plan.codecs, reason),
         predicted_s=finish_s,
-        cost=float(cost.predict(stages, steps, guide, request.images, view).cost[0]),
+        cost=cost.of_plan(plan, request, view),
         quality=values[chosen],
         reason=reason,
     )

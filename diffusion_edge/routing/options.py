@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ DIGITS = 9
 @dataclass(frozen=True)
 class Options:
     """Plans by index. bundle, within: where each is in `bundles`. finish_s: when the last image is
-    decoded, by the stages' rules run ahead. cost: of all images. quality: relative."""
+    decoded, by the stages' rules run ahead. cost: of all images. quality: relative.
+    crowding_s: what the images take of the stages, weighted by how much these have to do."""
 
     bundles: Sequence[Bundle]
     bundle: Counts
@@ -28,6 +29,7 @@ class Options:
     finish_s: Floats
     cost: Floats
     quality: Floats
+    crowding_s: Floats
 
     @property
     def hops(self) -> Counts:
@@ -49,11 +51,14 @@ def options(
         raise NoPlan(f"no live stage can run {request.steps} steps of {request.family!r}")
     guide = {name: cost.guided(name, request, view) for name in names}
     tables = finish.Tables(request, view)
-    finish_s, costs, value = [], [], []
+    idle_s = {name: tables.of(name, guide[name], request.images).idle_s for name in names}
+    finish_s, costs, value, crowding_s = [], [], [], []
     for b in found:
         guided = [guide[name] for name in b.stages]
-        finish_s.append(finish.predict(b.stages, b.steps, guided, request.images, tables, view))
-        costs.append(cost.predict(b.stages, b.steps, guided, request.images, view).cost)
+        asked = b.stages, b.steps, guided, request.images
+        finish_s.append(finish.predict(*asked, tables, view))
+        costs.append(cost.of(*asked, view))
+        crowding_s.append(_crowding_s(request, cost.full_s(*asked, view), idle_s, b))
         value.append(quality.relative_all(cost.models(b.stages, view), b.steps))
     return Options(
         bundles=found,
@@ -62,4 +67,15 @@ def options(
         finish_s=np.concatenate(finish_s).round(DIGITS),
         cost=np.concatenate(costs).round(DIGITS),
         quality=np.concatenate(value).round(DIGITS),
+        crowding_s=np.concatenate(crowding_s).round(DIGITS),
     )
+
+
+def _crowding_s(
+    request: ImageRequest, taken_s: Sequence[Floats], idle_s: Mapping[str, float], b: Bundle
+) -> Floats:
+    """Seconds taken of each stage times (when it will have done what it has / deadline) squared."""
+    total = np.zeros(len(b))
+    for name, seconds in zip(b.stages, taken_s, strict=True):
+        total = total + seconds * (idle_s[name] / request.deadline_s) ** 2
+    return total

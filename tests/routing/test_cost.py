@@ -1,4 +1,3 @@
-import heapq
 import itertools
 from dataclasses import replace
 
@@ -7,87 +6,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_edge.routing.cost import MAX_CUTS, bundles, cuts, predict_plan
-from diffusion_edge.types import Guiding, Link, Plan, StageStatus, View
+from diffusion_edge.routing import cost, finish
+from diffusion_edge.routing.cost import MAX_CUTS, bundles, cuts
+from diffusion_edge.types import Guiding, ImageRequest, Plan, StageStatus, View
 
 from .views import CELLS, MODEL, request, stage, view
 
 NAMES = tuple(MODEL)
 
-
-def replayed(plan: Plan, images: int, seen: View) -> tuple[float, float]:
-    """The same forecast by playing events: (time, arrival number, image, span) at a busy stage."""
-    free_at = {name: status.queue_s for name, status in seen.stages.items()}
-    arrivals = itertools.count()
-    events = [(0.0, next(arrivals), image, 0) for image in range(images)]
-    finish_s, cost = 0.0, 0.0
-    while events:
-        now, _, image, k = heapq.heappop(events)
-        span, status = plan.spans[k], seen.stages[plan.spans[k].stage]
-        work_s = status.encode_s + span.steps * status.step_s[CELLS][2]
-        if k + 1 == len(plan.spans):
-            work_s += status.decode_s[CELLS]
-        done = max(now, free_at[span.stage]) + work_s
-        free_at[span.stage] = done
-        cost += work_s * seen.price_per_s[status.tier]
-        if k + 1 == len(plan.spans):
-            finish_s = max(finish_s, done)
-        else:
-            target = plan.spans[k + 1].stage
-            same = target == span.stage
-            link = None if same else seen.links[span.stage, target]
-            nbytes = seen.packet_bytes[span.stop]
-            travel_s = link.delay_s + nbytes / link.bytes_per_s if link else 0.0
-            heapq.heappush(events, (done + travel_s, next(arrivals), image, k + 1))
-    return finish_s, cost
-
-
 seconds = st.floats(0.001, 2.0)
-
-
-@st.composite
-def views(draw: st.DrawFn) -> View:
-    def status(name: str) -> StageStatus:
-        return stage(
-            name,
-            draw(seconds),
-            queue_s=draw(st.floats(0, 20)),
-            guided_s=draw(seconds),
-            encode_s=draw(seconds),
-            decode_s=draw(seconds),
-        )
-
-    links = {
-        pair: Link(draw(st.floats(1e3, 1e8)), draw(st.floats(0, 1)))
-        for pair in itertools.permutations(NAMES, 2)
-    }
-    prices = {"device": 0.0, "edge": draw(seconds), "cloud": draw(seconds)}
-    first, more = draw(st.integers(100, 10**6)), draw(st.integers(0, 10**5))
-    sizes = tuple(first + more * step for step in range(91))
-    return View({n: status(n) for n in NAMES}, links, prices, sizes, ("exact",) * 91, CELLS)
 
 
 @settings(deadline=None, max_examples=50)
 @given(
-    seen=views(),
     order=st.permutations(NAMES),
     steps=st.lists(st.integers(1, 30), min_size=1, max_size=3),
     images=st.integers(1, 5),
+    each_s=st.lists(seconds, min_size=12, max_size=12),
 )
-def test_forecast_is_what_playing_the_events_gives(
-    seen: View, order: list[str], steps: list[int], images: int
+def test_cost_is_busy_seconds_times_price(
+    order: list[str], steps: list[int], images: int, each_s: list[float]
 ) -> None:
+    """Whoever waits; guided steps, texts on every stage, pictures on the last one."""
+    kinds = ("step_s", "guided_s", "encode_s", "decode_s")
+    told = {name: dict(zip(kinds, each_s[4 * k :], strict=False)) for k, name in enumerate(NAMES)}
+    seen = view(*(stage(name, queue_s=3.0, **told[name]) for name in NAMES))
     plan = Plan.of(tuple(zip(order, steps, strict=False)))
+    expected = 0.0
+    for span in plan.spans:
+        own = told[span.stage]
+        busy_s = own["encode_s"] + span.steps * own["guided_s"]
+        busy_s += own["decode_s"] if span == plan.spans[-1] else 0.0
+        expected += images * busy_s * seen.price_per_s[MODEL[span.stage]]
     asked = request(steps=plan.steps, images=images)
-    assert predict_plan(plan, asked, seen) == pytest.approx(replayed(plan, images, seen))
+    assert cost.of_plan(plan, asked, seen) == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=50)
-@given(seen=views(), first=st.integers(1, 20), second=st.integers(1, 20), images=st.integers(1, 4))
-def test_a_cut_within_one_stage(seen: View, first: int, second: int, images: int) -> None:
-    plan = Plan.of((("hall", first), ("hall", second)))
-    asked = request(steps=plan.steps, images=images)
-    assert predict_plan(plan, asked, seen) == pytest.approx(replayed(plan, images, seen))
+def predict_plan(plan: Plan, asked: ImageRequest, seen: View) -> tuple[float, float]:
+    return finish.of_plan(plan, asked, seen), cost.of_plan(plan, asked, seen)
 
 
 def test_by_hand() -> None:
@@ -99,13 +55,32 @@ def test_by_hand() -> None:
         nbytes=20_000,
     )
     # The edge ends at 1 + 0.2 + 10 * 0.1 = 2.2, the latent arrives at 2.5, the cloud is free at 4.
-    finish_s, cost = predict_plan(Plan.parse("tower:10,hall:10"), request(), seen)
+    finish_s, price = predict_plan(Plan.parse("tower:10,hall:10"), request(), seen)
     assert finish_s == pytest.approx(4.0 + 0.1 + 10 * 0.05 + 0.3)
-    assert cost == pytest.approx(1.2 * 1.0 + 0.9 * 4.0)
+    assert price == pytest.approx(1.2 * 1.0 + 0.9 * 4.0)
+
+
+def test_two_spans_on_one_stage_take_no_hop() -> None:
+    seen = view(stage("hall", 0.1, encode_s=0.2))
+    finish_s, price = predict_plan(Plan.parse("hall:8,hall:12"), request(), seen)
+    assert (finish_s, price) == (pytest.approx(2.4), pytest.approx(4.0 * 2.4))
+
+
+def test_what_a_stage_has_to_do_grows_by_a_share_of_full_passes() -> None:
+    """Premises: four guided images fill a pass of eight rows, which takes 0.16 s."""
+    by_rows = {1: 0.08, 2: 0.1, 4: 0.12, 8: 0.16, 16: 0.4}
+    alone = stage("tower", 0.1, encode_s=0.2, decode_s=9.0)
+    shared = replace(
+        stage("hall", 0.1, encode_s=0.1, decode_s=0.3), batches=True, step_s={CELLS: by_rows}
+    )
+    steps = [np.array([10, 15]), np.array([10, 5])]
+    taken_s = cost.full_s(("tower", "hall"), steps, [True] * 2, 3, view(alone, shared))
+    assert taken_s[0] == pytest.approx([3 * (0.2 + 10 * 0.1), 3 * (0.2 + 15 * 0.1)])
+    assert taken_s[1] == pytest.approx([3 * (0.4 + 10 * 0.04), 3 * (0.4 + 5 * 0.04)])
 
 
 def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> None:
-    """Two guided rows an image: four images fill the largest pass that pays, six take 1.5 of it."""
+    """Two guided rows an image: four images fill the largest pass that pays, six cost 1.5 of it."""
     alone = replace(stage("hall", 0.1, encode_s=0.1, decode_s=0.2), guiding="doubled")
     by_rows = {1: 0.08, 2: 0.1, 4: 0.12, 8: 0.16, 16: 0.4}
     batching = replace(alone, batches=True, step_s={CELLS: by_rows})
@@ -117,7 +92,9 @@ def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> N
     assert predicted(4, alone) == pytest.approx((in_turn, 4 * in_turn))
     for images, step_s in ((1, 0.1), (2, 0.12), (4, 0.16), (6, 1.5 * 0.16)):
         together = images * 0.3 + 20 * step_s
-        assert predicted(images, batching) == pytest.approx((together, 4 * together))
+        finish_s, price = predicted(images, batching)
+        assert price == pytest.approx(4 * together)
+        assert finish_s == pytest.approx(together + (0.8 if images == 6 else 0.0))  # two passes
 
 
 def test_images_that_come_one_by_one_are_batched_when_all_are_there() -> None:

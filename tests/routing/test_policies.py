@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import InvalidPlan, InvalidRequest, NoPlan, QueueFull
-from diffusion_edge.routing.cost import bundles, predict_plan
+from diffusion_edge.routing import cost, finish
+from diffusion_edge.routing.cost import bundles
+from diffusion_edge.routing.elastic import CROWDING
+from diffusion_edge.routing.forecast import ahead
 from diffusion_edge.routing.policies import POLICIES, policy
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Choice, ImageRequest, Plan, View
+from diffusion_edge.types import Choice, Held, ImageRequest, Plan, View
 
-from .views import MODEL, late, request, row, stage, symmetric, table, view
+from .views import CELLS, MODEL, late, request, row, stage, symmetric, table, view
 
 
 def elastic(asked: ImageRequest, seen: View, quality: QualityTable | None = None) -> Choice:
@@ -135,29 +138,93 @@ def of_models(plan: Plan) -> Plan:
     return Plan.of(tuple((MODEL[span.stage], span.steps) for span in plan.spans))
 
 
+def price_of(plan: Plan, asked: ImageRequest, seen: View) -> float:
+    """What the plan costs, and what its seconds are worth to those that come after it."""
+    price = cost.of_plan(plan, asked, seen)
+    for k, span in enumerate(plan.spans):
+        status = seen.stages[span.stage]
+        busy_s = status.encode_s + span.steps * status.step_s[CELLS][2]
+        if k + 1 == len(plan.spans):
+            busy_s += status.decode_s[CELLS]
+        idle_s = max(ahead(status), default=0.0)
+        worth = CROWDING * max(seen.price_per_s.values()) * (idle_s / asked.deadline_s) ** 2
+        price += asked.images * busy_s * worth
+    return price
+
+
 @pytest.mark.parametrize(
     ("quality", "images"), [(symmetric(), 1), (late(), 2)], ids=["one image", "two images"]
 )
-def test_cheapest_that_meets_deadline_and_floor_by_brute_force(
+def test_the_least_price_that_meets_deadline_and_floor_by_brute_force(
     quality: QualityTable, images: int
 ) -> None:
-    seen = three(1.0, delay_s=0.05)
+    seen = view(
+        stage("phone", 0.4, queue_s=0.8, encode_s=0.1),
+        stage("tower", 0.2, encode_s=0.05, decode_s=0.1),
+        stage("hall", 0.05, queue_s=1.0, decode_s=0.2),
+        delay_s=0.05,
+    )
     plans = [b.plan(i) for b in bundles(list(seen.stages), 20, seen.links) for i in range(len(b))]
+    plans = plans[::3] if images > 1 else plans
     values = [quality.relative(of_models(plan)) for plan in plans]
-    told = [predict_plan(plan, request(images=images), seen) for plan in plans]
     for deadline_s in (1.5, 3.0, 9.0):
+        asked = request(deadline_s=deadline_s, images=images)
+        ends_s = [finish.of_plan(plan, asked, seen) for plan in plans]
+        prices = [price_of(plan, asked, seen) for plan in plans]
+        told = list(zip(values, ends_s, prices, strict=True))
         for floor in (0.1, 0.6, 0.8, 1.0):
-            asked = request(deadline_s=deadline_s, quality_floor=floor, images=images)
-            choice = elastic(asked, seen, quality)
-            good = [t for t, value in zip(told, values, strict=True) if value >= floor - 1e-9]
-            in_time = [cost for finish, cost in good if finish <= deadline_s]
+            choice = elastic(replace(asked, quality_floor=floor), seen, quality)
+            good = [(end_s, price) for value, end_s, price in told if value >= floor - 1e-9]
+            in_time = [price for end_s, price in good if end_s <= deadline_s]
             assert choice.quality >= floor - 1e-9
             if in_time:
-                assert choice.cost == pytest.approx(min(in_time))
+                assert price_of(choice.plan, asked, seen) <= min(in_time) + 1e-6
+                assert choice.cost == pytest.approx(cost.of_plan(choice.plan, asked, seen))
                 assert choice.predicted_s <= deadline_s + 1e-9
-            else:
-                assert choice.predicted_s == pytest.approx(min(f for f, _ in good))
-                assert "no plan meets the deadline" in choice.reason
+            elif good:
+                assert choice.predicted_s <= min(end_s for end_s, _ in good) + 1e-6
+            assert choice.predicted_s == pytest.approx(finish.of_plan(choice.plan, asked, seen))
+
+
+def test_what_a_stage_has_to_do_makes_its_seconds_dearer() -> None:
+    """Premises: all plans are in time and above the floor. The phone costs nothing: idle it gets
+    everything, the more it has to do the less, while others of less price are idle."""
+    asked = request(deadline_s=20.0, quality_floor=0.1)
+    for loaded_s, taken in ((0.0, "phone:20"), (1.0, "phone:20"), (8.0, "tower:20")):
+        seen = view(stage("phone", 0.4, loaded_s), stage("tower", 0.15), stage("hall", 0.05))
+        choice = elastic(asked, seen)
+        assert str(choice.plan) == taken
+        assert choice.cost == pytest.approx(0.0 if taken == "phone:20" else 3.0)
+
+
+def test_neither_the_unit_of_seconds_nor_that_of_prices_matters() -> None:
+    def plan_at(slower: float, dearer: float, loaded_s: float) -> str:
+        prices = {"device": 0.0, "edge": 1.0 * dearer, "cloud": 4.0 * dearer}
+        stages = (
+            stage("phone", 0.4 * slower, loaded_s * slower),
+            stage("tower", 0.2 * slower, 0.5 * loaded_s * slower),
+            stage("hall", 0.05 * slower),
+        )
+        seen = view(*stages, prices=prices, nbytes=0)
+        return str(elastic(request(deadline_s=9.0 * slower, quality_floor=0.5), seen).plan)
+
+    plans = [plan_at(1.0, 1.0, loaded_s) for loaded_s in (0.0, 1.0, 2.0, 4.0)]
+    assert len(set(plans)) > 1
+    for slower, dearer in ((2.0, 1.0), (1.0, 8.0), (4.0, 0.5)):
+        assert [plan_at(slower, dearer, loaded_s) for loaded_s in (0.0, 1.0, 2.0, 4.0)] == plans
+
+
+def test_images_on_their_way_to_a_stage_count() -> None:
+    """Premises: the phone is free and idle now, and eight images of 20 steps come to it in 1 s."""
+    phone = stage("phone", 0.4)
+    coming = tuple(
+        Held(f"r{k}", 0, 20, 1, CELLS, 60.0, encodes=False, decodes=True, arrives_s=1.0)
+        for k in range(8)
+    )
+    asked = request(deadline_s=60.0, quality_floor=0.1)
+    seen = view(replace(phone, held=coming), stage("tower", 0.2))
+    assert str(elastic(asked, view(phone, stage("tower", 0.2))).plan) == "phone:20"
+    assert str(elastic(asked, seen).plan) == "tower:20"
 
 
 def test_ties_go_to_the_earlier_finish_then_to_fewer_hops() -> None:
@@ -244,7 +311,7 @@ def test_the_runner_up_uses_other_stages_and_is_no_better() -> None:
     assert choice.runner_up_s is not None
     names = [[s.stage for s in plan.spans] for plan in (choice.plan, choice.runner_up)]
     assert names[0] != names[1]
-    assert predict_plan(choice.runner_up, request(), three())[1] >= choice.cost
+    assert price_of(choice.runner_up, request(), three()) >= choice.cost
     alone = elastic(request(), view(stage("hall", 0.1)))
     assert (alone.runner_up, alone.runner_up_s) == (None, None)
 

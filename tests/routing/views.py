@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from diffusion_edge.routing.quality import Model, QualityRow, QualityTable, StageCurve
-from diffusion_edge.types import MAX_STEPS, ImageRequest, Link, StageStatus, Tier, View
+from diffusion_edge.types import MAX_STEPS, Held, ImageRequest, Link, StageStatus, Tier, View
 
 CELLS = 64
 """Of the latent of a picture of 64 pixels: what stages know and requests ask for."""
@@ -20,6 +20,11 @@ MODEL: Mapping[str, Tier] = {"phone": "device", "tower": "edge", "hall": "cloud"
 
 
 def stage(name: str, step_s: float, queue_s: float = 0.0, **kw: float) -> StageStatus:
+    """It has one image to do first, which takes `queue_s`, in one step."""
+    guided_s = kw.get("guided_s", step_s)
+    # Beyond the two rows that are known all goes with cells.
+    cells = round(2 * CELLS * queue_s / guided_s) if queue_s else 0
+    held = (Held("before", 0, 1, 1, cells, -1.0, encodes=False, decodes=False),) if cells else ()
     return StageStatus(
         stage=name,
         tier=MODEL[name],
@@ -27,10 +32,11 @@ def stage(name: str, step_s: float, queue_s: float = 0.0, **kw: float) -> StageS
         queue_s=queue_s,
         queued=int(kw.get("queued", 0)),
         capacity=int(kw.get("capacity", 32)),
-        step_s={CELLS: {1: step_s, 2: kw.get("guided_s", step_s)}},
+        step_s={CELLS: {1: step_s, 2: guided_s}},
         encode_s=kw.get("encode_s", 0.0),
         decode_s={CELLS: kw.get("decode_s", 0.0)},
         resident_bytes=0,
+        held=held,
     )
 
 
