@@ -111,7 +111,11 @@ def train_autoencoder(task: Task, part: Part) -> None:
     if task.resume or part != "vae":
         vae = AutoencoderTiny.from_pretrained(SHARED / "vae", dtype=torch.float32)
     known = copy.deepcopy(vae).to(task.device, task.dtype).requires_grad_(False)
-    learner = vae if part != "preview" else build_preview()
+    learner = vae
+    if part == "preview":
+        learner = build_preview()
+        if task.resume:
+            learner = AutoencoderTiny.from_pretrained(SHARED / "preview", dtype=torch.float32)
     encoder = learner if part != "preview" else known
     learner.to(task.device, memory_format=torch.channels_last)
     shadow = Shadow({part: learner}, task.dtype, rate=3e-4 if part == "refine" else 1e-3)
