@@ -1,4 +1,4 @@
-"""When a request would be done, and what others lose by it: tables of stages, and plans over them.
+"""When a request would be done: tables of stages, and plans over them.
 
 A table has the answers of `forecast` for one request more on one stage, by its arrival there and
 its steps, so that many plans are read off a few runs of the rules.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import ceil, inf
 
 import numpy as np
@@ -23,7 +22,7 @@ from diffusion_edge.types import Held, ImageRequest, Plan, StageStatus, View
 
 # ---------------------------------------------------------------------------- one stage
 
-ARRIVALS = 12
+ARRIVALS = 10
 """Arrivals in a table: the first is now, at the last the stage has done all that it knows of."""
 
 RUNS = 16, 5
@@ -47,15 +46,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Table:
-    """When a request would be done on a stage, by arrival and steps there, and what others lose, in
-    seconds from now.
+    """When a request would be done on a stage, by arrival and steps there, in seconds from now.
 
     idle_s: when the stage has done all that it knows of. arrives_s: (A,), from 0 to then, or to 1
     where it has nothing to do. The others are (A, N),
     entry [a, n - 1] for n steps. first_s, last_s: when its first and its last image has taken its
-    steps; done_s: when the last one is decoded, too. They never fall with the arrival. delay_s: how
-    much later all others together are done; missed: how many of them take their last step after
-    they are due and would not have, both as if the request decoded here.
+    steps; done_s: when the last one is decoded, too. They never fall with the arrival.
     """
 
     idle_s: float
@@ -63,8 +59,6 @@ class Table:
     first_s: Floats
     last_s: Floats
     done_s: Floats
-    delay_s: Floats
-    missed: Floats
 
     def seconds(self, of: Floats, arrives_s: Floats, steps: Counts) -> Floats:
         """first_s, last_s or done_s by request; when the stage is idle they go with the arrival."""
@@ -93,17 +87,13 @@ def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
     forecasts, age_s = Forecasts(status, ask, more), ask.age_s
     arrives_s = _arrivals(max(forecasts.idle_s - age_s, 0.0))
     rows = [forecasts.row(age_s + at_s) for at_s in arrives_s]
-    first_s, last_s, done_s, delay_s, missed = (
-        np.array(column) for column in zip(*rows, strict=True)
-    )
+    first_s, last_s, done_s = (np.array(column) for column in zip(*rows, strict=True))
     return Table(
         idle_s=max(forecasts.idle_s - age_s, 0.0),
         arrives_s=np.array(arrives_s),
         first_s=np.maximum.accumulate(first_s, axis=0) - age_s,
         last_s=np.maximum.accumulate(last_s, axis=0) - age_s,
         done_s=np.maximum.accumulate(done_s, axis=0) - age_s,
-        delay_s=delay_s,
-        missed=missed,
     )
 
 
@@ -114,8 +104,8 @@ def _arrivals(idle_s: float) -> list[float]:
     return [idle_s * (k / (ARRIVALS - 1)) ** 1.5 for k in range(ARRIVALS)]
 
 
-Row = tuple[Floats, Floats, Floats, Floats, Floats]
-"""first_s, last_s, done_s, delay_s and missed of one arrival, by steps."""
+Row = tuple[Floats, Floats, Floats]
+"""first_s, last_s and done_s of one arrival, by steps."""
 
 
 class Forecasts:
@@ -133,7 +123,6 @@ class Forecasts:
         while base.open:
             base.round()
             self._moments.append(base.copy())
-        self._base = base
         self.idle_s = base.now
 
     def row(self, arrives_s: float) -> Row:
@@ -148,36 +137,30 @@ class Forecasts:
         steps = self._ask.steps
         due_s = [self._due_s(arrives_s, n) for n in range(1, steps + 1)]
         last_s, done_s = [inf] * steps, [inf] * steps
-        losses = {0: (0.0, 0)}
         open_ = list(range(1, steps + 1))
         left = RUNS[0 if arrives_s <= self._ask.age_s else 1]
         while open_:
             sure = open_[len(open_) - ceil(len(open_) / left)]
             run = self._run(arrives_s, open_[-1])
             _read(run, due_s, sure, last_s, done_s)
-            losses[open_[-1]] = self._losses(run)
             open_ = [n for n in open_ if last_s[n - 1] == inf]
             left -= 1
-        for n in (steps // 3, steps // 8)[:left]:
-            if n and n not in losses:
-                losses[n] = self._losses(self._run(arrives_s, n))
         stepped_s = np.array(last_s)
-        return stepped_s, stepped_s, np.array(done_s), *self._spread(losses)
+        return stepped_s, stepped_s, np.array(done_s)
 
     def _of_several(self, arrives_s: float) -> Row:
         steps, images = self._ask.steps, self._ask.images
         knots = np.unique(np.linspace(1, steps, RUNS[1]).round().astype(np.int64))
-        found, losses = [], {0: (0.0, 0)}
+        found = []
         for n in knots.tolist():
             run = self._run(arrives_s, n)
             stepped_s = run.stepped_s[-images:]
             found.append((min(stepped_s), max(stepped_s), max(run.done_s[-images:])))
-            losses[n] = self._losses(run)
         every = np.arange(1, steps + 1)
         first_s, last_s, done_s = (
             np.interp(every, knots, each) for each in zip(*found, strict=True)
         )
-        return first_s, last_s, done_s, *self._spread(losses)
+        return first_s, last_s, done_s
 
     def _due_s(self, arrives_s: float, steps: int) -> float:
         alone_s = steps * self._kind.pass_s[1]
@@ -192,33 +175,9 @@ class Forecasts:
         run.watched = len(run.images)
         run.add([image] * ask.images)
         done_s = run.done_s
-        while inf in done_s[run.watched :]:
+        while done_s[-1] == inf:  # of images that are alike the last one is done last
             run.round()
         return run
-
-    def _losses(self, run: Run) -> tuple[float, int]:
-        """What the others lose, in seconds and due times; plays the run to its end."""
-        while run.open:
-            run.round()
-        base, others = self._base, self._base.images
-        delay_s = sum(run.done_s[: len(others)]) - sum(base.done_s)
-        missed = sum(
-            was_s <= image.due_s < now_s
-            for was_s, now_s, image in zip(base.stepped_s, run.stepped_s, others, strict=False)
-        )
-        return delay_s, missed
-
-    def _spread(self, losses: Mapping[int, tuple[float, int]]) -> tuple[Floats, Floats]:
-        """By steps, from those that were played. Where passes are for one, each step of the request
-        is one that all behind it wait, so the next run above tells by the step; in company they
-        lose less with every step more, so the line between two runs does."""
-        known, every = np.array(sorted(losses)), np.arange(1, self._ask.steps + 1)
-        delay_s, missed = (np.array(each) for each in zip(*(losses[n] for n in known), strict=True))
-        each_missed = np.interp(every, known, missed)
-        if self._kind.places > 1:
-            return np.interp(every, known, delay_s), each_missed
-        above = np.searchsorted(known, every)
-        return delay_s[above] * every / known[above], each_missed
 
 
 def _read(
@@ -299,15 +258,25 @@ def predict(
     return done_s
 
 
+def of_plan(plan: Plan, request: ImageRequest, view: View) -> float:
+    """Seconds until the last image of one plan is decoded, whose stages and links the view has."""
+    *_, (_, done_s) = _moments_of(plan, request, view)
+    return float(done_s[0])
+
+
 def arrivals(plan: Plan, request: ImageRequest, view: View) -> tuple[tuple[float, ...], ...]:
     """Seconds until each image comes to the stage of each span, by span and then by image. Those
     between the first and the last image are taken to come evenly."""
-    stages, steps, guide = cost.parts(plan, request, view)
-    moments = _moments(stages, steps, guide, request.images, Tables(request, view), view)
+    *coming, _ = _moments_of(plan, request, view)
     return tuple(
         tuple(np.linspace(float(first_s[0]), float(last_s[0]), request.images).tolist())
-        for first_s, last_s in islice(moments, len(stages))
+        for first_s, last_s in coming
     )
+
+
+def _moments_of(plan: Plan, request: ImageRequest, view: View) -> Iterator[tuple[Floats, Floats]]:
+    stages, steps, guide = cost.parts(plan, request, view)
+    return _moments(stages, steps, guide, request.images, Tables(request, view), view)
 
 
 def _moments(
@@ -337,9 +306,3 @@ def _moments(
         first_s, last_s = known.seconds(known.first_s, first_s, steps[k]), done_s
         handoff = handoff + steps[k]
     yield first_s, last_s
-
-
-def of_plan(plan: Plan, request: ImageRequest, view: View) -> float:
-    """Seconds until the last image of one plan is decoded, whose stages and links the view has."""
-    stages, steps, guide = cost.parts(plan, request, view)
-    return float(predict(stages, steps, guide, request.images, Tables(request, view), view)[0])
