@@ -22,9 +22,10 @@ from diffusion_edge.bench.links import (
     excess,
     mean_error,
 )
+from diffusion_edge.bench.markdown import marks, table
 
 COMMAND = "diffusion-edge bench links"
-MARKS = (f"<!-- written by {COMMAND} -->", f"<!-- end of what {COMMAND} wrote -->")
+MARKS = marks(COMMAND)
 MOST_EXCESS = 0.05
 COVERED = (0.85, 0.95)
 
@@ -64,40 +65,46 @@ def page_lines(report: Report) -> Iterator[str]:
         f"Measured on {report.measured} by `{report.command}`: {len(report.scores)} replays, "
         f"{hops} hops, over {len(report.traces)} recorded links."
     )
-    yield from ("", "| target | measured | |", "|---|---|---|")
-    for what, figure, reached in targets(report):
-        yield f"| {what} | {figure} | {'reached' if reached else '**not reached**'} |"
+    goals = (
+        (what, figure, "reached" if reached else "**not reached**")
+        for what, figure, reached in targets(report)
+    )
+    yield from ("", *table(("target", "measured", ""), goals))
     yield from ("", *_by_trace(report), "", *_by_kind(report), "", *_large(report), "")
     yield from _quiet(report)
 
 
 def _by_trace(report: Report) -> Iterator[str]:
-    scores = report.scores
     yield (
         "Error of the logarithm of a hop's seconds, mean over hops; the best single candidate is "
         "bold. `chosen` against that one, and what the 90 % quantile covers, with the lowest and "
         f"the highest replay. What is stated at first is off by a factor (log-normal, {OFF})."
     )
-    yield from ("", f"| trace | {' | '.join(ARMS)} | against the best | covered |")
-    yield "|---" * (len(ARMS) + 3) + "|"
-    for trace in report.traces:
-        covered, low, high = (100 * share for share in coverage(scores, trace))
-        mark = "" if trace in report.trained_on else " *"
-        yield (
-            f"| `{trace}`{mark} | {' | '.join(_errors(report, trace=trace))} | "
-            f"{100 * excess(scores, trace=trace):+.1f} % | "
-            f"{covered:.1f} % ({low:.0f} to {high:.0f}) |"
-        )
+    rows = [*(_of_trace(report, trace) for trace in report.traces), *_of_traces(report)]
+    yield from ("", *table(("trace", *ARMS, "against the best", "covered"), rows))
+    yield from ("", "\\* chose nothing: neither weights nor a constant.")
+
+
+def _of_trace(report: Report, trace: str) -> tuple[str, ...]:
+    covered, low, high = (100 * share for share in coverage(report.scores, trace))
+    mark = "" if trace in report.trained_on else " *"
+    over = f"{100 * excess(report.scores, trace=trace):+.1f} %"
+    shown = f"{covered:.1f} % ({low:.0f} to {high:.0f})"
+    return f"`{trace}`{mark}", *_errors(report, trace=trace), over, shown
+
+
+def _of_traces(report: Report) -> Iterator[tuple[str, ...]]:
+    """Of those that chose nothing, and of all."""
+    scores = report.scores
     unseen = [each for each in scores if each.trace not in report.trained_on]
     for name, some in (("traces with *", unseen), ("all traces", list(scores))):
         if some:
             means = (f"{mean_error(some, arm):.3f}" for arm in ARMS)
             covered = 100 * fmean(each.covered for each in some)
             excessive = 100 * excess(some)
-            yield f"| {name} | {' | '.join(means)} | {excessive:+.1f} % | {covered:.1f} % |"
+            yield name, *means, f"{excessive:+.1f} %", f"{covered:.1f} %"
     relative = (f"{fmean(each.relative[arm] for each in scores):.3f}" for arm in ARMS)
-    yield f"| all, mean relative error | {' | '.join(relative)} | | |"
-    yield from ("", "\\* chose nothing: neither weights nor a constant.")
+    yield "all, mean relative error", *relative, "", ""
 
 
 def _errors(report: Report, **where: object) -> Iterator[str]:
@@ -109,14 +116,15 @@ def _errors(report: Report, **where: object) -> Iterator[str]:
 
 def _by_kind(report: Report) -> Iterator[str]:
     yield "The same by packets and by the mean gap between them, over all traces:"
-    yield from ("", f"| | {' | '.join(ARMS)} | against the best |", "|---" * (len(ARMS) + 2) + "|")
     kinds: list[tuple[str, dict[str, object]]] = [
         (f"packets of `{mix.name}`", {"mix": mix.name}) for mix in MIXES
     ]
     kinds += [(f"every {gap_s:g} s", {"gap_s": gap_s}) for gap_s in GAPS_S]
-    for name, where in kinds:
-        over = 100 * excess(report.scores, **where)
-        yield f"| {name} | {' | '.join(_errors(report, **where))} | {over:+.1f} % |"
+    rows = (
+        (name, *_errors(report, **where), f"{100 * excess(report.scores, **where):+.1f} %")
+        for name, where in kinds
+    )
+    yield from ("", *table(("", *ARMS, "against the best"), rows))
 
 
 def _large(report: Report) -> Iterator[str]:
@@ -125,16 +133,16 @@ def _large(report: Report) -> Iterator[str]:
         "1 MB (FLUX, exact) is predicted. Beside the error, what is taken over what is predicted, "
         "geometric mean. `bytes over seconds` is the rate of the last 20 hops, with no delay."
     )
-    yield from (
-        "",
-        "| trace | chosen | taken / predicted | bytes over seconds | taken / predicted |",
-    )
-    yield "|---|---|---|---|---|"
-    for each in sorted(report.large, key=lambda each: report.traces.index(each.trace)):
-        yield (
-            f"| `{each.trace}` | {each.error:.3f} | {exp(each.leaning):.2f} | "
-            f"{each.plain_error:.3f} | {exp(each.plain_leaning):.2f} |"
+    rows = (
+        (
+            f"`{each.trace}`",
+            *(f"{each.error:.3f}", f"{exp(each.leaning):.2f}"),
+            *(f"{each.plain_error:.3f}", f"{exp(each.plain_leaning):.2f}"),
         )
+        for each in sorted(report.large, key=lambda each: report.traces.index(each.trace))
+    )
+    taken = "taken / predicted"
+    yield from ("", *table(("trace", "chosen", taken, "bytes over seconds", taken), rows))
 
 
 def _quiet(report: Report) -> Iterator[str]:
@@ -145,13 +153,16 @@ def _quiet(report: Report) -> Iterator[str]:
         "without, and the probes' bytes as a share of what the link could have carried. Last, a "
         f"link that becomes another recording every {CHANGE_S:g} s."
     )
-    yield from ("", "| trace | error without | with probes | share |", "|---|---|---|---|")
-    for each in sorted(same, key=lambda each: report.traces.index(each.trace)) + change:
-        name = each.trace if each in change else f"`{each.trace}`"
-        share = f"{100 * each.share:.2f} %"
-        yield f"| {name} | {each.error:.3f} | {each.probed_error:.3f} | {share} |"
+    rows: list[tuple[str, ...]] = [
+        (
+            each.trace if each in change else f"`{each.trace}`",
+            *(f"{each.error:.3f}", f"{each.probed_error:.3f}", f"{100 * each.share:.2f} %"),
+        )
+        for each in sorted(same, key=lambda each: report.traces.index(each.trace)) + change
+    ]
     means = (fmean(each.error for each in same), fmean(each.probed_error for each in same))
-    yield f"| all but the last | {means[0]:.3f} | {means[1]:.3f} | |"
+    rows.append(("all but the last", *(f"{mean:.3f}" for mean in means), ""))
+    yield from ("", *table(("trace", "error without", "with probes", "share"), rows))
 
 
 def summary(report: Report) -> Iterator[str]:

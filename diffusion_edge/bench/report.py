@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from diffusion_edge.bench.markdown import marks, section, table
 from diffusion_edge.bench.timing import Row
 
-ENGINE_MARKS, SERVE_MARKS = (
-    (f"<!-- written by {command} -->", f"<!-- end of what {command} wrote -->")
-    for command in ("diffusion-edge bench engine", "diffusion-edge bench serve")
+ENGINE_MARKS, SERVE_MARKS = map(
+    marks, ("diffusion-edge bench engine", "diffusion-edge bench serve")
 )
 NOT_MEASURED = "not measured"
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "ray")
@@ -167,25 +167,30 @@ def page_lines(report: Report) -> Iterator[str]:
         f"{at.device}; {listed(report.versions)}. Load average before and after: "
         f"{averages(report.load_before, report.load_after)}."
     )
-    yield from ("", "| target | at least | aim | measured | |", "|---|---|---|---|---|")
-    for target in targets(report):
-        goals = f"{target.shown(target.least)} | {target.shown(target.aim)}"
-        yield f"| {target.what} | {goals} | {target.shown(target.ratio)} | {target.reached} |"
+    yield ""
+    goals = (
+        (each.what, *map(each.shown, (each.least, each.aim, each.ratio)), each.reached)
+        for each in targets(report)
+    )
+    yield from table(("target", "at least", "aim", "measured", ""), goals)
     for group in report.groups:
-        yield from ("", f"**{group.what}**", "", *_table(group))
+        yield from section(group.what, HEAD, map(_cells, group.rows))
     yield from ("", f"On a GPU: {NOT_MEASURED}. In reduced precision: {NOT_MEASURED}.")
 
 
-def _table(group: Group) -> Iterator[str]:
-    yield "| arm | precision | median | lowest to highest | times as fast | worst error |"
-    yield "|---|---|---|---|---|---|"
-    for row in group.rows:
-        low, high = row.ratios
-        spread = f"{seconds(row.lowest_s)} to {seconds(row.highest_s)}"
-        yield (
-            f"| {row.arm} | {row.precision} | {seconds(row.median_s)} | {spread} | "
-            f"{row.ratio:.2f} ({low:.2f} to {high:.2f}) | {row.error:.1e} |"
-        )
+HEAD = ("arm", "precision", "median", "lowest to highest", "times as fast", "worst error")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    low, high = row.ratios
+    return (
+        row.arm,
+        row.precision,
+        seconds(row.median_s),
+        f"{seconds(row.lowest_s)} to {seconds(row.highest_s)}",
+        f"{row.ratio:.2f} ({low:.2f} to {high:.2f})",
+        f"{row.error:.1e}",
+    )
 
 
 def seconds(value: float) -> str:

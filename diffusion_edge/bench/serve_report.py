@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from diffusion_edge.bench.markdown import section, table
 from diffusion_edge.bench.report import (
     Machine,
     Target,
@@ -178,55 +179,57 @@ def page_lines(report: ServeReport) -> Iterator[str]:
         f"steps/guidance): {report.mixed}. Alone and in a row the first arm makes "
         f"{report.capacity_per_s:.2f} a second, its capacity."
     )
-    yield from ("", "| target | at least | aim | measured | |", "|---|---|---|---|---|")
-    for target in targets(report):
-        yield f"| {target.what} | {' | '.join(_figures(target))} | {target.reached} |"
-    yield from ("", "**One request after the other**", "")
-    yield "| arm | precision | p50 | p95 | mean | largest difference of a picture |"
-    yield "|---|---|---|---|---|---|"
-    for row in report.unloaded:
-        yield (
-            f"| {row.arm} | float32 | {seconds(row.p50_s)} | {_seconds(row.p95_s)} | "
-            f"{seconds(row.mean_s)} | {report.worst_levels[row.arm]} of 255 levels |"
-        )
+    yield ""
+    goals = ((each.what, *_figures(each), each.reached) for each in targets(report))
+    yield from table(("target", "at least", "aim", "measured", ""), goals)
+    alone = (_alone(row, report.worst_levels[row.arm]) for row in report.unloaded)
+    yield from section("One request after the other", ALONE, alone)
     for kind, told in (
         ("poisson", "Poisson arrivals"),
         ("bursty", f"Bursts of {report.burst}, Poisson among themselves"),
     ):
         loads = [load for load in report.loads if load.kind == kind]
-        yield from (
-            "",
-            f"**{told}, {loads[0].rate_per_s:.2f} a second, {report.rounds} x "
-            f"{report.seconds:g} s**",
-            "",
+        title = (
+            f"{told}, {loads[0].rate_per_s:.2f} a second, {report.rounds} x {report.seconds:g} s"
         )
-        yield "| arm | precision | sent | failed | p50 | p95 | by round | p95, times the first |"
-        yield "|---|---|---|---|---|---|---|---|"
-        for load in loads:
-            times = _times(_ratio(load.p95_s, loads[0].p95_s))
-            rounds = ", ".join(map(_seconds, load.p95_by_round_s))
-            yield (
-                f"| {load.arm} | float32 | {load.sent} | {load.failed} | {_seconds(load.p50_s)} | "
-                f"{_seconds(load.p95_s)} | {rounds} | {times} |"
-            )
-    yield from ("", f"**Rate sustained with p95 below {seconds(report.limit_s)}**", "")
-    yield "| arm | precision | holds at | fails at | times the first |"
-    yield "|---|---|---|---|---|"
-    for found in report.sustained:
-        yield (
-            f"| {found.arm} | float32 | {_rate(found.holds_per_s)} | {_rate(found.fails_per_s)} | "
-            f"{_times(found.times(report.sustained[0]))} |"
-        )
+        yield from section(title, LOADED, (_loaded(load, loads[0]) for load in loads))
+    title = f"Rate sustained with p95 below {seconds(report.limit_s)}"
+    sustained = (_sustained(found, report.sustained[0]) for found in report.sustained)
+    yield from section(title, SUSTAINED, sustained)
     over = report.overhead
-    yield from ("", f"**One request alone through the server, {over.what}**", "")
-    yield "| | precision | p50 |"
-    yield "|---|---|---|"
-    yield f"| through HTTP, the router and Ray, PNG included | float32 | {seconds(over.served_s)} |"
-    yield f"| the bare engine, in one process | float32 | {seconds(over.bare_s)} |"
-    yield (
-        f"| difference of pairs (quartiles) | float32 | {seconds(over.difference_s)} "
-        f"({_seconds(over.lowest_s)} to {_seconds(over.highest_s)}) |"
+    title = f"One request alone through the server, {over.what}"
+    spread = f"{_seconds(over.lowest_s)} to {_seconds(over.highest_s)}"
+    rows = (
+        ("through HTTP, the router and Ray, PNG included", FLOAT, seconds(over.served_s)),
+        ("the bare engine, in one process", FLOAT, seconds(over.bare_s)),
+        ("difference of pairs (quartiles)", FLOAT, f"{seconds(over.difference_s)} ({spread})"),
     )
+    yield from section(title, ("", "precision", "p50"), rows)
+
+
+FLOAT = "float32"
+ALONE = ("arm", "precision", "p50", "p95", "mean", "largest difference of a picture")
+LOADED = (
+    *("arm", "precision", "sent", "failed", "p50", "p95"),
+    *("by round", "p95, times the first"),
+)
+SUSTAINED = ("arm", "precision", "holds at", "fails at", "times the first")
+
+
+def _alone(row: Unloaded, levels: int) -> tuple[str, ...]:
+    shown = (seconds(row.p50_s), _seconds(row.p95_s), seconds(row.mean_s))
+    return row.arm, FLOAT, *shown, f"{levels} of 255 levels"
+
+
+def _loaded(load: Loaded, first: Loaded) -> tuple[str, ...]:
+    rounds = ", ".join(map(_seconds, load.p95_by_round_s))
+    shown = (str(load.sent), str(load.failed), _seconds(load.p50_s), _seconds(load.p95_s))
+    return load.arm, FLOAT, *shown, rounds, _times(_ratio(load.p95_s, first.p95_s))
+
+
+def _sustained(found: Sustained, first: Sustained) -> tuple[str, ...]:
+    rates = _rate(found.holds_per_s), _rate(found.fails_per_s)
+    return found.arm, FLOAT, *rates, _times(found.times(first))
 
 
 def _figures(target: Target | Cost) -> tuple[str, str, str]:
