@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -214,6 +214,9 @@ class Settings(_Strict):
     start_timeout_s: for loading and measuring the models of all stages.
     emulate: what is stated of the deployment as a whole; stages and links say their own.
     stages: left out, there is one for every model of the family; see `serve.machine`.
+    links: what is stated of them is the first guess, until hops were measured. Left out, any two
+        stages have one; else those that are named.
+    measure_links: false takes links for what is stated, for comparisons.
     """
 
     family: Annotated[str, Field(min_length=1)]
@@ -227,6 +230,7 @@ class Settings(_Strict):
     start_timeout_s: Positive = 300.0
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)] = Field(default_factory=dict)
     links: list[LinkConfig] = Field(default_factory=list)
+    measure_links: bool = True
     emulate: EmulatePackets | None = None
 
     @model_validator(mode="after")
@@ -258,6 +262,8 @@ class Settings(_Strict):
             if pair in seen:
                 raise _DisagreementError(where, "these two stages have a link already")
             seen.add(pair)
+        if not self.links:
+            self._check_without_links()
         for name, stage in self.stages.items():
             if stage.tier not in self.prices_per_s:
                 message = f"no price for {stage.tier!r}, the tier of the stage {name!r}"
@@ -265,6 +271,14 @@ class Settings(_Strict):
         if self.plan is not None:
             self._check_plan(self.plan)
         return self
+
+    def _check_without_links(self) -> None:
+        if self.emulate:
+            message = "without links in this file none is emulated; state them or leave it out"
+            raise _DisagreementError(("emulate",), message)
+        if not self.measure_links:
+            message = "without links in this file all are measured; state them or leave it out"
+            raise _DisagreementError(("measure_links",), message)
 
     def _check_plan(self, text: str) -> None:
         try:
@@ -277,9 +291,13 @@ class Settings(_Strict):
                 raise _DisagreementError(("plan",), f"there is no stage {span.stage!r}{near}")
 
     def link_map(self) -> dict[tuple[str, str], Link]:
-        """Every link by (from, to), both directions."""
+        """Every link that is stated by (from, to), both directions."""
         pairs = {link.between: link.link for link in self.links}
         return pairs | {(b, a): link for (a, b), link in pairs.items()}
+
+    def first_guesses(self) -> dict[tuple[str, str], Link | None]:
+        """What is stated of every pair of stages that can hand off; None where nothing is."""
+        return {**self.link_map()} if self.links else dict.fromkeys(permutations(self.stages, 2))
 
     def emulated_links(self, source: str) -> dict[str, Link]:
         """Links that a stage has to act out when it sends, by target."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
@@ -211,6 +211,41 @@ def test_links_hold_in_both_directions() -> None:
     assert links[("device", "cloud")] == links[("cloud", "device")] == Link(2500000.0, 0.025)
     assert set(settings.emulated_links("edge")) == {"device", "cloud"}
     assert load_config(CONFIGS / "lan.yaml").settings.emulated_links("edge") == {}
+
+
+def test_without_links_any_two_stages_have_one_of_which_nothing_is_stated(edited: Edit) -> None:
+    text = EMULATED.read_text()
+    settings = load_config(edited(text[text.index("      links:\n") :], "")).settings
+    pairs = set(permutations(("device", "edge", "cloud"), 2))
+    assert settings.first_guesses() == dict.fromkeys(pairs)
+    assert load_config(CONFIGS / "lan.yaml").settings.first_guesses() == dict.fromkeys(pairs)
+
+
+def test_of_stated_links_only_those_are_there(edited: Edit) -> None:
+    (third,) = [line for line in EMULATED.read_text().splitlines() if "[device, cloud]" in line]
+    settings = load_config(edited(third, "")).settings
+    assert set(settings.first_guesses()) == {
+        ("device", "edge"),
+        ("edge", "device"),
+        ("edge", "cloud"),
+        ("cloud", "edge"),
+    }
+    assert settings.first_guesses() == settings.link_map()
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "said"),
+    [
+        ("emulate: {packet_bytes: sdxl}", "emulate", "none is emulated"),
+        ("measure_links: false", "measure_links", "all are measured"),
+    ],
+)
+def test_what_needs_links_is_refused_without(edited: Edit, more: str, key: str, said: str) -> None:
+    text = EMULATED.read_text()
+    load_config(edited("      links:\n", f"      {more}\n      links:\n"))
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_config(edited(text[text.index("      links:\n") :], f"      {more}\n"))
+    assert caught.value.key.endswith(f"args.{key}")
 
 
 @pytest.mark.parametrize(

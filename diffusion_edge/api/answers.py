@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from diffusion_edge.api.links import Pair
 from diffusion_edge.api.schema import OutputFormat, ThrottleBody
 from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.routing.policies import POLICIES
-from diffusion_edge.types import Choice, ImageRequest, Plan, StageStatus, View
+from diffusion_edge.types import Choice, ImageRequest, Link, Plan, StageStatus, View
 
 Json = dict[str, Any]
 
@@ -63,6 +64,7 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
     pass, `decode_s` by cells. `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to
     the number of steps; the bytes are another family's where `emulated` says so. `age_s` has the
     seconds since each stage's report, from which the times of the images that it holds count.
+    What a link is `known` by, see `_link`.
     """
     return {
         "object": "plan",
@@ -73,10 +75,7 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
         "packet_codecs": list(view.codecs),
         "stages": stages(view.stages),
         "age_s": dict(view.age_s),
-        "links": [
-            {"source": source, "target": target, **asdict(link)}
-            for (source, target), link in sorted(view.links.items())
-        ],
+        "links": [_link(pair, link, service) for pair, link in sorted(view.links.items())],
         "warnings": list(service.warnings(asked)),
         "emulated": _emulated(service.emulation()),
     }
@@ -149,6 +148,28 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "guidance_scale": asked.guidance,
         "codec": asked.codec,
         "codecs": list(choice.plan.codecs),
+    }
+
+
+def _link(pair: Pair, link: Link, service: Service) -> Json:
+    """What a link was taken for, and how that is known: `guessed`, `stated` by the config,
+    `measured`, or `stale` when that is long ago.
+
+    `hops` taught it, `probes` of them sent for that alone; the last one ended `age_s` ago. `slow`:
+    what one hop in ten takes at least, over what is predicted. `emulated`: whether it is acted out.
+    """
+    links = service.board.links
+    told, (source, target) = links.view(pair), pair
+    return {
+        "source": source,
+        "target": target,
+        **asdict(link),
+        "slow": told.slow,
+        "known": told.known,
+        "hops": told.hops,
+        "probes": links.probes(pair),
+        "age_s": told.age_s,
+        "emulated": any(set(pair) == set(ends) for ends in service.emulation().links),
     }
 
 

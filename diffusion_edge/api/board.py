@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from math import floor
 
 from diffusion_edge.api.carriage import Carriage
+from diffusion_edge.api.links import Links, Pair
 from diffusion_edge.api.promises import Kept, Promise, Promises, merged, promised
 from diffusion_edge.types import ImageRequest, Link, Plan, StageStatus, Tier, View
 
@@ -54,20 +55,22 @@ class Board:
     """Polls every stage; one that is silent for `FRESH_S` longer than its last answer took is not
     in the view. So one that hangs leaves it soon, and one that always takes its time stays.
 
-    ask: by stage, a call that returns its status. carriage: how a request's packet is carried.
-    Call `start` in the loop that shall poll.
+    ask: by stage, a call that returns its status. links: by (from, to), what is stated of every
+    pair that can hand off; measure_links: whether hops overrule that. carriage: how a request's
+    packet is carried. Call `start` in the loop that shall poll.
     """
 
     def __init__(
         self,
         ask: Mapping[str, Callable[[], Awaitable[StageStatus]]],
-        links: Mapping[tuple[str, str], Link],
+        links: Mapping[Pair, Link | None],
         price_per_s: Mapping[Tier, float],
         carriage: Callable[[ImageRequest], Carriage],
         now: Callable[[], float] = time.monotonic,
+        measure_links: bool = True,
     ) -> None:
         self._ask = ask
-        self._links = dict(links)
+        self.links = Links(links, now, measure_links)
         self._price_per_s = dict(price_per_s)
         self._carriage = carriage
         self._now = now
@@ -80,11 +83,7 @@ class Board:
     def view(self, request: ImageRequest) -> View:
         """What is known now, for this request."""
         stages = self.statuses()
-        links = {
-            (source, target): link
-            for (source, target), link in self._links.items()
-            if source in stages and target in stages and stages[source].can_reach(target)
-        }
+        links = {pair: self.links.link(pair) for pair in self._open(stages)}
         carried = self._carriage(request)
         return View(
             stages=stages,
@@ -96,6 +95,17 @@ class Board:
             turn=next(self._views),
             age_s={name: self._tick_s() - self._seen[name].at_s for name in stages},
         )
+
+    def open_pairs(self) -> list[Pair]:
+        """Those that can hand off now."""
+        return self._open(self.statuses())
+
+    def _open(self, stages: Mapping[str, StageStatus]) -> list[Pair]:
+        return [
+            (source, target)
+            for source, target in self.links.pairs
+            if source in stages and target in stages and stages[source].can_reach(target)
+        ]
 
     def statuses(self) -> dict[str, StageStatus]:
         """The live stages, in the order of the config, with what is promised to them."""

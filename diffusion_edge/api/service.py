@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from diffusion_edge.api.links import Links
 from diffusion_edge.api.promises import Kept
 from diffusion_edge.api.resolve import image_request
 from diffusion_edge.api.schema import ImagesBody, ThrottleBody
@@ -46,6 +47,9 @@ PATIENCE = 2.0  # times the predicted seconds
 
 class Board(Protocol):
     """What is known of the stages now; only of those that reported lately."""
+
+    @property
+    def links(self) -> Links: ...
 
     def view(self, request: ImageRequest) -> View: ...
 
@@ -160,7 +164,7 @@ class Service:
         try:
             async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._image(request, choice.plan, i, times, kept))
+                    group.create_task(self._image(request, choice.plan, i, began, times, kept))
                     for i in range(request.images)
                 ]
         except TimeoutError:
@@ -192,15 +196,22 @@ class Service:
         )
 
     async def _image(
-        self, request: ImageRequest, plan: Plan, image: int, times: Times, kept: Kept
+        self,
+        request: ImageRequest,
+        plan: Plan,
+        image: int,
+        began: float,
+        times: Times,
+        kept: Kept,
     ) -> Done:
-        """times: on the monotonic clock."""
+        """began, times: on the monotonic clock. What the hops took is learned."""
         packet = self._packet(request, plan, image, times.shifted(-time.monotonic()))
         first = plan.spans[0].stage
         async with aclosing(self._transport.run(first, packet)) as events:
             async for event in events:
                 kept.saw(image, event)
                 if isinstance(event, Done):
+                    self.board.links.arrived(event, time.monotonic() - began)
                     return event
         raise StageLost(f"the stage {first!r} ended without a picture", stage=first)
 

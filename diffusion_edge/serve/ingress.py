@@ -35,7 +35,7 @@ class Ingress:
         card = load_card(folder)
         self._board = Board(
             {name: partial(_status, handle) for name, handle in handles.items()},
-            settings.link_map(),
+            settings.first_guesses(),
             settings.prices_per_s,
             partial(
                 carriage,
@@ -44,6 +44,7 @@ class Ingress:
                 settings.defaults.codec_loss,
                 charged=charged_shape(card, settings),
             ),
+            measure_links=settings.measure_links,
         )
         transport = RayTransport(handles)
         service = Service(

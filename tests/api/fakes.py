@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from diffusion_edge.api.links import Links
 from diffusion_edge.api.promises import Kept, Promises
 from diffusion_edge.api.service import Board, Service, Throttle
 from diffusion_edge.config import Settings
@@ -98,6 +100,9 @@ class FakeBoard:
     dead: set[str] = field(default_factory=set)
     full: set[str] = field(default_factory=set)
     reaches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.links = Links(self.settings.first_guesses(), time.monotonic)
 
     def statuses(self) -> Mapping[str, StageStatus]:
         return {

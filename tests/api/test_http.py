@@ -349,9 +349,20 @@ async def test_plan_shows_what_it_was_decided_from() -> None:
     assert body["cells"] == 64
     assert (await post(GOOD | {"size": "96x96"}, path="/v1/plan")).json()["cells"] == 144
     assert body["emulated"]["stages"] == ["phone", "tower", "hall"]
-    assert {"source": "tower", "target": "hall", "bytes_per_s": 1e7, "delay_s": 0.0} in body[
-        "links"
-    ]
+    links = {(link["source"], link["target"]): link for link in body["links"]}
+    assert links["tower", "hall"] | {"slow": 0} == {
+        "source": "tower",
+        "target": "hall",
+        "bytes_per_s": 1e7,
+        "delay_s": 0.0,
+        "slow": 0,
+        "known": "stated",
+        "hops": 0,
+        "probes": 0,
+        "age_s": None,
+        "emulated": True,
+    }
+    assert len(links) == 6
     assert body["plan"]
     assert body["cost"] >= 0
 

@@ -218,6 +218,33 @@ async def test_more_images_than_a_queue_has_room_for(api: httpx.AsyncClient) -> 
     assert len((await pictures(api))[0]) == 1
 
 
+async def test_hops_of_pictures_measure_their_links(
+    api: httpx.AsyncClient, service: Service
+) -> None:
+    """Of both images, in their own direction; a picture that was not made tells nothing."""
+
+    async def known() -> dict[tuple[str, str], tuple[str, int]]:
+        links = (await api.post("/v1/plan", json=PROMPT)).json()["links"]
+        return {(link["source"], link["target"]): (link["known"], link["hops"]) for link in links}
+
+    before = await known()
+    assert set(before.values()) == {("stated", 0)}
+    stated = service.board.links.link(("hall", "tower"))
+    _, ours = await answered(api, n=2, diffusion_edge={"plan": "hall:4,tower:6"})
+    assert await known() == before | {("hall", "tower"): ("measured", 2)}
+    hops = [image["hops"][0] for image in ours["images"]]
+    link = service.board.links.link(("hall", "tower"))
+    assert link != stated
+    for hop in hops:
+        assert link.transfer_s(hop["nbytes"]) == pytest.approx(hop["seconds"], rel=1.0)
+    options = {"plan": "hall:4,tower:3", "deadline_ms": 0.001}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion_edge.api.service.PATIENCE", 0.0)
+        late = await api.post("/v1/images/generations", json=PROMPT | {"diffusion_edge": options})
+    assert late.status_code == 504
+    assert (await known())["hall", "tower"] == ("measured", 2)
+
+
 class Recorded(LocalTransport):
     """Keeps the packets, by stage."""
 

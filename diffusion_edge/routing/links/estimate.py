@@ -161,7 +161,7 @@ class LinkEstimate:
 
     def link(self, at: float) -> Link:
         """What the link is taken for at a time not before the last hop's end."""
-        return self.beliefs[-1].link(at)
+        return self.beliefs[-1].link(at) if self.hops else self.stated or NEUTRAL
 
     def predict(self, nbytes: int, at: float) -> tuple[float, float]:
         """Seconds of a hop that begins at `at`: as often exceeded as not, and in one of ten."""
