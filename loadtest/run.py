@@ -2,6 +2,10 @@
 
     python -m loadtest.run --rate 0.5 --seconds 60
     python -m loadtest.run --rate 0.5 --seconds 60 --policy cloud-only --deadline-ms 5000
+    python -m loadtest.run --rate 0.1 0.6 0.1 --seconds 360 --throttle device,cloud,0.05@300
+
+Several rates take turns, each for an equal share of the seconds, and emulated links are throttled
+at the times that are stated; then a second table shows the plans and hand-off steps by time window.
 
 Requests are sent when they are due, whether or not earlier ones have been answered, so a slow
 server shows as latency and not as a lower rate. A latency counts from the time a request was due.
@@ -19,7 +23,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,8 +33,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from diffusion_edge.bench.answered import Answer, answer
 from diffusion_edge.bench.open_loop import poisson, quantile
 from diffusion_edge.urls import is_this_machine
+from loadtest.windows import Throttle, Window, windows
 
 PROMPTS = (
     "a red circle on a white background",
@@ -39,25 +46,6 @@ PROMPTS = (
 )
 
 MOST_OVERRUNS = 0.01
-_OF_OTHERS = (ValueError, LookupError, TypeError, AttributeError)
-"""What reading an answer raises that has another form than our server's."""
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One request: seconds after the start that it was due, its latency and outcome.
-
-    outcome: `ok`, or the error's code. overruns: emulated parts that took longer than stated.
-    """
-
-    due_s: float
-    latency_s: float
-    outcome: str
-    plan: str = ""
-    in_time: bool = False
-    steps: int = 0
-    overruns: int = 0
-    emulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,8 +73,8 @@ class Summary:
     machine: str
 
 
-def summarise(sent: Sequence[Sent], seconds: float, elapsed_s: float) -> Summary:
-    answered = [s for s in sent if s.outcome == "ok"]
+def summarise(sent: Sequence[Answer], seconds: float, elapsed_s: float) -> Summary:
+    answered = [s for s in sent if s.ok]
     latencies = [s.latency_s for s in answered]
     steps = sum(s.steps for s in answered)
     share = sum(s.overruns for s in answered) / steps if steps else None
@@ -126,31 +114,6 @@ def body(number: int, args: argparse.Namespace) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if v is not None} | {"diffusion_edge": given}
 
 
-def outcome(due_s: float, latency_s: float, deadline_s: float, response: httpx.Response) -> Sent:
-    """What an answer means; one that is not of our server counts as `http_` and its status."""
-    try:
-        answer = response.json()
-        if response.status_code == httpx.codes.OK:
-            return _answered(due_s, latency_s, deadline_s, answer["diffusion_edge"])
-        return Sent(due_s, latency_s, answer["error"]["code"])
-    except _OF_OTHERS:
-        return Sent(due_s, latency_s, f"http_{response.status_code}")
-
-
-def _answered(due_s: float, latency_s: float, deadline_s: float, report: dict[str, Any]) -> Sent:
-    spans = [span for image in report["images"] for span in image["spans"]]
-    return Sent(
-        due_s,
-        latency_s,
-        "ok",
-        plan=str(report["plan"]),
-        in_time=latency_s <= deadline_s,
-        steps=sum(span["stop"] - span["start"] for span in spans),
-        overruns=sum(span["overruns"] for span in spans),
-        emulated=any(report["emulated"].values()),
-    )
-
-
 async def allowed_s(client: httpx.AsyncClient, args: argparse.Namespace) -> float:
     """The deadline that the server sets to such a request. Raises SystemExit where it sets none."""
     answer = await client.post("/v1/plan", json=body(0, args))
@@ -159,7 +122,7 @@ async def allowed_s(client: httpx.AsyncClient, args: argparse.Namespace) -> floa
         if "error" not in planned:
             return float(planned["deadline_ms"]) / 1000
         told = planned["error"]["message"]
-    except _OF_OTHERS:
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise SystemExit(
             f"error: {args.url} does not answer like this server: "
             f"POST /v1/plan gave {answer.status_code}, {answer.text[:200]!r}"
@@ -169,9 +132,9 @@ async def allowed_s(client: httpx.AsyncClient, args: argparse.Namespace) -> floa
 
 async def load(
     args: argparse.Namespace, transport: httpx.AsyncBaseTransport | None = None
-) -> tuple[list[Sent], float]:
+) -> tuple[list[Answer], float]:
     """Sends everything that is due; returns what came of it and the seconds it took in all."""
-    due = poisson(args.rate, args.seconds, random.Random(args.seed))
+    due = arrivals(args.rate, args.seconds, random.Random(args.seed))
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
         base_url=args.url,
@@ -181,25 +144,68 @@ async def load(
         trust_env=not is_this_machine(args.url),
     ) as client:
         deadline_s = await allowed_s(client, args)
-        start = time.monotonic()
+        async with throttled(client, args.throttle):
+            return await sent_when_due(client, args, due, deadline_s)
 
-        async def one(number: int, due_s: float) -> Sent:
-            await asyncio.sleep(max(0.0, start + due_s - time.monotonic()))
-            try:
-                response = await client.post("/v1/images/generations", json=body(number, args))
-            except httpx.HTTPError as error:
-                return Sent(due_s, time.monotonic() - start - due_s, type(error).__name__)
-            latency_s = time.monotonic() - start - due_s
-            return outcome(due_s, latency_s, deadline_s, response)
 
-        console = Console(file=sys.stderr)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("requests", total=len(due))
-            pending = [asyncio.create_task(one(n, due_s)) for n, due_s in enumerate(due)]
-            for finished in asyncio.as_completed(pending):
-                await finished
-                bar.advance(task)
-        return [task.result() for task in pending], time.monotonic() - start
+async def sent_when_due(
+    client: httpx.AsyncClient, args: argparse.Namespace, due: Sequence[float], deadline_s: float
+) -> tuple[list[Answer], float]:
+    start = time.monotonic()
+
+    async def one(number: int, due_s: float) -> Answer:
+        await asyncio.sleep(max(0.0, start + due_s - time.monotonic()))
+        try:
+            response = await client.post("/v1/images/generations", json=body(number, args))
+        except httpx.HTTPError as error:
+            return Answer(due_s, time.monotonic() - start - due_s, type(error).__name__)
+        return answer(due_s, time.monotonic() - start - due_s, deadline_s, response)
+
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("requests", total=len(due))
+        pending = [asyncio.create_task(one(n, due_s)) for n, due_s in enumerate(due)]
+        for finished in asyncio.as_completed(pending):
+            await finished
+            bar.advance(task)
+    return [task.result() for task in pending], time.monotonic() - start
+
+
+def arrivals(rates: Sequence[float], seconds: float, rng: random.Random) -> list[float]:
+    """Poisson at one rate after another, each for an equal share of the seconds."""
+    each_s = seconds / len(rates)
+    return [k * each_s + at for k, rate in enumerate(rates) for at in poisson(rate, each_s, rng)]
+
+
+@asynccontextmanager
+async def throttled(client: httpx.AsyncClient, asked: Sequence[Throttle]) -> AsyncIterator[None]:
+    """Throttles links at their times from now on; afterwards they are as configured. Raises
+    SystemExit, before anything is sent, for one that the server cannot throttle."""
+
+    async def one(each: Throttle) -> None:
+        await asyncio.sleep(each.at_s)
+        await throttle(client, each.between, each.factor)
+
+    for between in {each.between for each in asked}:  # one that it cannot throttle is told at once
+        await throttle(client, between, 1.0)
+    tasks = [asyncio.create_task(one(each)) for each in asked]
+    try:
+        yield
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for between in {each.between for each in asked}:
+            await throttle(client, between, 1.0)
+
+
+async def throttle(client: httpx.AsyncClient, between: tuple[str, str], factor: float) -> None:
+    answer = await client.post("/v1/throttle", json={"between": between, "factor": factor})
+    if answer.status_code != httpx.codes.OK:
+        raise SystemExit(f"error: the server does not throttle {between}: {answer.text[:200]}")
 
 
 def table(summary: Summary) -> Table:
@@ -211,10 +217,37 @@ def table(summary: Summary) -> Table:
     return shown
 
 
+def changes(found: Sequence[Window]) -> Table:
+    """Of each window the plans that at least a tenth of its requests took."""
+    head = ("seconds", "a second", "throttled", "sent", "in time", "hand-off", "steps", "plans")
+    shown = Table(*head, title="what the router chose")
+    for each in found:
+        answered = sum(each.plans.values())
+        often = (f"{p} {n / answered:.0%}" for p, n in each.plans.items() if 10 * n >= answered)
+        shown.add_row(
+            f"{each.start_s:g} to {each.stop_s:g}",
+            f"{each.rate_per_s:g}",
+            each.throttled or "-",
+            str(each.sent),
+            "-" if each.met_deadline is None else f"{each.met_deadline:.0%}",
+            "-" if each.handoff_step is None else f"{each.handoff_step:.1f}",
+            ", ".join(f"{stage} {steps:.1f}" for stage, steps in each.steps.items()),
+            "\n".join(often),
+        )
+    return shown
+
+
 def _shown(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def link_and_factor(text: str) -> Throttle:
+    try:
+        return Throttle.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -222,7 +255,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--rate", type=float, required=True, help="requests a second")
+    parser.add_argument(
+        "--rate", type=float, nargs="+", required=True, help="requests a second; several in turn"
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="for how long to send")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one answer")
@@ -231,21 +266,37 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--quality-floor", type=float)
     parser.add_argument("--policy")
     parser.add_argument("--plan")
+    parser.add_argument(
+        *("--throttle", "-t"),
+        type=link_and_factor,
+        action="append",
+        default=[],
+        metavar="STAGE,STAGE,FACTOR@SECONDS",
+        help="such as device,cloud,0.05@60: an emulated link, from then on; may be repeated",
+    )
+    parser.add_argument(
+        "--windows", type=int, default=1, help="equal parts of the time between two changes"
+    )
     return parser
 
 
 def main() -> None:
     arguments = parser()
     args = arguments.parse_args()
-    if not (0 < args.rate < math.inf and 0 < args.seconds < math.inf):
+    if not all(0 < value < math.inf for value in (*args.rate, args.seconds)):
         arguments.error("--rate and --seconds must be positive and finite")
+    if not all(0 <= each.at_s < args.seconds for each in args.throttle) or args.windows < 1:
+        arguments.error("--throttle must be at a time within --seconds, --windows at least 1")
     try:
         sent, elapsed_s = asyncio.run(load(args))
     except httpx.HTTPError as error:
         raise SystemExit(f"error: {args.url} does not answer: {error}") from None
     summary = summarise(sent, args.seconds, elapsed_s)
+    found = windows(sent, args.rate, args.seconds, args.throttle, args.windows)
     Console().print(table(summary))
-    print(json.dumps(asdict(summary)))
+    if len(found) > 1:
+        Console().print(changes(found))
+    print(json.dumps(asdict(summary) | {"windows": [asdict(each) for each in found]}))
 
 
 if __name__ == "__main__":

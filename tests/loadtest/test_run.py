@@ -8,27 +8,28 @@ import httpx
 import pytest
 from rich.console import Console
 
+from diffusion_edge.bench.answered import Answer
 from diffusion_edge.bench.open_loop import poisson
 from loadtest import run
-from loadtest.run import Sent, Summary, load, main, parser, summarise, table
+from loadtest.run import Summary, load, main, parser, summarise, table
 from tests.answering import answering, behind_a_dead_proxy
 
 
 def test_a_summary_counts_failures_and_voids_overruns() -> None:
-    good = Sent(0, 1.0, "ok", "cloud:20", True, 100, 1, True)
-    late = Sent(0, 3.0, "ok", "cloud:20", False, 100, 0, True)
-    full = Sent(0, 0.1, "queue_full")
+    good = Answer(0, 1.0, "ok", "cloud:20", True, 100, 1, True)
+    late = Answer(0, 3.0, "ok", "cloud:20", False, 100, 0, True)
+    full = Answer(0, 0.1, "queue_full")
     summary = summarise([good, late, full], seconds=2, elapsed_s=4)
     assert (summary.offered_per_s, summary.achieved_per_s) == (1.5, 0.5)
     assert summary.met_deadline == pytest.approx(1 / 3)
     assert summary.outcomes == {"ok": 2, "queue_full": 1}
     assert summary.valid
-    assert not summarise([Sent(0, 1, "ok", "p", True, 10, 1, True)], 1, 1).valid
+    assert not summarise([Answer(0, 1, "ok", "p", True, 10, 1, True)], 1, 1).valid
 
 
 def test_a_run_without_an_answer_shows_nothing() -> None:
     """Neither that it is valid nor that nothing was emulated."""
-    summary = summarise([Sent(0, 0.1, "ConnectError"), Sent(0, 120.0, "ReadTimeout")], 2, 120)
+    summary = summarise([Answer(0, 0.1, "ConnectError"), Answer(0, 120.0, "ReadTimeout")], 2, 120)
     assert not summary.valid
     assert (summary.sent, summary.ok, summary.achieved_per_s) == (2, 0, 0.0)
     assert summary.met_deadline == 0.0
@@ -44,8 +45,8 @@ def test_a_run_that_sent_nothing_has_no_shares() -> None:
 
 
 def test_percentiles_are_of_answers_and_not_of_too_few() -> None:
-    answers = [Sent(0, float(i), "ok", "cloud:20", True, 20) for i in range(1, 11)]
-    summary = summarise([*answers, Sent(0, 100.0, "ReadTimeout")], 1, 10)
+    answers = [Answer(0, float(i), "ok", "cloud:20", True, 20) for i in range(1, 11)]
+    summary = summarise([*answers, Answer(0, 100.0, "ReadTimeout")], 1, 10)
     assert (summary.p50_s, summary.p90_s, summary.p99_s) == (5.0, 9.0, None)
     assert summary.valid
 
