@@ -203,6 +203,11 @@ class ImageRequest:
     codec: AskedCodec = EXACT
     request_id: str = ""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -397,7 +402,10 @@ class View:
 
 @dataclass(frozen=True)
 class Choice:
-    """A policy's plan with its prediction, and the runner-up with its own."""
+    """A policy's plan with its prediction, and the runner-up with its own.
+
+    `quality` is the estimate, `quality_bound` what the floor is held against (`routing.quality`).
+    """
 
     plan: Plan
     predicted_s: float
@@ -406,3 +414,4 @@ class Choice:
     reason: str
     runner_up: Plan | None = None
     runner_up_s: float | None = None
+    quality_bound: float = 0.0

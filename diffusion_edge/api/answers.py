@@ -122,9 +122,11 @@ def stages(statuses: Mapping[str, StageStatus]) -> Json:
 
 
 def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
-    """`quality` is relative to the cloud model alone, null where it was not measured."""
+    """`quality` is relative to the reference alone in its default number of steps, as estimated;
+    `quality_bound` is what the floor was held against. Both are null where it was not measured."""
     settings = service.settings
     order = [settings.stages[span.stage].model for span in choice.plan.spans]
+    known = service.quality.knows(order, choice.plan.steps, asked.size)
     return {
         "request_id": asked.request_id,
         "model": asked.family,
@@ -134,7 +136,8 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "reason": choice.reason,
         "predicted_s": choice.predicted_s,
         "cost": choice.cost,
-        "quality": choice.quality if service.quality.knows(order) else None,
+        "quality": choice.quality if known else None,
+        "quality_bound": choice.quality_bound if known else None,
         "runner_up": (
             None
             if choice.runner_up is None

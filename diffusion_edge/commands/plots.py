@@ -12,7 +12,7 @@ from diffusion_edge.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard
-    from diffusion_edge.routing.quality import QualityTable
+    from diffusion_edge.routing.quality import QualityTable, SizeQuality
 
 
 def plots(
@@ -30,19 +30,21 @@ def plots(
         raise InvalidRequest(f"{page}: there is no folder {page.parent}")
     card = load_card(family_folder(family))
     table = QualityTable.read(card.root / "quality.json")
-    for file in write_page(table, page, _command(card, table)):
+    commands = {each.size: _command(card, table, each) for each in table.sizes}
+    for file in write_page(table, page, commands):
         typer.echo(str(file))
 
 
-def _command(card: FamilyCard, table: QualityTable) -> str:
+def _command(card: FamilyCard, table: QualityTable, each: SizeQuality) -> str:
     """The command that measures such a table."""
     from diffusion_edge.schedule import resolved_steps
 
-    words = [f"diffusion-edge profile {card.name} --captions {table.captions} --seed {table.seed}"]
+    words = [f"diffusion-edge profile {card.name} --size {each.size}"]
+    words += [f"--captions {each.captions} --seed {each.seed}"]
     extra = int(resolved_steps(table.solver, 2) - 2)
-    words += [f"--steps {steps - extra}" for steps in sorted({sum(r.steps) for r in table.rows})]
+    words += [f"--steps {steps - extra}" for steps in each.steps]
     if table.metric != card.metric:
         words.append(f"--metric {table.metric}")
-    if table.prompts != table.metric:
-        words.append(f"--prompts {table.prompts}")
+    if each.prompts != table.metric:
+        words.append(f"--prompts {each.prompts}")
     return " ".join(words)

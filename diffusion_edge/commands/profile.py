@@ -52,7 +52,8 @@ def profile(
     card = load_card(family_folder(family))
     found = load_metric(metric or card.metric)
     lines, source = prompts_of(found, prompts, captions, seed, MANY)
-    asked = sorted({resolved_steps(card.defaults.solver, n) for n in steps or (10, 20)})
+    counts = {card.defaults.steps, *(steps or (card.defaults.steps // 2 or 1,))}
+    asked = sorted({resolved_steps(card.defaults.solver, n) for n in counts})
     task = Task(card, fingerprint(card), found, lines, source, tuple(asked), seed)
     written = out or card.root / "quality.json"
     if not written.parent.is_dir():
@@ -70,22 +71,24 @@ def profile(
     done = table(task, scores)
     written.write_text(as_text(done))
     kept.unlink()
-    for line in (f"{written}: {len(done.rows)} plans, {len(lines)} prompts", *summary(done)):
+    for line in (f"{written}: {len(task.plans)} plans, {len(lines)} prompts", *summary(done)):
         typer.echo(line)
 
 
 def summary(table: QualityTable) -> list[str]:
     """What the table says in a few lines."""
-    lines = [
-        f"{row.plan}: score {row.score:.3f} ({row.interval[0]:.3f} to {row.interval[1]:.3f}), "
-        f"quality {row.relative:.3f}"
-        for row in table.rows
-        if len(row.stages) == 1
-    ]
-    left = table.model.left_out
-    if left is not None:
-        lines.append(
-            f"the model that fills the gaps is off by {left.mean:.3f} on average and "
-            f"{left.largest:.3f} at most, on each of {left.rows} rows when fitted without it"
-        )
+    lines = []
+    for each in table.sizes:
+        lines += [
+            f"{each.size} pixels, {row.plan}: score {row.score:.3f} ({row.interval[0]:.3f} to "
+            f"{row.interval[1]:.3f}), quality {row.relative:.3f}"
+            for row in each.rows
+            if len(row.stages) == 1
+        ]
+        left = each.left_out
+        if left is not None:
+            lines.append(
+                f"the model that fills the gaps is off by {left.mean:.3f} on average and "
+                f"{left.largest:.3f} at most, on each of {left.rows} rows when fitted without it"
+            )
     return lines

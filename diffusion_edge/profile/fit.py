@@ -1,16 +1,17 @@
-"""Fits the model of `routing.quality` to measured rows, and tells how well it fills gaps."""
+"""Fits the model of `routing.losses` to measured rows, and tells how well it fills gaps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_edge.profile.intervals import Z
-from diffusion_edge.routing.quality import Curve, LeftOut, Model, QualityRow, StageCurve
+from diffusion_edge.routing.losses import Curve, Model, StageCurve
+from diffusion_edge.routing.quality import LeftOut, QualityRow
 
 Floats = NDArray[np.float64]
 
@@ -33,38 +34,43 @@ class _Problem:
 
     For each number of steps a weight for every stage and piece of its curve, which is the slope
     there, and one for every knot of the curve of hand-offs. Slopes are added up from the best
-    stage to the worst, so that weights of at least 0 keep the curves in order.
+    stage to the worst, so that weights of at least 0 keep the curves in order. `free` has the
+    weights that a row tells of; the others are 0, the reference's at its default number of steps
+    among them.
     """
 
     steps: tuple[int, ...]
     stages: tuple[str, ...]
     features: Floats
+    free: NDArray[np.bool_]
     loss: Floats
     certainty: Floats
 
     @classmethod
-    def of(cls, rows: Sequence[QualityRow], reference: str) -> _Problem:
-        steps = tuple(sorted({sum(row.steps) for row in rows}))
+    def of(cls, rows: Sequence[QualityRow], reference: str, default: int) -> _Problem:
+        """default: the number of steps in which the reference is 1.0."""
+        steps = tuple(sorted({row.total for row in rows}))
         alone: dict[str, list[float]] = {}
         for row in rows:
             if len(row.stages) == 1 and row.stages[0] != reference:
                 alone.setdefault(row.stages[0], []).append(row.relative)
-        stages = tuple(sorted(alone, key=lambda name: -float(np.mean(alone[name]))))
-        told = [row for row in rows if row.stages != (reference,)]
+        others = sorted(alone, key=lambda name: -float(np.mean(alone[name])))
+        stages = (reference, *others)
+        told = [row for row in rows if (row.stages, row.total) != ((reference,), default)]
         error = [(row.relative_interval[1] - row.relative) / Z for row in told]
-        return cls(
-            steps,
-            stages,
-            np.array([_features(row, steps, stages) for row in told]),
+        features = np.array([_features(row, steps, stages, default) for row in told])
+        free = np.array([column.any() for column in features.T], np.bool_)
+        loss, certainty = (
             np.array([1 - row.relative for row in told]),
             1 / np.hypot(error, OWN_ERROR),
         )
+        return cls(steps, stages, features[:, free] if told else features, free, loss, certainty)
 
     def without(self, row: int) -> _Problem:
         features, loss, certainty = (
             np.delete(array, row, axis=0) for array in (self.features, self.loss, self.certainty)
         )
-        return _Problem(self.steps, self.stages, features, loss, certainty)
+        return replace(self, features=features, loss=loss, certainty=certainty)
 
     def solve(self) -> Floats:
         """The power and the weights that fit best."""
@@ -98,55 +104,63 @@ def _lost(features: Floats, at: Floats) -> Floats:
     return lost
 
 
-def _features(row: QualityRow, steps: Sequence[int], stages: Sequence[str]) -> Floats:
+def _features(row: QualityRow, steps: Sequence[int], stages: Sequence[str], default: int) -> Floats:
     """How much of each piece the row's spans cover, and how near it hands off to each knot."""
     covered = np.zeros((len(steps), len(stages), PIECES))
     hops = np.zeros((len(steps), HOP_PIECES - 1))
-    total = sum(row.steps)
-    at = steps.index(total)
+    at = steps.index(row.total)
     bounds, knots = np.linspace(0, 1, PIECES + 1), np.linspace(0, 1, HOP_PIECES + 1)[1:-1]
-    ends = [0.0, *(stop / total for stop in accumulate(row.steps))]
+    ends = [0.0, *(stop / row.total for stop in accumulate(row.steps))]
     for stage, (start, stop) in zip(row.stages, pairwise(ends), strict=True):
-        if stage in stages:
-            inside = np.minimum(bounds[1:], stop) - np.maximum(bounds[:-1], start)
-            covered[at, : stages.index(stage) + 1] += np.maximum(inside, 0)
+        inside = np.minimum(bounds[1:], stop) - np.maximum(bounds[:-1], start)
+        covered[at, : stages.index(stage) + 1] += np.maximum(inside, 0)
         if stop < 1:
             hops[at] += np.maximum(0, 1 - np.abs(stop - knots) * HOP_PIECES)
+    if row.total == default:
+        covered[at, 0] = 0
     return np.concatenate([covered.ravel(), hops.ravel()])
 
 
-def fit(rows: Sequence[QualityRow], reference: str) -> Model:
-    """The model of all rows, with its error on rows of two and more spans that are left out."""
-    problem = _Problem.of(rows, reference)
+def fit(rows: Sequence[QualityRow], reference: str, default: int) -> Model:
+    """The model of all rows. default: the number of steps in which the reference is 1.0."""
+    problem = _Problem.of(rows, reference, default)
     if not len(problem.features):
         return Model(power=1.0, curves=())
-    best = problem.solve()
-    spans = [len(row.stages) for row in rows if row.stages != (reference,)]
-    errors = []
-    for i, count in enumerate(spans):
-        if count > 1:
-            _, without = problem.without(i).solve_from(best)
-            errors.append(float(abs(_lost(problem.features[i], without) - problem.loss[i])))
-    left_out = None
-    if errors:
-        mean, largest = round(float(np.mean(errors)), 4), round(max(errors), 4)
-        left_out = LeftOut(rows=len(errors), mean=mean, largest=largest)
-    curves, hops = _curves(problem, best[1:])
-    return Model(power=round(float(best[0]), 6), curves=curves, hops=hops, left_out=left_out)
+    return _model(problem, problem.solve())
 
 
-def _curves(problem: _Problem, weights: Floats) -> tuple[tuple[StageCurve, ...], tuple[Curve, ...]]:
+def left_out(rows: Sequence[QualityRow], reference: str, default: int) -> LeftOut | None:
+    """The model's error on rows of two and more spans that are left out, each in turn."""
+    problem = _Problem.of(rows, reference, default)
+    told = [row for row in rows if (row.stages, row.total) != ((reference,), default)]
+    several = [i for i, row in enumerate(told) if len(row.stages) > 1]
+    if not several:
+        return None
+    best, errors = problem.solve(), []
+    for i in several:
+        _, without = problem.without(i).solve_from(best)
+        errors.append(float(abs(_lost(problem.features[i], without) - problem.loss[i])))
+    mean, largest = round(float(np.mean(errors)), 4), round(max(errors), 4)
+    return LeftOut(rows=len(errors), mean=mean, largest=largest)
+
+
+def _model(problem: _Problem, at: Floats) -> Model:
+    weights = np.zeros(len(problem.free))
+    weights[problem.free] = at[1:]
     slopes = weights[: len(problem.steps) * len(problem.stages) * PIECES]
     slopes = slopes.reshape(len(problem.steps), len(problem.stages), PIECES).cumsum(axis=1)
     losses = np.concatenate([np.zeros_like(slopes[..., :1]), slopes.cumsum(-1) / PIECES], -1)
     hops = np.pad(weights[slopes.size :].reshape(len(problem.steps), -1), ((0, 0), (1, 1)))
-    return (
-        tuple(
+    return Model(
+        power=round(float(at[0]), 6),
+        curves=tuple(
             StageCurve(stage=stage, steps=steps, loss=_rounded(losses[i, k]))
             for i, steps in enumerate(problem.steps)
             for k, stage in enumerate(problem.stages)
         ),
-        tuple(Curve(steps=steps, loss=_rounded(hops[i])) for i, steps in enumerate(problem.steps)),
+        hops=tuple(
+            Curve(steps=steps, loss=_rounded(hops[i])) for i, steps in enumerate(problem.steps)
+        ),
     )
 
 

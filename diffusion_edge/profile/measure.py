@@ -19,14 +19,23 @@ from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.profile import batch, grid, intervals
-from diffusion_edge.profile.fit import fit
+from diffusion_edge.profile.fit import fit, left_out
 from diffusion_edge.profile.ledger import results
 from diffusion_edge.profile.metric import Metric
-from diffusion_edge.routing.quality import OrderRow, QualityRow, QualityTable
+from diffusion_edge.routing.quality import (
+    CONFIDENCE,
+    OrderRow,
+    QualityRow,
+    QualityTable,
+    SizeQuality,
+)
+from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.types import Picture, Plan
 
 BATCH = 32
 DIGITS = 4
+ONE_SIDED = 1.644854
+"""Standard errors to the lower end of a one-sided 95 % interval."""
 
 Scores = Mapping[str, Sequence[float]]
 """The score of every prompt's picture, by plan."""
@@ -44,6 +53,11 @@ class Task:
     source: str
     steps: tuple[int, ...]
     seed: int
+
+    @property
+    def default(self) -> int:
+        """Steps in which the reference is 1.0."""
+        return resolved_steps(self.card.defaults.solver, self.card.defaults.steps)
 
     @property
     def plans(self) -> list[Plan]:
@@ -121,37 +135,50 @@ def _is_alone(plan: Plan, stage: str) -> bool:
 
 
 def table(task: Task, scores: Scores) -> QualityTable:
-    """Means, intervals, the model between them. Raises ConfigError for a reference of score 0."""
+    """Means, intervals, the models between them. Raises ConfigError for a reference of score 0."""
     card = task.card
-    references = {steps: scores[f"{card.reference}:{steps}"] for steps in task.steps}
-    for steps, values in references.items():
-        if not any(values):
-            raise ConfigError(
-                f"{card.reference}:{steps} scored 0 on every prompt by {task.metric.name!r}: "
-                "nothing can be measured relative to it"
-            )
-    rows = tuple(_row(plan, scores[str(plan)], references[plan.steps]) for plan in task.plans)
+    reference = scores[f"{card.reference}:{task.default}"]
+    if not any(reference):
+        raise ConfigError(
+            f"{card.reference}:{task.default} scored 0 on every prompt by {task.metric.name!r}: "
+            "nothing can be measured relative to it"
+        )
+    rows = tuple(_row(plan, scores[str(plan)], reference) for plan in task.plans)
+    cautious = tuple(_cautious(row) for row in rows)
     defaults = card.defaults
-    return QualityTable(
-        family=card.name,
-        metric=task.metric.name,
-        reference=card.reference,
-        solver=defaults.solver,
-        guidance=defaults.guidance,
+    size = SizeQuality(
         size=defaults.size,
         seed=task.seed,
         prompts=task.source,
         captions=len(task.prompts),
+        measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        model=fit(rows, card.reference, task.default),
+        low=fit(cautious, card.reference, task.default),
+        left_out=left_out(rows, card.reference, task.default),
+        orders=tuple(_orders(task, scores, reference)),
+        rows=rows,
+    )
+    return QualityTable(
+        family=card.name,
+        metric=task.metric.name,
+        reference=card.reference,
+        steps=task.default,
+        solver=defaults.solver,
+        guidance=defaults.guidance,
+        confidence=CONFIDENCE,
         weights=task.weights,
         versions={
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "diffusers", "transformers")},
         },
-        measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        model=fit(rows, card.reference),
-        orders=tuple(_orders(task, scores, references)),
-        rows=rows,
+        sizes=(size,),
     )
+
+
+def _cautious(row: QualityRow) -> QualityRow:
+    """The same with the lower end of its one-sided 95 % interval for its quality."""
+    error = (row.relative_interval[1] - row.relative) / intervals.Z
+    return row.model_copy(update={"relative": max(0.0, row.relative - ONE_SIDED * error)})
 
 
 def _row(plan: Plan, scores: Sequence[float], reference: Sequence[float]) -> QualityRow:
@@ -167,12 +194,10 @@ def _row(plan: Plan, scores: Sequence[float], reference: Sequence[float]) -> Qua
     )
 
 
-def _orders(
-    task: Task, scores: Scores, references: Mapping[int, Sequence[float]]
-) -> Iterator[OrderRow]:
+def _orders(task: Task, scores: Scores, reference: Sequence[float]) -> Iterator[OrderRow]:
     """Every two stages in both orders, in plans with the same steps on each. A card lists its
     stages from small to large."""
-    for steps, reference in references.items():
+    for steps in task.steps:
         for small, large in combinations(task.card.stages, 2):
             differences = [
                 np.subtract(scores[str(plan)], scores[f"{large}:{steps - at},{small}:{at}"])

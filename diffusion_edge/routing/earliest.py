@@ -19,9 +19,9 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     Raises NoPlan, QueueFull and InvalidRequest, as `elastic` does.
     """
     known = options(stages_with_room(request, view), request, view, quality)
-    good = known.quality >= round(request.quality_floor, DIGITS)
+    good = known.bound >= round(request.quality_floor, DIGITS)
     if not good.any():
-        raise below_floor(request, view, quality, float(known.quality.max()))
+        raise below_floor(request, view, quality, float(known.bound.max()))
     ranked = np.lexsort((known.within, known.bundle, known.hops, known.cost, known.finish_s))
     ranked = ranked[good[ranked]]
     best = int(ranked[0])
@@ -39,4 +39,5 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
         reason=reason,
         runner_up=None if second is None else known.plan(second, view),
         runner_up_s=None if second is None else float(known.finish_s[second]),
+        quality_bound=float(known.bound[best]),
     )

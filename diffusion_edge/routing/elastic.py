@@ -42,9 +42,9 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     can ever hold.
     """
     known = options(stages_with_room(request, view), request, view, quality)
-    good = known.quality >= round(request.quality_floor, DIGITS)
+    good = known.bound >= round(request.quality_floor, DIGITS)
     if not good.any():
-        raise below_floor(request, view, quality, float(known.quality.max()))
+        raise below_floor(request, view, quality, float(known.bound.max()))
     in_time = good & (known.finish_s <= round(request.deadline_s, DIGITS))
     if in_time.any():
         allowed, first, then = in_time, priced(known, view), known.finish_s
@@ -64,6 +64,7 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
         reason=reason,
         runner_up=None if second is None else known.plan(second, view),
         runner_up_s=None if second is None else float(known.finish_s[second]),
+        quality_bound=float(known.bound[best]),
     )
 
 
@@ -102,7 +103,7 @@ def below_floor(
         f"no plan over the live stages ({live}) is known to reach the quality floor "
         f"{request.quality_floor:g}; the best of them reaches {best:.3g}"
     )
-    if not quality.rows:
+    if not quality.sizes:
         message += f"; {quality.family!r} has no quality table, so other plans need a floor of 0"
     if dead:
         message += f"; no live stage runs the model {' or '.join(map(repr, dead))}"
@@ -116,7 +117,7 @@ def below_floor(
 
 def _reason(request: ImageRequest, quality: QualityTable, count: int, in_time: bool) -> str:
     floor = f"the quality floor {request.quality_floor:g}"
-    if not quality.rows:
+    if not quality.sizes:
         floor += f" ({quality.family!r} has no quality table: only {quality.reference!r} is known)"
     deadline = f"the deadline of {request.deadline_s:g} s"
     if in_time and count == 1:

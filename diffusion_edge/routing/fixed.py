@@ -56,16 +56,24 @@ def judged(
     _check_possible(plan, request, view)
     predicted_s = finish.of_plan(plan, request, view)
     order = cost.models([span.stage for span in plan.spans], view)
-    value = float(quality.relative_all(order, [span.steps for span in plan.spans])[0])
+    told = order, [span.steps for span in plan.spans], request.size
+    value, bound = float(quality.relative_all(*told)[0]), float(quality.bound_all(*told)[0])
     reason = source
     if predicted_s > request.deadline_s:
         reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
-    if not quality.knows(order):
+    if not quality.knows(order, plan.steps, request.size):
         reason += "; its quality is not measured"
-    elif value < request.quality_floor:
+    elif bound < request.quality_floor:
         reason += f"; below the quality floor {request.quality_floor:g}"
     settled = Plan(plan.spans, plan.codecs, reason).with_codecs(view.codecs)
-    return Choice(settled, predicted_s, cost.of_plan(plan, request, view), value, reason)
+    return Choice(
+        plan=settled,
+        predicted_s=predicted_s,
+        cost=cost.of_plan(plan, request, view),
+        quality=value,
+        reason=reason,
+        quality_bound=bound,
+    )
 
 
 def _check_possible(plan: Plan, request: ImageRequest, view: View) -> None:

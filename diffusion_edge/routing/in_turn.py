@@ -16,12 +16,13 @@ from diffusion_edge.types import Choice, ImageRequest, Plan, View
 def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     """The next stage by name that has room. Raises NoPlan, QueueFull and InvalidRequest."""
     plans = [Plan.of(((name, request.steps),)) for name in sorted(stages_with_room(request, view))]
-    values = [quality.relative(_of_models(plan, view)) for plan in plans]
-    good = [k for k, value in enumerate(values) if value >= request.quality_floor]
+    known = [_of_models(plan, view) for plan in plans]
+    bounds = [quality.bound(plan, request.size) for plan in known]
+    good = [k for k, bound in enumerate(bounds) if bound >= request.quality_floor]
     if not good:
         raise NoPlan(
             f"no stage alone is known to reach the quality floor {request.quality_floor:g}; the "
-            f"best of {', '.join(plan.spans[0].stage for plan in plans)} reaches {max(values):.3g}"
+            f"best of {', '.join(plan.spans[0].stage for plan in plans)} reaches {max(bounds):.3g}"
         )
     chosen = good[view.turn % len(good)]
     plan = plans[chosen]
@@ -33,8 +34,9 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
         plan=Plan(plan.spans, plan.codecs, reason),
         predicted_s=finish_s,
         cost=cost.of_plan(plan, request, view),
-        quality=values[chosen],
+        quality=quality.relative(known[chosen], request.size),
         reason=reason,
+        quality_bound=bounds[chosen],
     )
 
 

@@ -20,8 +20,9 @@ DIGITS = 9
 @dataclass(frozen=True)
 class Options:
     """Plans by index. bundle, within: where each is in `bundles`. finish_s: when the last image is
-    decoded, by the stages' rules run ahead. cost: of all images. quality: relative.
-    crowding_s: what the images take of the stages, weighted by how much these have to do."""
+    decoded, by the stages' rules run ahead. cost: of all images. quality, bound: relative, as
+    estimated and as promised. crowding_s: what the images take of the stages, weighted by how much
+    these have to do."""
 
     bundles: Sequence[Bundle]
     bundle: Counts
@@ -29,6 +30,7 @@ class Options:
     finish_s: Floats
     cost: Floats
     quality: Floats
+    bound: Floats
     crowding_s: Floats
 
     @property
@@ -52,14 +54,16 @@ def options(
     guide = {name: cost.guided(name, request, view) for name in names}
     tables = finish.Tables(request, view)
     idle_s = {name: tables.of(name, guide[name], request.images).idle_s for name in names}
-    finish_s, costs, value, crowding_s = [], [], [], []
+    finish_s, costs, value, bound, crowding_s = [], [], [], [], []
     for b in found:
         guided = [guide[name] for name in b.stages]
         asked = b.stages, b.steps, guided, request.images
         finish_s.append(finish.predict(*asked, tables, view))
         costs.append(cost.of(*asked, view))
         crowding_s.append(_crowding_s(request, cost.full_s(*asked, view), idle_s, b))
-        value.append(quality.relative_all(cost.models(b.stages, view), b.steps))
+        told = cost.models(b.stages, view), b.steps, request.size
+        value.append(quality.relative_all(*told))
+        bound.append(quality.bound_all(*told))
     return Options(
         bundles=found,
         bundle=np.repeat(np.arange(len(found)), [len(b) for b in found]),
@@ -67,6 +71,7 @@ def options(
         finish_s=np.concatenate(finish_s).round(DIGITS),
         cost=np.concatenate(costs).round(DIGITS),
         quality=np.concatenate(value).round(DIGITS),
+        bound=np.concatenate(bound).round(DIGITS),
         crowding_s=np.concatenate(crowding_s).round(DIGITS),
     )
 

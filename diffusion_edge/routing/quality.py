@@ -1,47 +1,42 @@
-"""What is known about the quality of a family's plans: `quality.json`, written by
+"""What is known of the quality of a family's plans: `quality.json`, written by
 `diffusion-edge profile`.
 
-Quality is relative: a plan's mean score over that of the reference stage alone in as many steps,
-1.0 at best. The table has measured rows, and a small model that fills the gaps between them.
+Quality is relative: a plan's mean score over that of the reference stage alone in the family's
+default number of steps. At every size that was measured the table has rows, and two small models
+that fill the gaps between them (`losses`): one of estimates, and one of bounds that all plans reach
+at once with a stated confidence. A floor is held against the bound.
 
-    quality = 1 - (sum over spans of L(stop) - L(start) + sum over hand-offs of H) ^ power
-
-L is the loss curve of the span's stage: over the share of the steps from noise to picture, what
-its steps cost so far against the reference's, whose own curve is 0. H is what a change of stage
-costs by itself, by the share at which it happens, 0 at both ends. Curves of L never fall, that of
-a stage that is worse alone is everywhere at least as steep, and H is at least 0. So quality never
-falls when a span goes to a better stage or a hand-off is saved, and never exceeds the
-reference's. The power says how losses add up: above 1, one stage mends what another one spoils;
-below 1, what is lost early cannot be lost again. Curves are piecewise linear, in even pieces, one
-for each measured number of steps; between those they are linear in the logarithm of the number.
-Shares are what counts, so a plan of PNDM with its additional step, or of any other solver, is
-priced like one of the solver that was measured.
-
-An order of stages that was never measured is unknown, and so is an order of three of which also
-some two are unknown, and anything longer: a hand-off can be worse than both of its ends, so
-nothing is guessed. What is unknown counts as quality 0, which only a floor of 0 admits. A family
-without a table knows one plan, the reference stage alone.
+Three things are unknown, and count as quality 0, which only a floor of 0 admits: a size that was
+not measured; fewer steps than any that were; and an order of stages that was never measured, as
+well as an order of three of which also some two are unknown, and anything longer. A hand-off can be
+worse than both of its ends, so nothing is guessed. More steps than were measured are taken to be no
+worse than as many. The reference alone in its default number of steps or more is 1.0 wherever
+nothing was measured: by definition, and for more steps by the same assumption.
 
 The stages of a table are the family's stage models; a deployment may call its stages otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import Annotated, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
+from diffusion_edge.routing.losses import Floats, Model, merged
 from diffusion_edge.routing.tables import Record, Table
 from diffusion_edge.types import Plan
 
-Floats = NDArray[np.float64]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[float, float]
+Size = tuple[int, int]
+"""Width and height in pixels."""
+CONFIDENCE = 0.95
+"""With which all bounds of a size hold at once."""
 
 
 class QualityRow(Record):
@@ -70,6 +65,10 @@ class QualityRow(Record):
     def plan(self) -> Plan:
         return Plan.of(tuple(zip(self.stages, self.steps, strict=True)))
 
+    @property
+    def total(self) -> int:
+        return sum(self.steps)
+
 
 class OrderRow(Record):
     """Which of two stages is better first, over the plans of two spans that were measured.
@@ -85,25 +84,6 @@ class OrderRow(Record):
     interval: Interval
 
 
-class Curve(Record):
-    """Losses in trajectories of `steps` steps, at even shares of them from 0 to 1."""
-
-    steps: Annotated[int, Field(ge=1)]
-    loss: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2)]
-
-
-class StageCurve(Curve):
-    """L of a stage. H has none."""
-
-    stage: str
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.loss[0] != 0 or any(b < a for a, b in pairwise(self.loss)):
-            raise ValueError(f"the loss of {self.stage!r} should start at 0 and never fall")
-        return self
-
-
 class LeftOut(Record):
     """How far the model is off, absolutely, on each of `rows` rows when it is fitted without it."""
 
@@ -112,147 +92,169 @@ class LeftOut(Record):
     largest: float
 
 
-class Model(Record):
-    """What fills the gaps; see above. `left_out` None where nothing could be left out."""
+class SizeQuality(Record):
+    """What was measured of pictures of `size` pixels to a side.
 
-    power: Annotated[float, Field(gt=0)]
-    curves: tuple[StageCurve, ...]
-    hops: tuple[Curve, ...] = ()
-    left_out: LeftOut | None = None
-
-
-class QualityTable(Table):
-    """`quality.json` of a family. `reference` is the stage whose quality alone is 1.0.
-
-    weights: fingerprint of the weights that were measured. prompts: where they came from.
+    Prompt i was drawn with seed + i; `captions` is the most of them that a plan drew, and `prompts`
+    says where they came from. model: of estimates; low: of bounds; left_out: how well estimates
+    fill gaps, None where nothing could be left out.
     """
 
-    family: str
-    metric: str
-    reference: str = "cloud"
-    solver: str
-    guidance: float
-    size: int
+    size: Annotated[int, Field(ge=1)]
     seed: int
     prompts: str
     captions: int
-    weights: str
-    versions: dict[str, str]
     measured: str
     model: Model
+    low: Model
+    left_out: LeftOut | None = None
     orders: tuple[OrderRow, ...] = ()
-    rows: tuple[QualityRow, ...]
+    rows: Annotated[tuple[QualityRow, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        keys = [(row.stages, row.steps) for row in self.rows]
-        if len(set(keys)) != len(keys):
-            twice = next(
-                row.plan for row, key in zip(self.rows, keys, strict=True) if keys.count(key) > 1
-            )
-            raise ValueError(f"plan {twice} occurs twice")
-        alone = {(row.stages[0], sum(row.steps)) for row in self.rows if len(row.stages) == 1}
-        curves = {(curve.stage, curve.steps) for curve in self.model.curves}
+        ((plan, times),) = Counter(str(row.plan) for row in self.rows).most_common(1)
+        if times > 1:
+            raise ValueError(f"plan {plan} occurs twice")
+        alone = {(row.stages[0], row.total) for row in self.rows if len(row.stages) == 1}
         for row in self.rows:
-            total = sum(row.steps)
-            for stage in (self.reference, *row.stages):
-                if (stage, total) not in alone:
-                    raise ValueError(f"stage {stage!r} has no row of its own of {total} steps")
-                if stage != self.reference and (stage, total) not in curves:
-                    raise ValueError(f"stage {stage!r} has no loss curve of {total} steps")
+            for stage in row.stages:
+                if (stage, row.total) not in alone:
+                    raise ValueError(f"stage {stage!r} has no row of its own of {row.total} steps")
         return self
 
-    @classmethod
-    def unknown(cls, family: str, reference: str = "cloud") -> QualityTable:
-        """For a family that was never measured: only the reference alone is known, as 1.0."""
-        return cls(
-            family=family,
-            metric="not measured",
-            reference=reference,
-            solver="",
-            guidance=1.0,
-            size=0,
-            seed=0,
-            prompts="",
-            captions=0,
-            weights="",
-            versions={},
-            measured="",
-            model=Model(power=1.0, curves=()),
-            rows=(),
-        )
-
     @property
-    def stages(self) -> tuple[str, ...]:
-        """Every stage that the table knows, the reference first."""
-        return (self.reference, *sorted({curve.stage for curve in self.model.curves}))
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of steps that were measured."""
+        return tuple(sorted({row.total for row in self.rows}))
 
-    def knows(self, stages: Sequence[str]) -> bool:
+    def knows(self, stages: Sequence[str], steps: int) -> bool:
         """Whether the quality of plans over these stages in this order can be told."""
-        order = merged(stages)
-        if order == (self.reference,) or order in self._orders:
-            return True
-        if len(order) != 3:
-            return False
+        return steps >= self.steps[0] and self._knows(merged(stages))
+
+    def _knows(self, order: tuple[str, ...]) -> bool:
+        if len(order) != 3 or order in self._orders:
+            return order in self._orders
         first, middle, last = order  # the orders of two that its edges are
-        return all(self.knows(side) for side in ((first, middle), (middle, last), (first, last)))
-
-    def relative(self, plan: Plan) -> float:
-        """Predicted quality; 0.0 where it is unknown."""
-        stages = tuple(span.stage for span in plan.spans)
-        return float(self.relative_all(stages, [span.steps for span in plan.spans])[0])
-
-    def relative_all(self, stages: Sequence[str], steps: Sequence[ArrayLike]) -> Floats:
-        """`relative` of many plans over the same stages, all of as many steps.
-
-        `steps[k]` is an integer array with the steps on the k-th stage, one entry for each plan.
-        """
-        counts = [np.atleast_1d(np.asarray(count, np.int64)) for count in steps]
-        if not self.knows(stages):
-            return np.zeros(len(counts[0]))
-        stage_loss, hop_loss = self._at(sum(int(count[0]) for count in counts))
-        lost: Floats = np.zeros(len(counts[0]))
-        start = np.zeros_like(counts[0])
-        for k, (stage, count) in enumerate(zip(stages, counts, strict=True)):
-            if k and stages[k - 1] != stage:
-                lost += hop_loss[start]
-            if stage != self.reference:
-                lost += stage_loss[stage][start + count] - stage_loss[stage][start]
-            start = start + count
-        quality: Floats = np.maximum(0.0, 1.0 - np.maximum(lost, 0.0) ** self.model.power)
-        return quality
-
-    def _at(self, steps: int) -> tuple[Mapping[str, Floats], Floats]:
-        """L of every stage, and H, before each step of a trajectory and at its end."""
-        if steps not in self._known:
-            curves: dict[str, list[StageCurve]] = {}
-            for curve in self.model.curves:
-                curves.setdefault(curve.stage, []).append(curve)
-            stage_loss = {stage: _at_steps(each, steps) for stage, each in curves.items()}
-            self._known[steps] = stage_loss, _at_steps(self.model.hops, steps)
-        return self._known[steps]
-
-    @cached_property
-    def _known(self) -> dict[int, tuple[Mapping[str, Floats], Floats]]:
-        return {}
+        sides = ((first, middle), (middle, last), (first, last))
+        return all(merged(side) in self._orders for side in sides)
 
     @cached_property
     def _orders(self) -> frozenset[tuple[str, ...]]:
         return frozenset(row.stages for row in self.rows)
 
 
-def _at_steps(curves: Sequence[Curve], steps: int) -> Floats:
-    """Losses at 0 to `steps` steps of as many; beyond what was measured, the nearest curve's."""
-    known = sorted(curves, key=lambda curve: curve.steps)
-    logs = np.log([curve.steps for curve in known])
-    losses: Floats = np.zeros(steps + 1)
-    for curve, only in zip(known, np.eye(len(known)), strict=True):
-        shares = np.linspace(0, 1, len(curve.loss))
-        at_shares = np.interp(np.arange(steps + 1) / steps, shares, curve.loss)
-        losses += np.interp(np.log(steps), logs, only) * at_shares
-    return losses
+class QualityTable(Table):
+    """`quality.json` of a family. `reference` alone in `steps` steps has the quality 1.0.
+
+    confidence: of all bounds of a size at once. weights: fingerprint of those that were measured.
+    """
+
+    family: str
+    metric: str
+    reference: str = "cloud"
+    steps: Annotated[int, Field(ge=1)]
+    solver: str
+    guidance: float
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    weights: str
+    versions: dict[str, str]
+    sizes: tuple[SizeQuality, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        ((size, times),) = Counter(each.size for each in self.sizes).most_common(1) or ((0, 0),)
+        if times > 1:
+            raise ValueError(f"size {size} occurs twice")
+        for each in self.sizes:
+            self._check(each)
+        return self
+
+    def _check(self, each: SizeQuality) -> None:
+        alone = {(row.stages[0], row.total) for row in each.rows if len(row.stages) == 1}
+        for total in {self.steps, *each.steps}:
+            if (self.reference, total) not in alone:
+                raise ValueError(
+                    f"size {each.size}: the reference {self.reference!r} has no row of {total} "
+                    "steps"
+                )
+        for name, model in (("model", each.model), ("low", each.low)):
+            curves = {(curve.stage, curve.steps) for curve in model.curves}
+            for stage, total in sorted(alone - curves - {(self.reference, self.steps)}):
+                raise ValueError(
+                    f"size {each.size}, {name}: {stage!r} has no loss curve of {total} steps"
+                )
+
+    @classmethod
+    def unknown(cls, family: str, reference: str = "cloud", steps: int = 1) -> QualityTable:
+        """For a family that was never measured: only the reference alone is known, as 1.0 in
+        `steps` steps or more."""
+        return cls(
+            family=family,
+            metric="not measured",
+            reference=reference,
+            steps=steps,
+            solver="",
+            guidance=1.0,
+            confidence=CONFIDENCE,
+            weights="",
+            versions={},
+        )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Every stage that the table knows, the reference first."""
+        others = {stage for each in self.sizes for row in each.rows for stage in row.stages}
+        return (self.reference, *sorted(others - {self.reference}))
+
+    def at(self, size: Size) -> SizeQuality | None:
+        """What was measured at this size. Pictures that are no squares were not."""
+        width, height = size
+        if width != height:
+            return None
+        return next((each for each in self.sizes if each.size == width), None)
+
+    def counts(self, size: Size) -> tuple[int, ...]:
+        """The numbers of steps whose quality is known there; the default one everywhere."""
+        found = self.at(size)
+        return found.steps if found else (self.steps,)
+
+    def knows(self, stages: Sequence[str], steps: int, size: Size) -> bool:
+        """Whether the quality of plans of so many steps over these stages in this order can be
+        told."""
+        found = self.at(size)
+        if found is None:
+            return merged(stages) == (self.reference,) and steps >= self.steps
+        return found.knows(stages, steps)
+
+    def relative(self, plan: Plan, size: Size) -> float:
+        """Predicted quality; 0.0 where it is unknown."""
+        return float(self.relative_all(*_parts(plan), size)[0])
+
+    def bound(self, plan: Plan, size: Size) -> float:
+        """What the plan reaches with the table's confidence; 0.0 where its quality is unknown."""
+        return float(self.bound_all(*_parts(plan), size)[0])
+
+    def relative_all(self, stages: Sequence[str], steps: Sequence[ArrayLike], size: Size) -> Floats:
+        """`relative` of many plans over the same stages, all of as many steps.
+
+        `steps[k]` is an integer array with the steps on the k-th stage, one entry for each plan.
+        """
+        counts = [np.atleast_1d(np.asarray(count, np.int64)) for count in steps]
+        if not self.knows(stages, sum(int(count[0]) for count in counts), size):
+            return np.zeros(len(counts[0]))
+        found = self.at(size)
+        return found.model.quality(stages, counts) if found else np.ones(len(counts[0]))
+
+    def bound_all(self, stages: Sequence[str], steps: Sequence[ArrayLike], size: Size) -> Floats:
+        """`bound` of many plans, as `relative_all` has them; never above their estimate."""
+        quality = self.relative_all(stages, steps, size)
+        found = self.at(size)
+        if found is None or not quality.any():
+            return quality
+        bounds: Floats = np.minimum(quality, found.low.quality(stages, steps))
+        return bounds
 
 
-def merged(stages: Sequence[str]) -> tuple[str, ...]:
-    """The order without repetitions in a row: cloud, cloud, edge is cloud, edge."""
-    return tuple(s for i, s in enumerate(stages) if i == 0 or stages[i - 1] != s)
+def _parts(plan: Plan) -> tuple[list[str], list[int]]:
+    return [span.stage for span in plan.spans], [span.steps for span in plan.spans]

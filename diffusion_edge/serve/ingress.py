@@ -16,6 +16,7 @@ from diffusion_edge.config import Settings, family_folder
 from diffusion_edge.families.card import FamilyCard, charged_shape, load_card
 from diffusion_edge.routing.codecs import codec_table
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.sites.ray import RayTransport
 from diffusion_edge.types import StageStatus
 
@@ -71,7 +72,8 @@ def _quality(folder: Path, card: FamilyCard) -> QualityTable:
     path = folder / "quality.json"
     if path.exists():
         return QualityTable.read(path)
-    return QualityTable.unknown(card.name, card.reference)
+    steps = resolved_steps(card.defaults.solver, card.defaults.steps)
+    return QualityTable.unknown(card.name, card.reference, steps)
 
 
 async def _status(handle: Any) -> StageStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
 from diffusion_edge.profile import grid, measure, metric, plots
 from diffusion_edge.profile.fit import fit
-from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.quality import QualityRow, QualityTable
 from diffusion_edge.types import Picture, Plan
 
 PROMPTS = [
@@ -31,10 +32,17 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def folder(tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny family, prompts beside it, batches of two."""
+    """The tiny family with 4 steps by default, prompts beside it, batches of two."""
     monkeypatch.setattr(measure, "BATCH", 2)
     (tmp_path / "prompts.txt").write_text("\n".join(["", *PROMPTS, ""]))
-    return shutil.copytree(tiny_family, tmp_path / "family")
+    folder = Path(shutil.copytree(tiny_family, tmp_path / "family"))
+    default_steps(folder, 4)
+    return folder
+
+
+def default_steps(folder: Path, steps: int) -> None:
+    card = folder / "family.yaml"
+    card.write_text(re.sub(r"steps: \d+", f"steps: {steps}", card.read_text()))
 
 
 def profile(folder: Path, *more: str) -> Result:
@@ -46,20 +54,22 @@ def test_the_table_is_what_the_router_reads(folder: Path) -> None:
     result = profile(folder, "--steps", "2")
     assert result.exit_code == 0, result.output
     table = QualityTable.read(folder / "quality.json")
-    assert {sum(row.steps) for row in table.rows} == {2, 4}
-    assert sum(sum(row.steps) == 4 for row in table.rows) == PLANS
-    assert {row.n for row in table.rows} == {table.captions} == {4}
-    assert (table.metric, table.prompts, table.seed) == ("distance", "prompts.txt", 3)
-    assert (table.solver, table.guidance, table.size) == ("dpmpp-2m", 4.0, 16)
+    (here,) = table.sizes
+    assert here.steps == table.counts((16, 16)) == (2, 4)
+    assert sum(row.total == 4 for row in here.rows) == PLANS
+    assert {row.n for row in here.rows} == {here.captions} == {4}
+    assert (table.metric, here.prompts, here.seed) == ("distance", "prompts.txt", 3)
+    assert (table.solver, table.guidance, table.steps, here.size) == ("dpmpp-2m", 4.0, 4, 16)
     assert len(table.weights) == 32
-    for row in table.rows:
+    for row in here.rows:
         assert row.interval[0] <= row.score <= row.interval[1]
         assert row.relative_interval[0] <= row.relative <= row.relative_interval[1]
         assert row.relative == pytest.approx(row.score)  # the reference is as itself: 1
-    assert table.relative(Plan.parse("cloud:4")) == 1.0
-    assert 0 < table.relative(Plan.parse("device:1,cloud:2,edge:1")) <= 1
-    assert table.model.left_out
-    assert len(table.orders) == 2 * 3
+    assert table.relative(Plan.parse("cloud:4"), (16, 16)) == 1.0
+    plan = Plan.parse("device:1,cloud:2,edge:1")
+    assert 0 < table.bound(plan, (16, 16)) <= table.relative(plan, (16, 16)) <= 1
+    assert here.left_out
+    assert len(here.orders) == 2 * 3
     assert not list(folder.glob("*.part.jsonl"))
     assert "cloud:4: score 1.000" in result.output
     assert "fitted without it" in result.output
@@ -68,9 +78,9 @@ def test_the_table_is_what_the_router_reads(folder: Path) -> None:
 def test_it_is_as_if_each_order_had_been_measured_alone(folder: Path) -> None:
     """The difference between orders is the mean of the differences between their rows."""
     profile(folder)
-    table = QualityTable.read(folder / "quality.json")
-    rows = {str(row.plan): row.relative for row in table.rows}
-    order = next(o for o in table.orders if (o.small, o.large) == ("device", "cloud"))
+    (here,) = QualityTable.read(folder / "quality.json").sizes
+    rows = {str(row.plan): row.relative for row in here.rows}
+    order = next(o for o in here.orders if (o.small, o.large) == ("device", "cloud"))
     differences = [
         rows[f"device:{n},cloud:{4 - n}"] - rows[f"cloud:{4 - n},device:{n}"] for n in (1, 2, 3)
     ]
@@ -134,17 +144,20 @@ def with_metric(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, worthl
 
 def test_the_cards_metric_brings_its_prompts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_metric(folder, monkeypatch, "a_tiny_metric", worthless=False)
+    default_steps(folder, 1)
     result = run("profile", folder, "--steps", "1", "--captions", "3")
     assert result.exit_code == 0, result.output
     table = QualityTable.read(folder / "quality.json")
-    assert table.metric == table.prompts == "a_tiny_metric:judge"
-    assert [row.relative for row in table.rows] == [0.5, 0.5, 1.0]
-    assert table.model.left_out is None
+    (here,) = table.sizes
+    assert table.metric == here.prompts == "a_tiny_metric:judge"
+    assert [row.relative for row in here.rows] == [0.5, 0.5, 1.0]
+    assert here.left_out is None
 
 
 def test_people_are_told_what_is_wrong(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    default_steps(folder, 1)
     few = tmp_path / "few.txt"
     few.write_text("only one\n")
     for arguments, told in (
@@ -193,40 +206,42 @@ def a_table(folder: Path) -> QualityTable:
         {"small": "small", "large": "large", "steps": 10, "difference": 0.09, "interval": i}
         for i in ([0.05, 0.13],)
     ] + [{"small": "small", "large": "large", "steps": 20, "difference": 0.0, "interval": [-1, 1]}]
-    data = json.loads(QualityTable.unknown("mine", "large").model_dump_json())
-    data |= {"solver": "ddim", "captions": 50, "measured": "2026-01-01", "metric": "distance"}
-    data |= {"orders": orders, "model": {"power": 1.0, "curves": [
-        {"stage": "small", "steps": n, "loss": [0, 0.1, 0.2]} for n in (10, 20)]}}  # fmt: skip
-    table = QualityTable.model_validate_json(json.dumps(data | {"rows": rows}))
-    return table.model_copy(update={"model": fit(table.rows, "large")})
+    found = tuple(QualityRow.model_validate_json(json.dumps(row)) for row in rows)
+    model = fit(found, "large", 20)
+    size = {"size": 64, "seed": 0, "prompts": "", "captions": 50, "measured": "2026-01-01"}
+    size |= {"orders": orders, "rows": rows, "model": json.loads(model.model_dump_json())}
+    size |= {"low": size["model"]}
+    data = json.loads(QualityTable.unknown("mine", "large", 20).model_dump_json())
+    data |= {"solver": "ddim", "metric": "distance", "sizes": [size]}
+    return QualityTable.model_validate_json(json.dumps(data))
 
 
 def test_the_page_says_what_the_data_say(folder: Path) -> None:
     page = folder / "quality.md"
     page.write_text("# Before\n" + "\nold\n".join(plots.MARKS) + "\nafter\n")
     for _ in range(2):
-        files = plots.write_page(a_table(folder), page, "the command")
-    assert files == [page, folder / "quality-small-large.png"]
+        files = plots.write_page(a_table(folder), page, {64: "the command"})
+    assert files == [page, folder / "quality-64-small-large.png"]
     assert files[1].read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
     assert text.startswith("# Before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert "by `the command`" in text
-    assert "](quality-small-large.png)" in text
+    assert "](quality-64-small-large.png)" in text
     assert "| `small`, `large` | 10 | +9.0 points (+5.0 to +13.0) | `small` |" in text
     assert (
         "| `small`, `large` | 20 | +0.0 points (-100.0 to +100.0) | neither is shown to be |"
         in text
     )
-    assert "| 10 | `small:7,large:3` | 99.5 % (97.5 to 101.5) |" in text
-    assert "| `small` | 20 | 0.720 (0.640 to 0.760) | 80.0 % (78.0 to 82.0) |" in text
+    assert "| 10 | `small:7,large:3` | 99.5 % (97.5 to 101.5) | " in text
+    assert "| `small` | 20 | 50 | 0.720 (0.640 to 0.760) | 80.0 % (78.0 to 82.0) | " in text
 
 
 def test_the_same_table_draws_the_same_bytes(folder: Path) -> None:
     files = [folder / "a.png", folder / "b.png"]
     for file in files:
-        plots.draw(a_table(folder), "small", "large", file)
+        plots.draw(a_table(folder), a_table(folder).sizes[0], "small", "large", file)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -234,7 +249,7 @@ def test_a_page_without_marks_is_left_alone(folder: Path) -> None:
     page = folder / "quality.md"
     page.write_text("mine\n")
     with pytest.raises(InvalidRequest, match="lacks the lines"):
-        plots.write_page(a_table(folder), page, "")
+        plots.write_page(a_table(folder), page, {64: ""})
     assert page.read_text() == "mine\n"
 
 
@@ -243,20 +258,20 @@ def test_plots_of_what_was_measured(folder: Path) -> None:
     result = run("plots", folder, "--page", folder / "page.md")
     assert result.exit_code == 0, result.output
     assert sorted(file.name for file in folder.glob("page*")) == [
-        "page-device-cloud.png",
-        "page-device-edge.png",
-        "page-edge-cloud.png",
+        "page-16-device-cloud.png",
+        "page-16-device-edge.png",
+        "page-16-edge-cloud.png",
         "page.md",
     ]
-    command = "diffusion-edge profile tiny --captions 4 --seed 3 --steps 4 --prompts prompts.txt"
-    assert f"`{command}`" in (folder / "page.md").read_text()
+    command = "diffusion-edge profile tiny --size 16 --captions 4 --seed 3 --steps 4"
+    assert f"`{command} --prompts prompts.txt`" in (folder / "page.md").read_text()
     assert run("plots", folder, "--page", folder / "no" / "page.md").exit_code == 1
 
 
 def test_without_matplotlib_people_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InvalidRequest, match="pip install"):
-        plots.write_page(a_table(folder), folder / "quality.md", "")
+        plots.write_page(a_table(folder), folder / "quality.md", {64: ""})
 
 
 def test_the_server_never_imports_a_metric() -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_edge.profile.fit import fit
+from diffusion_edge.profile.fit import fit, left_out
 from diffusion_edge.profile.grid import plans
-from diffusion_edge.routing.quality import Curve, Model, QualityRow, QualityTable, StageCurve
+from diffusion_edge.routing.losses import Curve, Model, StageCurve
+from diffusion_edge.routing.quality import QualityRow
 from diffusion_edge.types import Plan
 
 STAGES = ("device", "edge", "cloud")
@@ -20,7 +21,9 @@ TRUTH = Model(
     curves=(
         StageCurve(stage="edge", steps=20, loss=(0.0, 0.02, 0.05, 0.12, 0.15)),
         StageCurve(stage="device", steps=20, loss=(0.0, 0.03, 0.1, 0.3, 0.35)),
-        StageCurve(stage="edge", steps=10, loss=(0.0, 0.1, 0.1, 0.1, 0.2)),
+        StageCurve(stage="cloud", steps=20, loss=(0.0, 0.0, 0.0, 0.0, 0.0)),
+        StageCurve(stage="cloud", steps=10, loss=(0.0, 0.02, 0.03, 0.03, 0.06)),
+        StageCurve(stage="edge", steps=10, loss=(0.0, 0.1, 0.11, 0.11, 0.2)),
         StageCurve(stage="device", steps=10, loss=(0.0, 0.2, 0.3, 0.4, 0.5)),
     ),
     hops=(
@@ -39,12 +42,10 @@ class Rows:
 
     def __call__(self, *steps: int) -> tuple[QualityRow, ...]:
         rng = np.random.default_rng(0)
-        known = tabled(self.model, ())
         found = []
         for plan in (plan for count in steps for plan in plans(STAGES, count)):
-            alone = [span.stage for span in plan.spans] == ["cloud"]
-            value = known.relative(plan) + (0.0 if alone else self.error * rng.normal())
-            found.append(a_row(plan, value, 0.0 if alone else self.error))
+            error = 0.0 if str(plan) == "cloud:20" else self.error
+            found.append(a_row(plan, quality(self.model, plan) + error * rng.normal(), error))
         return tuple(found)
 
 
@@ -61,34 +62,36 @@ def a_row(plan: Plan, value: float, error: float) -> QualityRow:
     )
 
 
-def tabled(model: Model, rows: tuple[QualityRow, ...]) -> QualityTable:
-    """A table for which every order is known."""
-    every = rows or tuple(a_row(plan, 1.0, 0.1) for n in (10, 20) for plan in plans(STAGES, n))
-    unknown = QualityTable.unknown("mine")
-    return unknown.model_copy(update={"rows": every, "model": model})
+def quality(model: Model, plan: Plan) -> float:
+    stages = [span.stage for span in plan.spans]
+    return float(model.quality(stages, [span.steps for span in plan.spans])[0])
 
 
 def test_it_finds_the_curves_that_rows_were_made_of() -> None:
     rows = Rows(TRUTH, 0.0)(10, 20)
-    found = fit(rows, "cloud")
-    table = tabled(found, rows)
+    found = fit(rows, "cloud", 20)
     for row in rows:
-        assert table.relative(row.plan) == pytest.approx(row.relative, abs=0.003)
-    assert found.left_out
-    assert found.left_out.rows == len(rows) - 6
-    assert found.left_out.largest < 0.02
-    between, true = (known.relative(Plan.parse("edge:9,cloud:3,device:8"))
-                     for known in (table, tabled(TRUTH, ())))  # fmt: skip
-    assert between == pytest.approx(true, abs=0.01)
+        assert quality(found, row.plan) == pytest.approx(row.relative, abs=0.004)
+    off = left_out(rows, "cloud", 20)
+    assert off
+    assert off.rows == len(rows) - 6
+    assert off.largest < 0.02
+    plan = Plan.parse("edge:9,cloud:3,device:8")
+    assert quality(found, plan) == pytest.approx(quality(TRUTH, plan), abs=0.01)
+
+
+def test_the_reference_is_whole_in_its_default_number_of_steps_alone() -> None:
+    found = fit(Rows(TRUTH, 0.0)(10, 20), "cloud", 20)
+    assert quality(found, Plan.parse("cloud:20")) == 1.0
+    assert quality(found, Plan.parse("cloud:10")) == pytest.approx(1 - 0.06**1.5, abs=0.004)
 
 
 def test_noise_shows_in_the_error_on_left_out_rows_but_hardly_in_the_model() -> None:
     rows = Rows(TRUTH, 0.03)(20)
-    found = fit(rows, "cloud")
-    table, true = tabled(found, rows), tabled(TRUTH, ())
-    misses = [abs(table.relative(row.plan) - true.relative(row.plan)) for row in rows]
-    assert found.left_out
-    assert 0.018 < found.left_out.mean < 0.035  # the mean of |normal| is 0.8 of its deviation
+    found, off = fit(rows, "cloud", 20), left_out(rows, "cloud", 20)
+    misses = [abs(quality(found, row.plan) - quality(TRUTH, row.plan)) for row in rows]
+    assert off
+    assert 0.018 < off.mean < 0.035  # the mean of |normal| is 0.8 of its deviation
     assert np.mean(misses) < 0.01
 
 
@@ -100,13 +103,12 @@ def test_the_error_of_a_row_is_that_of_a_model_which_has_not_seen_it() -> None:
     rows[at] = a_row(plan, rows[at].relative - 0.2, 0.005)
     others = [*rows[:at], *rows[at + 1 :]]
     unseen, seen = (
-        abs(tabled(fit(known, "cloud"), ()).relative(plan) - rows[at].relative)
-        for known in (others, rows)
+        abs(quality(fit(known, "cloud", 20), plan) - rows[at].relative) for known in (others, rows)
     )
     assert seen < unseen - 0.01
-    left_out = fit(rows, "cloud").left_out
-    assert left_out
-    assert left_out.largest == pytest.approx(unseen, abs=0.003)
+    off = left_out(rows, "cloud", 20)
+    assert off
+    assert off.largest == pytest.approx(unseen, abs=0.003)
 
 
 def test_certain_rows_count_more() -> None:
@@ -116,8 +118,7 @@ def test_certain_rows_count_more() -> None:
     off = []
     for error in (0.005, 0.3):
         wrong = [*rows[:at], a_row(plan, rows[at].relative - 0.2, error), *rows[at + 1 :]]
-        table = tabled(fit(wrong, "cloud"), tuple(rows))
-        off.append(abs(table.relative(plan) - rows[at].relative))
+        off.append(abs(quality(fit(wrong, "cloud", 20), plan) - rows[at].relative))
     assert off[0] > 4 * off[1]
 
 
@@ -137,9 +138,10 @@ def test_whatever_was_measured_the_model_keeps_its_shape(
         a_row(Plan.of(((name, 10),)), value, 0.0 if name == "cloud" else 0.05)
         for name, value in zip(STAGES, (*alone, 1.0), strict=True)
     ]
-    found = fit(rows, "cloud")
+    found = fit(rows, "cloud", 10)
     curves = {curve.stage: np.diff(curve.loss) for curve in found.curves}
     worse, better = ("device", "edge") if alone[0] < alone[1] else ("edge", "device")
+    assert not curves["cloud"].any()
     assert (curves[better] >= -1e-6).all()
     assert (curves[worse] >= curves[better] - 2e-6).all()
     assert min(min(curve.loss) for curve in found.hops) >= 0
@@ -147,14 +149,12 @@ def test_whatever_was_measured_the_model_keeps_its_shape(
 
 
 def test_a_reference_alone_needs_no_model() -> None:
-    found = fit([a_row(Plan.parse("cloud:10"), 1.0, 0.0)], "cloud")
+    found = fit([a_row(Plan.parse("cloud:10"), 1.0, 0.0)], "cloud", 10)
     assert found == Model(power=1.0, curves=())
 
 
 def test_nothing_is_left_out_of_stages_alone() -> None:
     rows = [a_row(Plan.parse("cloud:10"), 1.0, 0.0), a_row(Plan.parse("edge:10"), 0.8, 0.01)]
-    found = fit(rows, "cloud")
-    assert found.left_out is None
-    assert tabled(found, tuple(rows)).relative(Plan.parse("edge:10")) == pytest.approx(
-        0.8, abs=0.01
-    )
+    assert left_out(rows, "cloud", 10) is None
+    found = fit(rows, "cloud", 10)
+    assert quality(found, Plan.parse("edge:10")) == pytest.approx(0.8, abs=0.01)

@@ -47,7 +47,7 @@ def test_it_is_done_first_of_all_plans_above_the_floor() -> None:
         for b in bundles(("hall", "phone", "tower"), 20, seen.links):
             guided = [True] * len(b.stages)
             every = predict(b.stages, b.steps, guided, 1, tables, seen)
-            good = quality.relative_all(models(b.stages, seen), b.steps) >= 0.75
+            good = quality.bound_all(models(b.stages, seen), b.steps, (64, 64)) >= 0.75
             ends_s += every[good].tolist()
         assert choice.predicted_s == pytest.approx(min(ends_s))
         assert choice.quality >= 0.75

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
-from diffusion_edge.routing.quality import Model, QualityRow, QualityTable, StageCurve
+from diffusion_edge.routing.losses import Model, StageCurve
+from diffusion_edge.routing.quality import QualityRow, QualityTable, SizeQuality
 from diffusion_edge.types import MAX_STEPS, Held, ImageRequest, Link, StageStatus, Tier, View
 
 CELLS = 64
@@ -88,22 +89,39 @@ def row(score: float, **steps: int) -> QualityRow:
     )
 
 
-def table(*rows: QualityRow, model: Model | None = None) -> QualityTable:
+def table(
+    *rows: QualityRow, model: Model | None = None, low: Model | None = None, size: int = 64
+) -> QualityTable:
+    """Of one size, relative to the cloud in 20 steps. Without `low`, bounds are as estimates."""
+    found = model or Model(power=1.0, curves=())
     return QualityTable(
         family="shapes",
         metric="attribute accuracy",
+        steps=20,
         solver="ddim",
         guidance=3.0,
-        size=64,
-        seed=0,
-        prompts="nowhere",
-        captions=64,
+        confidence=0.95,
         weights="",
         versions={},
-        measured="2026-01-01",
-        model=model or Model(power=1.0, curves=()),
-        rows=rows,
+        sizes=(
+            SizeQuality(
+                size=size,
+                seed=0,
+                prompts="nowhere",
+                captions=64,
+                measured="2026-01-01",
+                model=found,
+                low=low or found,
+                rows=rows,
+            ),
+        ),
     )
+
+
+def with_model(known: QualityTable, model: Model, low: Model | None = None) -> QualityTable:
+    """The same rows; other models of what is between them."""
+    sizes = [e.model_copy(update={"model": model, "low": low or model}) for e in known.sizes]
+    return known.model_copy(update={"sizes": tuple(sizes)})
 
 
 def symmetric(device: float = 0.4, edge: float = 0.7, cloud: float = 1.0) -> QualityTable:
@@ -126,7 +144,6 @@ def late() -> QualityTable:
     """As `symmetric`, but what the smaller models lose they lose in the last steps."""
     curves = tuple(
         curve.model_copy(update={"loss": (0.0, 0.1 * curve.loss[-1], curve.loss[-1])})
-        for curve in symmetric().model.curves
+        for curve in symmetric().sizes[0].model.curves
     )
-    model = Model(power=1.0, curves=curves)
-    return symmetric().model_copy(update={"model": model})
+    return with_model(symmetric(), Model(power=1.0, curves=curves))
