@@ -99,7 +99,7 @@ def _panel(panel: Axes, each: SizeQuality, small: str, large: str, steps: int) -
         told = order, (handoffs, steps - handoffs)
         curve, bound = 100 * each.model.quality(*told), 100 * each.low.quality(*told)
         panel.plot(handoffs, curve, color=colour, linewidth=1.2, label=f"{name}, the model")
-        panel.plot(handoffs, bound, color=colour, linewidth=0.8, ls="-.", label=f"{name}, the bound")
+        panel.plot(handoffs, bound, "-.", color=colour, linewidth=0.8, label=f"{name}, the bound")
     for stage, colour, dashes in ((large, BLACK, "--"), (small, GREY, ":")):
         (alone,) = _rows(each, (stage,), steps)
         panel.axhline(100 * alone.relative, color=colour, linestyle=dashes, label=f"{stage} alone")
