@@ -1,4 +1,4 @@
-"""Altered packets: by the hundred thousand as a network alters them, and as a forger would.
+"""Altered packets: by the ten thousand as a network alters them, and as a forger would.
 
 Whoever alters bytes without mending the checksum is always refused. Who mends it can make any
 packet, good ones too; then `read` must either raise a PacketError or give a packet of which all
@@ -26,10 +26,11 @@ from diffusion_edge.schedule import SOLVERS, Schedule
 from diffusion_edge.solver import build_table, history_length
 from diffusion_edge.types import Codec, ImageRequest, Plan, Times
 from tests.forged import HEAD, Json, joined, parts_of, seal
+from tests.long import often
 
 SPACE = "ab" * 16
-ALTERED = 100_000
-FORGED = 20_000
+ALTERED = often(20_000, 100_000)
+FORGED = often(4_000, 20_000)
 PATIENCE_S = 1.0  # of the processor, for one packet; a read takes about a millisecond at most
 CODECS: tuple[Codec, ...] = ("exact", "bf16", "int8")
 

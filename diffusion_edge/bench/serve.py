@@ -96,11 +96,16 @@ class Arm:
     ask: Callable[[Asked], Awaitable[bytes | None]]
 
 
+def arms(cores: int) -> list[str]:
+    """Names of the arms, the stock pipeline first."""
+    return [STOCK, *([STOCK_EACH] if cores > 1 else []), OURS, OURS_OFF]
+
+
 def measure(task: Task, tell: Callable[[str], None]) -> ServeReport:
     """`tell` gets a line before every part. Raises UnequalArm before an arm's first load."""
     before = os.getloadavg()
     cores = os.cpu_count() or 1
-    names = [STOCK, *([STOCK_EACH] if cores > 1 else []), OURS, OURS_OFF]
+    names = arms(cores)
     with asyncio.Runner() as runner:
         bench = Bench(task, runner, tell)
         for turn in range(task.rounds):

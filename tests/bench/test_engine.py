@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from diffusion_edge.bench import arms, report
+from diffusion_edge.bench import arms, isolated, report
 from diffusion_edge.bench.isolated import Arm, relative
 from diffusion_edge.bench.report import ENGINE_MARKS, NOT_MEASURED
 from diffusion_edge.bench.stock import StockPipeline
-from diffusion_edge.bench.workload import mixed
+from diffusion_edge.bench.timing import timed
+from diffusion_edge.bench.workload import Asked, mixed
 from diffusion_edge.commands.app import app
 from diffusion_edge.errors import ConfigError, EdgeError
-from diffusion_edge.families.card import load_card
+from diffusion_edge.families.card import FamilyCard, load_card
 from diffusion_edge.families.load import load_family
 
 ARMS = {
@@ -41,10 +44,37 @@ def run(*more: str | Path, rounds: int = 1) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+class Inside:
+    """An arm without a process of its own, which would take seconds to start."""
+
+    def __init__(self, name: str, card: FamilyCard, stage: str, threads: int) -> None:
+        self.name = name
+        self._closing = ExitStack()
+        self._maker = self._closing.enter_context(arms.maker(name, card, stage, threads))
+
+    def await_ready(self) -> None: ...
+
+    def seconds(self, requests: Sequence[Asked]) -> float:
+        return timed(lambda: self._maker.pictures(requests))()
+
+    def latents(self, requests: Sequence[Asked]) -> list[Tensor]:
+        return list(self._maker.latents(requests))
+
+    def close(self) -> None:
+        self._closing.close()
+
+
 @pytest.mark.timeout(300)
 def test_it_measures_all_arms_and_writes_between_the_marks(
-    tiny_family: Path, tmp_path: Path
+    tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two of them in processes, as all are in earnest."""
+
+    def arm(name: str, *more: object) -> Arm | Inside:
+        made = Arm if name in (arms.ONE_BY_ONE, arms.IN_FLIGHT) else Inside
+        return made(name, *more)
+
+    monkeypatch.setattr(isolated, "Arm", arm)
     page = tmp_path / "performance.md"
     page.write_text(f"# Before\n\n{ENGINE_MARKS[0]}\nold\n{ENGINE_MARKS[1]}\n\nafter\n")
     result = run(tiny_family, "--stage", "edge", "--page", page, rounds=2)
@@ -99,17 +129,16 @@ def test_an_arm_whose_process_fails_says_so(tiny_family: Path) -> None:
         arm.close()
 
 
-@pytest.mark.timeout(300)
 def test_an_arm_that_makes_other_images_stops_it(
     tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Arm.latents
+    class Other(Inside):
+        def latents(self, requests: Sequence[Asked]) -> list[Tensor]:
+            *rest, last = super().latents(requests)
+            return [*rest, last * 1.001 if self.name == arms.IN_FLIGHT else last]
 
-    def other(self: Arm, asked: Any) -> Any:
-        *rest, last = original(self, asked)
-        return [*rest, last * 1.001] if self.name == arms.IN_FLIGHT else [*rest, last]
-
-    monkeypatch.setattr(Arm, "latents", other)
+    monkeypatch.setattr(isolated, "Arm", Other)
+    monkeypatch.setattr(arms, "names", lambda threads: [arms.ONE_BY_ONE, arms.IN_FLIGHT])
     page = tmp_path / "performance.md"
     result = run(tiny_family, "--stage", "device", "--requests", "2", "--page", page)
     assert result.exit_code == 1

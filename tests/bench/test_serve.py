@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffusion_edge.bench import serve
+from diffusion_edge.bench import serve, stock_server
 from diffusion_edge.bench.open_loop import Sent
 from diffusion_edge.bench.report import NOT_MEASURED, Machine
 from diffusion_edge.bench.serve import OURS_OFF, STOCK, STOCK_EACH, Arm, Bench, Task
@@ -31,16 +33,24 @@ from diffusion_edge.bench.serve_report import (
 from diffusion_edge.bench.servers import running
 from diffusion_edge.bench.workload import Asked
 from diffusion_edge.commands.app import app
+from diffusion_edge.config import read_settings
 from diffusion_edge.errors import EdgeError, UnequalArm
 from diffusion_edge.families.card import load_card
+from tests.long import long
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "arms",
+    [[STOCK, OURS], pytest.param([STOCK, STOCK_EACH, OURS, OURS_OFF], marks=long)],
+    ids=["two", "four"],
+)
 def test_the_whole_of_it(
-    tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arms: list[str]
 ) -> None:
-    """Four servers, every part once, and nothing left behind."""
+    """A server for every arm, every part once, and nothing left behind."""
+    monkeypatch.setattr(serve, "arms", lambda cores: arms)
     monkeypatch.setattr(serve, "PROBES", 1)
     monkeypatch.setattr(serve, "PAIRS", 1)
     page = tmp_path / "performance.md"
@@ -49,23 +59,77 @@ def test_the_whole_of_it(
     result = CliRunner().invoke(app, ["bench", "serve", str(tiny_family), *said])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])
-    arms = [row["arm"] for row in found["unloaded"]]
-    assert arms[0] == STOCK
-    assert arms[-2:] == [OURS, OURS_OFF]
-    assert set(arms) <= {STOCK, STOCK_EACH, OURS, OURS_OFF}
+    assert [row["arm"] for row in found["unloaded"]] == arms
     assert all(load["failed"] == 0 for load in found["loads"])
     assert max(found["worst_levels"].values()) <= 1
     assert len(found["targets"]) == 3
-    assert page.read_text().count("| float32 |") > 10
+    for arm in arms:
+        assert page.read_text().count(f"| {arm} | float32 |") >= 3
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
 # ---------------------------------------------------------------------------- without servers
 
 
+def test_with_several_cores_there_is_an_arm_that_uses_them_by_pipelines() -> None:
+    assert serve.arms(1) == [STOCK, OURS, OURS_OFF]
+    assert serve.arms(2) == [STOCK, STOCK_EACH, OURS, OURS_OFF]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of servers, none of which is started. A file is told by what stands in it."""
+    told: list[list[str]] = []
+
+    @contextmanager
+    def started(module: str, arguments: list[str]) -> Iterator[str]:
+        files = [Path(each).read_text() if each.endswith(".yaml") else each for each in arguments]
+        told.append([module, *files])
+        yield "http://127.0.0.1:1"
+
+    monkeypatch.setattr(serve, "running", started)
+    return told
+
+
+def begun(name: str, family: Path) -> None:
+    with asyncio.Runner() as runner, serve._server(name, a_task(family), runner, cores=3):
+        pass
+
+
+@pytest.mark.parametrize(("name", "replicas", "threads"), [(STOCK, 1, 3), (STOCK_EACH, 3, 1)])
+def test_the_cores_are_divided_among_the_stock_pipelines(
+    tiny_family: Path, started: list[list[str]], name: str, replicas: int, threads: int
+) -> None:
+    begun(name, tiny_family)
+    ((_, family, stage, *options),) = started
+    assert (family, stage) == (str(tiny_family), "cloud")
+    said = dict(zip(options[::2], options[1::2], strict=True))
+    assert (said["--replicas"], said["--threads"]) == (str(replicas), str(threads))
+    application = stock_server.application(family, stage, replicas, threads)
+    (pipelines,) = application._bound_deployment.init_args
+    assert pipelines._bound_deployment.num_replicas == replicas
+    assert pipelines._bound_deployment.init_args == (family, stage, threads)
+
+
+@pytest.mark.parametrize(("name", "batching"), [(OURS, "in-flight"), (OURS_OFF, "off")])
+def test_our_server_has_all_cores_and_emulates_nothing(
+    tiny_family: Path, started: list[list[str]], name: str, batching: str
+) -> None:
+    begun(name, tiny_family)
+    ((module, command, config),) = started
+    assert (module, command) == ("diffusion_edge", "serve")
+    settings = read_settings(json.loads(config)["applications"][0]["args"])
+    stage = settings.stages["cloud"]
+    assert (stage.model, stage.threads, stage.batching) == ("cloud", 3, batching)
+    assert not settings.emulates
+
+
+def a_task(family: Path, seconds: float = 0.05) -> Task:
+    return Task(load_card(family), "cloud", steps=4, seconds=seconds, rounds=2, seed=0)
+
+
 def a_bench(family: Path, runner: asyncio.Runner, seconds: float = 0.05) -> Bench:
-    task = Task(load_card(family), "cloud", steps=4, seconds=seconds, rounds=2, seed=0)
-    return Bench(task, runner, lambda line: None)
+    return Bench(a_task(family, seconds), runner, lambda line: None)
 
 
 def grey(level: int) -> bytes:
