@@ -227,7 +227,12 @@ async def workers(
 ) -> AsyncIterator[dict[str, Worker]]:
     made = {
         stage: Worker(
-            FakeFamily(stage), stage=stage, tier="edge", capacity=REQUESTS, clock=storm.clock
+            FakeFamily("edge"),
+            stage=stage,
+            tier="edge",
+            capacity=REQUESTS,
+            hop_timeout_s=HOUR,  # however busy this machine is
+            clock=storm.clock,
         )
         for stage in stages
     }
@@ -265,7 +270,7 @@ def expected_end(kind: str) -> set[str]:
     return {"left"} if kind.startswith("leaves") else {"a picture"}
 
 
-@pytest.mark.parametrize("stages", [("edge",), ("edge", "cloud")], ids=["one stage", "two stages"])
+@pytest.mark.parametrize("stages", [("tower",), ("tower", "hall")], ids=["one stage", "two stages"])
 async def test_a_storm_of_cancels_leaves_pictures_and_nothing_else(
     stages: Sequence[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,7 +281,7 @@ async def test_a_storm_of_cancels_leaves_pictures_and_nothing_else(
     assert min(kinds.values()) > 15
     alone = {
         packet.seed: run_last_span(
-            FakeFamily("edge"), replace(packet, plan=Plan.parse(f"edge:{packet.steps}"))
+            FakeFamily("edge"), replace(packet, plan=Plan.parse(f"tower:{packet.steps}"))
         )[0]
         for packet, ending in asked
         if "a picture" in expected_end(ending.kind)
@@ -312,7 +317,7 @@ async def test_a_storm_of_cancels_leaves_pictures_and_nothing_else(
 async def test_who_does_not_read_holds_no_slot(gate: Gate) -> None:
     """The work goes on behind the iterator's back, and its slot is free when it is done."""
     async with a_worker(capacity=1, on_predict=gate) as worker:
-        events = worker.run(write(a_packet("edge:3")), NOWHERE)
+        events = worker.run(write(a_packet("tower:3")), NOWHERE)
         await anext(events)
         await gate.reached()
         assert worker.status().queued == 1
@@ -320,15 +325,15 @@ async def test_who_does_not_read_holds_no_slot(gate: Gate) -> None:
         async with asyncio.timeout(30):
             while worker.status().queued:
                 await asyncio.sleep(0)
-        other = [event async for event in worker.run(write(a_packet("edge:2")), NOWHERE)]
+        other = [event async for event in worker.run(write(a_packet("tower:2")), NOWHERE)]
         assert isinstance(other[-1], Done)
         late = [event async for event in events]
-        assert done(late).picture == run_last_span(FakeFamily("edge"), a_packet("edge:3"))[1]
+        assert done(late).picture == run_last_span(FakeFamily("edge"), a_packet("tower:3"))[1]
 
 
 async def test_who_does_not_read_may_still_leave(gate: Gate) -> None:
     async with a_worker(capacity=1, on_predict=gate) as worker:
-        events = worker.run(write(a_packet("edge:1,cloud:2")), NOWHERE)
+        events = worker.run(write(a_packet("tower:1,hall:2")), NOWHERE)
         await anext(events)
         gate.open()
         async with asyncio.timeout(30):
@@ -344,7 +349,7 @@ async def test_a_deadline_passes_for_who_does_not_read(gate: Gate) -> None:
     async with a_worker(capacity=1, clock=Clock(), on_predict=gate) as worker:
         clock = worker._clock
         assert isinstance(clock, Clock)
-        packet = a_packet("edge:5", left=Times(give_up=HOUR))
+        packet = a_packet("tower:5", left=Times(give_up=HOUR))
         events = worker.run(write(packet), NOWHERE)
         await anext(events)
         await gate.reached()

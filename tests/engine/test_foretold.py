@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -16,15 +16,17 @@ from torch import Tensor
 from diffusion_edge.batching import due
 from diffusion_edge.config import Emulate
 from diffusion_edge.engine.seconds import Recent, Seconds, Steps
-from diffusion_edge.engine.worker import Job, Worker
+from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet, write
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import Accepted, Done, Held, Picture, StageStatus
+from diffusion_edge.types import Accepted, Done, Held, Picture
 from tests.engine.test_worker import CELLS, a_packet
 from tests.fakes import FakeFamily, FakeTransport
 
 ENCODE_S, DECODE_S = 0.03, 0.05
+TURNS = 20
+"""Of the loop, by which all has happened that waits for neither time nor threads."""
 BY_ROWS = {1: 0.08, 2: 0.10, 3: 0.13, 4: 0.16}
 BY_ROWS_LARGE = {1: 0.15, 2: 0.19, 3: 0.25, 4: 0.31}
 
@@ -51,12 +53,15 @@ class Script:
         await self.pass_by(seconds)
 
     async def pass_by(self, seconds: float) -> None:
-        """Whoever arrives meanwhile is admitted at that very moment."""
+        """Whoever arrives meanwhile is admitted at that very moment, and waits where it will wait
+        before the work goes on: else it would be chance whether it is in the next forward pass."""
         async with self.moving:
             end = self.seconds + seconds
             while self.worker and self.arrivals and self.arrivals[0][0] <= end:
                 self.seconds, packet = self.arrivals.pop(0)
                 await self.admit(packet)
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
             self.seconds = end
 
     async def admit(self, packet: Packet) -> None:
@@ -68,7 +73,7 @@ class Script:
 
     async def serve(self, packet: Packet, admitted: asyncio.Event) -> None:
         assert self.worker is not None
-        came_s, onward = self.seconds, FakeTransport(Accepted("cloud"), Done(PICTURE, (), ()))
+        came_s, onward = self.seconds, FakeTransport(Accepted("hall"), Done(PICTURE, (), ()))
         async for event in self.worker.run(write(packet), onward):
             admitted.set()
             if isinstance(event, Done):
@@ -78,7 +83,7 @@ class Script:
 
     def foretell(self, packet: Packet) -> None:
         assert self.worker is not None
-        status, new = told(self.worker, self.seconds), asked(self.worker, packet)
+        status, new = self.worker.status(), asked(self.worker, packet)
         ends_s = ahead(status, [new])
         for image, end_s in zip((*status.held, new), ends_s, strict=True):
             self.foretold_s[image.request] = self.seconds + end_s
@@ -93,24 +98,6 @@ class Script:
 
 
 PICTURE = Picture(1, 1, b"\0\0\0")
-
-
-def told(worker: Worker, now: float) -> StageStatus:
-    held = tuple(of_job(job, now) for job in worker._jobs)
-    return replace(worker.status(), held=held, most_rows=worker._asked_rows)
-
-
-def of_job(job: Job, now: float) -> Held:
-    return Held(
-        request=job.packet.request_id,
-        image=0,
-        steps=job.steps_left,
-        rows=job.sample.rows,
-        cells=job.sample.cells,
-        due_s=job.sample.due - now,
-        encodes=job.encodes_left > 0,
-        decodes=job.decodes_left > 0,
-    )
 
 
 def asked(worker: Worker, packet: Packet) -> Held:
@@ -159,7 +146,7 @@ def some_arrivals(seed: int, count: int) -> list[tuple[float, Packet]]:
         at_s += chance.expovariate(4.0)
         steps = chance.randint(1, 8)
         packet = a_packet(
-            f"edge:{steps}" + (",cloud:2" if chance.random() < 0.4 else ""),
+            f"tower:{steps}" + (",hall:2" if chance.random() < 0.4 else ""),
             request_id=f"r{number}",
             solver="ddim",
             width=chance.choice((16, 16, 32)),
@@ -171,7 +158,7 @@ def some_arrivals(seed: int, count: int) -> list[tuple[float, Packet]]:
 async def played(arrivals: Sequence[tuple[float, Packet]], **options: Any) -> Script:
     script = Script(list(arrivals))
     family = FakeFamily("edge") if "emulate" in options else Measured(script)
-    worker = Worker(family, stage="edge", tier="edge", capacity=100, clock=script, **options)
+    worker = Worker(family, stage="tower", tier="edge", capacity=100, clock=script, **options)
     await worker.warm_up(16, "ddim")
     if "emulate" not in options:
         worker._known = Seconds(
@@ -219,7 +206,7 @@ async def test_what_is_foretold_of_an_idle_stage_is_exact(
     options: dict[str, Any], pass_s: float
 ) -> None:
     for large in (False, True):
-        packet = a_packet("edge:7", width=32 if large else 16, request_id="only")
+        packet = a_packet("tower:7", width=32 if large else 16, request_id="only")
         script = await played([(1.5, packet)], **options)
         assert script.foretold_s == pytest.approx(script.done_s, abs=1e-9)
 

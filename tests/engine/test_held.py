@@ -40,9 +40,9 @@ async def admitted(worker: Worker, number: int) -> None:
 
 async def test_every_image_is_told_in_order_of_arrival_with_what_is_left_of_it(gate: Gate) -> None:
     async with a_worker(capacity=2, on_predict=gate) as worker:
-        running = asyncio.create_task(all_of(worker, a_packet("edge:3", request_id="runs")))
+        running = asyncio.create_task(all_of(worker, a_packet("tower:3", request_id="runs")))
         await gate.reached()
-        passing = a_packet("edge:5,cloud:2", request_id="passes", image=2, guidance=3.0, width=32)
+        passing = a_packet("tower:5,hall:2", request_id="passes", image=2, guidance=3.0, width=32)
         waiting = asyncio.create_task(all_of(worker, passing))
         await admitted(worker, 2)
         placeless = asyncio.create_task(handed(worker, half_way(request_id="handed")))
@@ -72,7 +72,7 @@ async def test_every_image_is_told_in_order_of_arrival_with_what_is_left_of_it(g
 
 async def test_a_step_counts_when_its_pass_has_ended(gate: Gate) -> None:
     async with a_worker(on_predict=gate) as worker:
-        running = asyncio.create_task(all_of(worker, a_packet("edge:3")))
+        running = asyncio.create_task(all_of(worker, a_packet("tower:3")))
         for left in (3, 2, 1):
             await gate.reached()  # it stands in a pass
             assert [held.steps for held in worker.status().held] == [left]
@@ -100,11 +100,11 @@ async def test_text_and_picture_are_told_until_they_are_made() -> None:
         return worker.status().held if warm else ()
 
     warm = False
-    worker = Worker(Telling("edge"), stage="edge", tier="edge")
+    worker = Worker(Telling("edge"), stage="tower", tier="edge")
     await worker.warm_up(16, "ddim")
     warm = True
     try:
-        done(await all_of(worker, a_packet("edge:1")))
+        done(await all_of(worker, a_packet("tower:1")))
     finally:
         worker.close()
     assert [(held.encodes, held.steps, held.decodes) for held in seen] == [
@@ -117,7 +117,7 @@ async def test_text_and_picture_are_told_until_they_are_made() -> None:
 async def test_due_times_are_told_from_now_and_fall_with_the_clock(gate: Gate) -> None:
     clock = FakeClock()
     async with a_worker(emulate=Emulate(step_s=1.0), clock=clock, on_predict=gate) as worker:
-        packets = [a_packet("edge:4"), a_packet("edge:4", left=Times(due=5.0))]
+        packets = [a_packet("tower:4"), a_packet("tower:4", left=Times(due=5.0))]
         tasks = [asyncio.create_task(all_of(worker, packet)) for packet in packets]
         await gate.reached()
         assert [held.due_s for held in worker.status().held] == pytest.approx([4 * STRETCH, 5.0])
@@ -153,7 +153,7 @@ async def test_what_memory_did_not_hold_bounds_the_rows_that_are_told() -> None:
                 raise torch.OutOfMemoryError("no room for more than four rows")
             return super().predict(latent, t, g, c)
 
-    worker = Worker(Small("edge"), stage="edge", tier="edge")
+    worker = Worker(Small("edge"), stage="tower", tier="edge")
     await worker.warm_up(16, "ddim")
     try:
         worker._known = worker._seconds.out_of_memory(CELLS, 8)

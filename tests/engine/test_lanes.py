@@ -16,9 +16,9 @@ from torch import Tensor
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.lanes import Lanes, cut, leave_cores_to_lanes
 from diffusion_edge.engine.measure import REPEATS, measure
-from diffusion_edge.engine.pace import RealClock
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.families.base import Conditioning, Family
+from diffusion_edge.types import Picture
 from tests.engine.test_worker import a_packet
 from tests.fakes import FakeClock, FakeFamily
 from tests.theorem import BOUND, CONTROL, relative
@@ -32,7 +32,7 @@ def lanes() -> Iterator[Lanes]:
 
 
 def some(family: FakeFamily, count: int) -> list[Trajectory]:
-    return [core.begin(family, a_packet("edge:4", seed=seed)) for seed in range(count)]
+    return [core.begin(family, a_packet("tower:4", seed=seed)) for seed in range(count)]
 
 
 @pytest.mark.parametrize(("rows", "count"), [(1, 1), (3, 2), (7, 3), (4, 4)])
@@ -58,7 +58,7 @@ async def test_lanes_run_side_by_side_and_change_nothing(lanes: Lanes) -> None:
 
 async def test_one_guided_trajectory_has_a_row_for_each_lane(lanes: Lanes) -> None:
     family = FakeFamily("edge")
-    before = core.begin(family, a_packet("edge:4", guidance=3.0))
+    before = core.begin(family, a_packet("tower:4", guidance=3.0))
     expected = core.step(family, [before])[0].latent
     together = threading.Barrier(2, timeout=30)
     family.on_predict = together.wait
@@ -196,7 +196,7 @@ async def test_warm_up_cuts_no_more_than_there_are_threads() -> None:
     for threads, allowed in ((1, {1}), (2, {1, 2})):
         lanes = Lanes("test", threads)
         try:
-            seconds = await measure(family, (16,), "ddim", lanes, RealClock(), threads)
+            seconds = await measure(family, (16,), "ddim", lanes, FakeClock(), threads)
         finally:
             lanes.close()
         (curve,) = seconds.step_s.values()
@@ -225,11 +225,29 @@ async def test_warm_up_counts_neither_the_first_pass_nor_one_stall() -> None:
     assert [seconds.step(16, rows) for rows in passes] == pytest.approx([0.1] * len(passes))
 
 
+class ByCells(FakeFamily):
+    """A forward pass takes a millisecond for every 16 cells, a decoding two."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__("edge")
+        self._clock = clock
+
+    def predict(self, latent: Tensor, t: Tensor, guidance: Tensor, c: Conditioning) -> Tensor:
+        self._clock.advance(latent[:, 0].numel() / 16_000)
+        return super().predict(latent, t, guidance, c)
+
+    def decode(self, latent: Tensor) -> list[Picture]:
+        self._clock.advance(latent[:, 0].numel() / 8_000)
+        return super().decode(latent)
+
+
 async def test_warm_up_measures_of_other_sizes_what_one_picture_takes(lanes: Lanes) -> None:
-    seconds = await measure(FakeFamily("edge"), (16, 64, 32), "ddim", lanes, RealClock(), 1)
-    assert set(seconds.step_s) == set(seconds.decode_s) == {16, 64, 256}
-    assert set(seconds.step_s[64]) == set(seconds.step_s[256]) == {1, 2}
-    assert min(*seconds.step_s[64].values(), *seconds.decode_s.values()) > 0
+    clock = FakeClock()
+    seconds = await measure(ByCells(clock), (16, 64, 32), "ddim", lanes, clock, 1)
+    assert set(seconds.step_s) == {16, 64, 256}
+    assert seconds.step_s[64] == pytest.approx({1: 0.004, 2: 0.008})
+    assert seconds.step_s[256] == pytest.approx({1: 0.016, 2: 0.032})
+    assert seconds.decode_s == pytest.approx({16: 0.002, 64: 0.008, 256: 0.032})
 
 
 async def test_warm_up_leaves_out_sizes_that_would_take_it_too_long(lanes: Lanes) -> None:
@@ -254,7 +272,7 @@ async def test_warm_up_ends_where_memory_does(lanes: Lanes) -> None:
 
     only = Lanes("test", 1)
     try:
-        seconds = await measure(Small("edge"), (16,), "ddim", only, RealClock(), 1)
+        seconds = await measure(Small("edge"), (16,), "ddim", only, FakeClock(), 1)
     finally:
         only.close()
     assert set(seconds.step_s[16]) == {1, 2}

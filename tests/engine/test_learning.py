@@ -52,7 +52,9 @@ class OnMachine(FakeFamily):
 @asynccontextmanager
 async def a_stage(machine: Machine, **options: Any) -> AsyncIterator[Worker]:
     family = OnMachine(machine)
-    worker = Worker(family, stage="edge", tier="edge", capacity=100, clock=machine.clock, **options)
+    worker = Worker(
+        family, stage="tower", tier="edge", capacity=100, clock=machine.clock, **options
+    )
     await worker.warm_up(16, "ddim")
     try:
         yield worker
@@ -62,7 +64,7 @@ async def a_stage(machine: Machine, **options: Any) -> AsyncIterator[Worker]:
 
 async def some(worker: Worker, count: int, edge: int = 16, steps: int = 10) -> float:
     """Seconds for so many pictures at once."""
-    packet = a_packet(f"edge:{steps}", width=edge, height=edge)
+    packet = a_packet(f"tower:{steps}", width=edge, height=edge)
     clock = worker._clock
     began = clock.now()
     await asyncio.gather(*(all_of(worker, replace(packet, seed=n)) for n in range(count)))
@@ -157,7 +159,7 @@ async def test_what_waits_is_told_in_the_seconds_of_its_size() -> None:
         await some(worker, 1, edge=32, steps=5)
         told: list[float] = []
         for edge in (16, 32):
-            packet = a_packet("edge:10", width=edge, height=edge)
+            packet = a_packet("tower:10", width=edge, height=edge)
             running = asyncio.create_task(all_of(worker, packet))
             while not worker.status().queued:
                 await asyncio.sleep(0)

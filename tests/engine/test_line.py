@@ -54,7 +54,7 @@ async def test_closing_a_stage_ends_all_that_it_holds_and_what_comes_later(
         gate.open()
         for ended in await ends(tasks):
             assert isinstance(ended, StageLost)
-            assert (ended.stage, "'edge' was closed" in ended.message) == ("edge", True)
+            assert (ended.stage, "'tower' was closed" in ended.message) == ("tower", True)
         (late,) = await ends([asyncio.create_task(all_of(worker, a_packet()))])
         assert isinstance(late, StageLost)
         assert worker.status().queued == 0

@@ -46,7 +46,7 @@ class Stage:
         self.clock, self.family = FakeClock(), Counting()
         self.worker = Worker(
             self.family,
-            stage="edge",
+            stage="tower",
             tier="edge",
             capacity=100,
             clock=self.clock,
@@ -76,7 +76,7 @@ async def a_stage(stated: Emulate, **options: Any) -> AsyncIterator[Stage]:
 
 
 def some(count: int, steps: int = 3, **changes: Any) -> list[Packet]:
-    return [a_packet(f"edge:{steps}", seed=seed, **changes) for seed in range(count)]
+    return [a_packet(f"tower:{steps}", seed=seed, **changes) for seed in range(count)]
 
 
 async def test_a_number_is_taken_by_each_sample_however_many_there_are() -> None:

@@ -49,15 +49,15 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
     async with a_worker(on_predict=gate, rows=8) as worker:
         monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
-        long = asyncio.create_task(all_of(worker, a_packet("edge:6")))
+        long = asyncio.create_task(all_of(worker, a_packet("tower:6")))
         await gate.reached()
-        short = asyncio.create_task(all_of(worker, a_packet("edge:2", solver="ddim", seed=1)))
+        short = asyncio.create_task(all_of(worker, a_packet("tower:2", solver="ddim", seed=1)))
         await waiting(worker, 1)
         gate.open(1)
         await gate.reached()  # both stand in the second pass
         gate.open()
-        assert done(await short).picture == alone("edge:2", solver="ddim", seed=1)
-        assert done(await long).picture == alone("edge:6")
+        assert done(await short).picture == alone("tower:2", solver="ddim", seed=1)
+        assert done(await long).picture == alone("tower:6")
     assert passes.rows == [1, 2, 2, 1, 1, 1]
 
 
@@ -75,10 +75,10 @@ def alone(plan: str, **changes: Any) -> Any:
 async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Solver, step count and guidance value may differ; size and being guided may not."""
     packets = [
-        a_packet("edge:4", guidance=2.0),
-        a_packet("edge:5", guidance=7.0, solver="euler"),
-        a_packet("edge:4"),
-        a_packet("edge:4", guidance=3.0, width=32),
+        a_packet("tower:4", guidance=2.0),
+        a_packet("tower:5", guidance=7.0, solver="euler"),
+        a_packet("tower:4"),
+        a_packet("tower:4", guidance=3.0, width=32),
     ]
     async with a_worker() as worker:
         monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
@@ -95,7 +95,7 @@ async def test_off_runs_one_request_after_the_other(monkeypatch: pytest.MonkeyPa
     ended: list[int] = []
 
     async def one(worker: Worker, seed: int, steps: int) -> None:
-        await all_of(worker, a_packet(f"edge:{steps}", seed=seed))
+        await all_of(worker, a_packet(f"tower:{steps}", seed=seed))
         ended.append(seed)
 
     async with a_worker(mode="off") as worker:
@@ -118,9 +118,9 @@ async def test_one_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> No
 
         monkeypatch.setattr(family, "predict", picky)
         good, bad, other = await asyncio.gather(
-            all_of(worker, a_packet("edge:3", guidance=2.0)),
-            all_of(worker, a_packet("edge:3", guidance=5.0)),
-            all_of(worker, a_packet("edge:3", guidance=3.0)),
+            all_of(worker, a_packet("tower:3", guidance=2.0)),
+            all_of(worker, a_packet("tower:3", guidance=5.0)),
+            all_of(worker, a_packet("tower:3", guidance=3.0)),
             return_exceptions=True,
         )
         assert isinstance(bad, FloatingPointError)
@@ -155,7 +155,7 @@ class Refusing:
 
 async def eight(worker: Worker, **changes: Any) -> list[Any]:
     """What comes of eight requests of 20 steps that are there at the same time."""
-    packets = [a_packet("edge:20", seed=seed, **changes) for seed in range(8)]
+    packets = [a_packet("tower:20", seed=seed, **changes) for seed in range(8)]
     made = (all_of(worker, packet) for packet in packets)
     return await asyncio.gather(*made, return_exceptions=True)
 
@@ -168,7 +168,7 @@ async def test_a_batch_that_is_too_large_fails_once_and_goes_on_in_smaller_ones(
         monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
         passes = Refusing(worker._family, lambda p, _: p.rows[-1] > most, monkeypatch)
         for seed, events in enumerate(await eight(worker)):
-            assert done(events).picture == alone("edge:20", seed=seed)
+            assert done(events).picture == alone("tower:20", seed=seed)
     assert passes.failed == 8 // most - 1
     assert len(passes.rows) == passes.failed + 20 * 8 // most
 
@@ -194,7 +194,7 @@ async def test_what_fails_by_itself_is_found_and_slows_nobody(
         )
         good, bad = await asyncio.gather(
             eight(worker, guidance=2.0),
-            asyncio.gather(all_of(worker, a_packet("edge:20", guidance=5.0, seed=9))),
+            asyncio.gather(all_of(worker, a_packet("tower:20", guidance=5.0, seed=9))),
             return_exceptions=True,
         )
         assert isinstance(bad, torch.OutOfMemoryError)
@@ -207,7 +207,7 @@ async def test_what_fails_by_itself_is_found_and_slows_nobody(
 
 async def test_random_cancels_leave_the_loop_empty() -> None:
     async def some_of(worker: Worker, number: int) -> None:
-        events = worker.run(write(a_packet(f"edge:{2 + number % 7}", seed=number)), NOWHERE)
+        events = worker.run(write(a_packet(f"tower:{2 + number % 7}", seed=number)), NOWHERE)
         with suppress(StopAsyncIteration):
             for _ in range(1 + number % 3):
                 await anext(events)
@@ -243,7 +243,7 @@ def requests(family: Family) -> list[Packet]:
     kinds = [("ddim", 6, 2.0), ("dpmpp-2m", 8, 5.0), ("euler", 7, 3.0), ("unipc", 9, 4.0)]
     return [
         a_packet(
-            f"cloud:{steps}",
+            f"hall:{steps}",
             prompt=("a red circle", "a blue square on white")[number % 2],
             solver=solver,
             guidance=guidance,
@@ -265,7 +265,7 @@ async def latents(
     by_seed: dict[int, Tensor] = {}
     with patch.context() as within:
         kept = Kept(family, within)
-        worker = Worker(family, stage="cloud", tier="cloud", mode=mode, rows=8, threads=threads)
+        worker = Worker(family, stage="hall", tier="cloud", mode=mode, rows=8, threads=threads)
         await worker.warm_up(16, "ddim")
         within.setattr(worker._stepper, "_rows", lambda company: 8)
         kept.latents.clear()
@@ -309,7 +309,7 @@ async def test_a_picture_does_not_depend_on_its_company(
             if mode == "reproducible":
                 assert torch.equal(batched[number], one_by_one[number])
             assert relative(batched[number], one_by_one[number]) <= BOUND
-        whole = run_last_span(family, replace(packet, plan=Plan.parse(f"cloud:{packet.steps}")))[0]
+        whole = run_last_span(family, replace(packet, plan=Plan.parse(f"hall:{packet.steps}")))[0]
         assert relative(together[number], whole) <= BOUND
 
 
@@ -322,5 +322,5 @@ async def test_reproducible_passes_are_cut_alike_whatever_was_measured(
     async with a_worker(mode="reproducible", rows=8, threads=threads) as worker:
         worker._known = replace(worker._seconds, lanes={1: min(measured, threads)})
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
-        await all_of(worker, a_packet("edge:1", guidance=2.0))
+        await all_of(worker, a_packet("tower:1", guidance=2.0))
     assert passes.rows == parts

@@ -83,7 +83,7 @@ def gate() -> Iterator[Gate]:
 
 @asynccontextmanager
 async def a_worker(
-    stage: str = "edge", on_predict: Any = None, **options: Any
+    stage: str = "tower", on_predict: Any = None, **options: Any
 ) -> AsyncIterator[Worker]:
     family = FakeFamily(f"model of {stage}")
     worker = Worker(family, stage=stage, tier="edge", **options)
@@ -96,7 +96,7 @@ async def a_worker(
         worker.close()
 
 
-def a_packet(plan: str = "edge:4", **changes: Any) -> Packet:
+def a_packet(plan: str = "tower:4", **changes: Any) -> Packet:
     parsed = Plan.parse(plan)
     packet = Packet(
         request_id="r",
@@ -127,47 +127,47 @@ def done(events: list[Event]) -> Done:
 async def test_one_stage_makes_a_picture() -> None:
     async with a_worker() as worker:
         events = await all_of(worker, a_packet())
-    assert events[:2] == [Accepted("edge"), Progress("edge", 4)]
+    assert events[:2] == [Accepted("tower"), Progress("tower", 4)]
     result = done(events)
     assert result.picture == run_last_span(FakeFamily("edge"), a_packet())[1]
-    assert [(s.stage, s.start, s.stop) for s in result.spans] == [("edge", 0, 4)]
+    assert [(s.stage, s.start, s.stop) for s in result.spans] == [("tower", 0, 4)]
     assert result.hops == ()
     assert result.spans[0].emulated_s == 0
 
 
 async def test_a_plan_over_two_stages_is_exact_and_recorded() -> None:
-    plan = "edge:3,cloud:5"
-    async with a_worker("edge") as edge, a_worker("cloud") as cloud:
-        transport = LocalTransport({"edge": edge, "cloud": cloud})
-        events = [e async for e in transport.run("edge", write(a_packet(plan)))]
+    plan = "tower:3,hall:5"
+    async with a_worker("tower") as tower, a_worker("hall") as hall:
+        transport = LocalTransport({"tower": tower, "hall": hall})
+        events = [e async for e in transport.run("tower", write(a_packet(plan)))]
     assert events[:-1] == [
-        Accepted("edge"),
-        Progress("edge", 3),
-        Accepted("cloud"),
-        Progress("cloud", 8),
+        Accepted("tower"),
+        Progress("tower", 3),
+        Accepted("hall"),
+        Progress("hall", 8),
     ]
     packet = a_packet(plan)
     onward = run_span(FakeFamily("edge"), packet, packet.plan.spans[0])
     result = done(events)
     assert result.picture == run_last_span(FakeFamily("cloud"), onward)[1]
-    assert [s.stage for s in result.spans] == ["edge", "cloud"]
+    assert [s.stage for s in result.spans] == ["tower", "hall"]
     (hop,) = result.hops
-    assert (hop.source, hop.target, hop.nbytes) == ("edge", "cloud", len(write(onward)))
+    assert (hop.source, hop.target, hop.nbytes) == ("tower", "hall", len(write(onward)))
     assert result.spans[0].decode_s < result.spans[1].decode_s
 
 
 async def test_a_stage_may_hand_to_itself() -> None:
     async with a_worker() as worker:
-        split = await all_of(worker, a_packet("edge:2,edge:4"), LocalTransport({"edge": worker}))
-        whole = await all_of(worker, a_packet("edge:6"))
+        split = await all_of(worker, a_packet("tower:2,tower:4"), LocalTransport({"tower": worker}))
+        whole = await all_of(worker, a_packet("tower:6"))
     assert done(split).picture == done(whole).picture
 
 
 async def test_words_that_no_stage_knows_are_told_once() -> None:
-    async with a_worker("edge") as edge, a_worker("cloud") as cloud:
-        transport = LocalTransport({"edge": edge, "cloud": cloud})
-        packet = a_packet("edge:2,cloud:2", prompt="unknown")
-        events = [e async for e in transport.run("edge", write(packet))]
+    async with a_worker("tower") as tower, a_worker("hall") as hall:
+        transport = LocalTransport({"tower": tower, "hall": hall})
+        packet = a_packet("tower:2,hall:2", prompt="unknown")
+        events = [e async for e in transport.run("tower", write(packet))]
     assert done(events).warnings == ("the word 'unknown' is not known to this family",)
 
 
@@ -175,7 +175,7 @@ async def test_first_come_first_served(gate: Gate) -> None:
     order: list[str] = []
 
     async def one(worker: Worker, name: str) -> None:
-        await all_of(worker, a_packet("edge:2", request_id=name))
+        await all_of(worker, a_packet("tower:2", request_id=name))
         order.append(name)
 
     async with a_worker(on_predict=gate) as worker:
@@ -203,13 +203,13 @@ async def test_the_parts_of_a_span_add_up_to_the_time_it_took() -> None:
 
     began, ended = clock.now(), list[float]()
     family = Slow("edge", on_predict=lambda: clock.advance(1.0))
-    worker = Worker(family, stage="edge", tier="edge", clock=clock, mode="off")
+    worker = Worker(family, stage="tower", tier="edge", clock=clock, mode="off")
     await worker.warm_up(16, "ddim")
     began = clock.now()
     ended.clear()
 
     async def one(seed: int) -> SpanRecord:
-        (span,) = done(await all_of(worker, a_packet("edge:3", seed=seed))).spans
+        (span,) = done(await all_of(worker, a_packet("tower:3", seed=seed))).spans
         return span
 
     try:
@@ -233,7 +233,7 @@ async def test_who_waits_for_the_first_step_is_not_running(gate: Gate) -> None:
         clock.advance(1.0)
 
     async def one(steps: int) -> SpanRecord:
-        (span,) = done(await all_of(worker, a_packet(f"edge:{steps}", seed=steps))).spans
+        (span,) = done(await all_of(worker, a_packet(f"tower:{steps}", seed=steps))).spans
         return span
 
     async with a_worker(clock=clock, mode="off", on_predict=a_second) as worker:
@@ -249,14 +249,14 @@ async def test_who_waits_for_the_first_step_is_not_running(gate: Gate) -> None:
 
 async def test_several_at_once_of_other_sizes_guidance_and_stages_are_what_each_is_alone() -> None:
     asked = [
-        a_packet("edge:2,cloud:2", seed=1),
-        a_packet("edge:1,cloud:4", seed=2, width=32, guidance=3.0, negative_prompt="no"),
-        a_packet("cloud:3,edge:1", seed=3, prompt="a blue square", solver="ddim"),
-        a_packet("edge:1,cloud:1,edge:2", seed=0, height=48, guidance=0.0),
-        a_packet("cloud:2@0,edge:2@6", seed=4, guidance=3.0),
+        a_packet("tower:2,hall:2", seed=1),
+        a_packet("tower:1,hall:4", seed=2, width=32, guidance=3.0, negative_prompt="no"),
+        a_packet("hall:3,tower:1", seed=3, prompt="a blue square", solver="ddim"),
+        a_packet("tower:1,hall:1,tower:2", seed=0, height=48, guidance=0.0),
+        a_packet("hall:2@0,tower:2@6", seed=4, guidance=3.0),
     ]
-    async with a_worker("edge") as edge, a_worker("cloud") as cloud:
-        sites = LocalTransport({"edge": edge, "cloud": cloud})
+    async with a_worker("tower") as tower, a_worker("hall") as hall:
+        sites = LocalTransport({"tower": tower, "hall": hall})
 
         async def one(packet: Packet) -> Done:
             first = packet.plan.spans[0].stage
@@ -296,13 +296,13 @@ async def test_the_loop_stays_free_and_the_queue_is_told_honestly(gate: Gate) ->
     stated = Emulate(step_s=1.0, encode_s=0.25, decode_s=0.5)
     async with a_worker(emulate=stated, clock=FakeClock(), on_predict=gate) as worker:
         assert worker.status().queue_s == 0
-        running = asyncio.create_task(all_of(worker, a_packet("edge:4")))
+        running = asyncio.create_task(all_of(worker, a_packet("tower:4")))
         await gate.reached()
         assert worker.status().queue_s == pytest.approx(4 * 1.0 + 0.5)
         gate.open(1)
         await gate.reached()
         assert worker.status().queue_s == pytest.approx(3 * 1.0 + 0.5)
-        waiting = asyncio.create_task(all_of(worker, a_packet("edge:2,cloud:2")))
+        waiting = asyncio.create_task(all_of(worker, a_packet("tower:2,hall:2")))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         status = worker.status()
@@ -317,8 +317,8 @@ async def test_the_loop_stays_free_and_the_queue_is_told_honestly(gate: Gate) ->
 
 async def test_closing_the_iterator_stops_within_one_step(gate: Gate) -> None:
     async with a_worker(on_predict=gate) as worker:
-        events = worker.run(write(a_packet("edge:100")), NOWHERE)
-        assert await anext(events) == Accepted("edge")
+        events = worker.run(write(a_packet("tower:100")), NOWHERE)
+        assert await anext(events) == Accepted("tower")
         reading = asyncio.create_task(anext(events))
         await gate.reached()
         gate.open(2)
@@ -330,7 +330,7 @@ async def test_closing_the_iterator_stops_within_one_step(gate: Gate) -> None:
         await events.aclose()
         assert worker.status().queued == 0
         gate.open()
-        await all_of(worker, a_packet("edge:4"))
+        await all_of(worker, a_packet("tower:4"))
     assert gate.steps <= 2 + 1 + 4
 
 
@@ -356,8 +356,8 @@ async def test_a_deadline_acts_at_the_step_boundary() -> None:
         clock.advance(1.0)
 
     async with a_worker(clock=clock, on_predict=slow) as worker:
-        packet = a_packet("edge:10", left=Times(give_up=2.5))
-        with pytest.raises(DeadlineExceeded, match="'edge' at step 3 of 10"):
+        packet = a_packet("tower:10", left=Times(give_up=2.5))
+        with pytest.raises(DeadlineExceeded, match="'tower' at step 3 of 10"):
             await all_of(worker, packet)
         assert worker.status().queued == 0
     assert len(family_steps) == 3
@@ -380,7 +380,7 @@ async def test_who_is_due_first_steps_first_though_both_are_given_up_late() -> N
 
     async def one(worker: Worker, name: str, due: float | None) -> None:
         left = Times(due, give_up=1000.0)
-        await all_of(worker, a_packet("edge:10", request_id=name, left=left))
+        await all_of(worker, a_packet("tower:10", request_id=name, left=left))
         order.append(name)
 
     async with a_worker(emulate=Emulate(step_s=1.0), clock=FakeClock()) as worker:
@@ -394,7 +394,7 @@ async def test_times_count_from_when_each_packet_came(gate: Gate) -> None:
     clock, order = FakeClock(), list[str]()
 
     async def one(worker: Worker, name: str, due: float) -> None:
-        await all_of(worker, a_packet("edge:2", request_id=name, left=Times(due, None)))
+        await all_of(worker, a_packet("tower:2", request_id=name, left=Times(due, None)))
         order.append(name)
 
     async with a_worker(emulate=Emulate(step_s=100.0), clock=clock, on_predict=gate) as worker:
@@ -414,17 +414,17 @@ async def test_times_count_from_when_each_packet_came(gate: Gate) -> None:
 async def test_a_picture_that_is_late_is_made_all_the_same(due: float) -> None:
     clock = FakeClock()
     async with a_worker(clock=clock, on_predict=lambda: clock.advance(1.0)) as worker:
-        packet = a_packet("edge:4", left=Times(due, give_up=100.0))
+        packet = a_packet("tower:4", left=Times(due, give_up=100.0))
         assert (
             done(await all_of(worker, packet)).picture
-            == run_last_span(FakeFamily("edge"), a_packet("edge:4"))[1]
+            == run_last_span(FakeFamily("edge"), a_packet("tower:4"))[1]
         )
 
 
 @pytest.mark.parametrize("give_up", [0.0, -1.0])
 async def test_a_time_of_zero_is_a_time(give_up: float) -> None:
     async with a_worker(clock=FakeClock()) as worker:
-        with pytest.raises(DeadlineExceeded, match="given up on the stage 'edge' at step 0 of 4"):
+        with pytest.raises(DeadlineExceeded, match="given up on the stage 'tower' at step 0 of 4"):
             await all_of(worker, a_packet(left=Times(give_up=give_up)))
 
 
@@ -432,10 +432,10 @@ async def test_a_time_of_zero_is_a_time(give_up: float) -> None:
 async def test_stages_need_not_agree_on_the_time(ahead_s: float) -> None:
     here, there = FakeClock(), FakeClock()
     there.advance(ahead_s)
-    async with a_worker("edge", clock=here) as edge, a_worker("cloud", clock=there) as cloud:
-        sites = LocalTransport({"cloud": cloud})
-        packet = a_packet("edge:2,cloud:2", left=Times(5.0, 10.0))
-        assert isinstance(done(await all_of(edge, packet, sites)), Done)
+    async with a_worker("tower", clock=here) as tower, a_worker("hall", clock=there) as hall:
+        sites = LocalTransport({"hall": hall})
+        packet = a_packet("tower:2,hall:2", left=Times(5.0, 10.0))
+        assert isinstance(done(await all_of(tower, packet, sites)), Done)
 
 
 async def test_the_next_stage_gets_the_time_that_is_left() -> None:
@@ -447,7 +447,7 @@ async def test_the_next_stage_gets_the_time_that_is_left() -> None:
             (NEVER, NEVER),
         ]:
             with pytest.raises(QueueFull):
-                await all_of(worker, a_packet("edge:2,cloud:2", left=left), forward)
+                await all_of(worker, a_packet("tower:2,hall:2", left=left), forward)
             assert read(forward.sent[-1][1], FakeFamily.latent_space).left == then
 
 
@@ -456,7 +456,7 @@ async def test_the_next_stage_gets_the_time_that_is_left() -> None:
 
 def half_way(**changes: Any) -> bytes:
     """A packet that another stage has begun."""
-    packet = a_packet("device:2,edge:2", **changes)
+    packet = a_packet("phone:2,tower:2", **changes)
     return write(run_span(FakeFamily("device"), packet, packet.plan.spans[0]))
 
 
@@ -468,28 +468,30 @@ async def test_a_hand_off_waits_where_a_new_request_is_refused(gate: Gate) -> No
     """16 requests by way of a stage that holds two: none of the first stage's steps are lost."""
     order: list[int] = []
 
-    async def one(edge: Worker, sites: LocalTransport, seed: int) -> None:
-        packet = a_packet("edge:2,cloud:2", seed=seed)
-        result = done(await all_of(edge, packet, sites))
-        assert result.picture == run_last_span(FakeFamily("edge"), a_packet("edge:4", seed=seed))[1]
+    async def one(tower: Worker, sites: LocalTransport, seed: int) -> None:
+        packet = a_packet("tower:2,hall:2", seed=seed)
+        result = done(await all_of(tower, packet, sites))
+        assert (
+            result.picture == run_last_span(FakeFamily("edge"), a_packet("tower:4", seed=seed))[1]
+        )
         order.append(seed)
 
     async with (
-        a_worker("edge", capacity=16) as edge,
-        a_worker("cloud", capacity=2, on_predict=gate) as cloud,
+        a_worker("tower", capacity=16) as tower,
+        a_worker("hall", capacity=2, on_predict=gate) as hall,
     ):
-        sites = LocalTransport({"cloud": cloud})
-        tasks = [asyncio.create_task(one(edge, sites, seed)) for seed in range(16)]
+        sites = LocalTransport({"hall": hall})
+        tasks = [asyncio.create_task(one(tower, sites, seed)) for seed in range(16)]
         async with asyncio.timeout(30):
-            while cloud.status().queued < 16:
+            while hall.status().queued < 16:
                 await asyncio.sleep(0)
-        assert cloud.status().queue_s > 0
-        assert [job.packet.latent is None for job in cloud._jobs] == [False] * 2 + [True] * 14
+        assert hall.status().queue_s > 0
+        assert [job.packet.latent is None for job in hall._jobs] == [False] * 2 + [True] * 14
         with pytest.raises(QueueFull, match="16 images"):
-            await all_of(cloud, a_packet("cloud:1"))
+            await all_of(hall, a_packet("hall:1"))
         gate.open()
         await asyncio.gather(*tasks)
-        assert cloud.status().queued == 0
+        assert hall.status().queued == 0
     assert order == list(range(16))
 
 
@@ -498,7 +500,7 @@ async def test_what_waits_says_accepted_at_once_and_may_leave(gate: Gate) -> Non
         first = asyncio.create_task(handed(worker, half_way(seed=0)))
         await gate.reached()
         leaving = worker.run(half_way(seed=1), NOWHERE)
-        assert await anext(leaving) == Accepted("edge")
+        assert await anext(leaving) == Accepted("tower")
         third = asyncio.create_task(handed(worker, half_way(seed=2)))
         await asyncio.sleep(0)
         assert worker.status().queued == 3
@@ -507,7 +509,7 @@ async def test_what_waits_says_accepted_at_once_and_may_leave(gate: Gate) -> Non
         gate.open()
         results = await asyncio.gather(first, third)
     assert [result.picture for result in results] == [
-        run_last_span(FakeFamily("edge"), a_packet("edge:4", seed=seed))[1] for seed in (0, 2)
+        run_last_span(FakeFamily("edge"), a_packet("tower:4", seed=seed))[1] for seed in (0, 2)
     ]
     assert results[1].spans[0].queue_s > 0
 
@@ -541,32 +543,32 @@ async def test_how_many_may_wait_is_bounded(
 async def test_a_stage_that_does_not_accept_is_lost() -> None:
     silent = FakeTransport(forever=True)
     async with a_worker(hop_timeout_s=0.05) as worker:
-        with pytest.raises(StageLost, match=r"'cloud' did not accept .* within 0\.05 s") as caught:
-            await all_of(worker, a_packet("edge:1,cloud:1"), silent)
-    assert caught.value.stage == "cloud"
+        with pytest.raises(StageLost, match=r"'hall' did not accept .* within 0\.05 s") as caught:
+            await all_of(worker, a_packet("tower:1,hall:1"), silent)
+    assert caught.value.stage == "hall"
     assert silent.closed.is_set()
 
 
-@pytest.mark.parametrize("events", [(), (Accepted("cloud"),)])
+@pytest.mark.parametrize("events", [(), (Accepted("hall"),)])
 async def test_a_stage_that_ends_without_a_result_is_lost(events: tuple[Event, ...]) -> None:
     async with a_worker() as worker:
         with pytest.raises(StageLost):
-            await all_of(worker, a_packet("edge:1,cloud:1"), FakeTransport(*events))
+            await all_of(worker, a_packet("tower:1,hall:1"), FakeTransport(*events))
 
 
 async def test_errors_of_the_next_stage_pass_through() -> None:
-    full = FakeTransport(QueueFull("the stage 'cloud' is full", retry_after_s=7.0))
+    full = FakeTransport(QueueFull("the stage 'hall' is full", retry_after_s=7.0))
     async with a_worker() as worker:
         with pytest.raises(QueueFull) as caught:
-            await all_of(worker, a_packet("edge:1,cloud:1"), full)
+            await all_of(worker, a_packet("tower:1,hall:1"), full)
     assert caught.value.retry_after_s == 7.0
 
 
 async def test_closing_reaches_the_next_stage() -> None:
-    busy = FakeTransport(Accepted("cloud"), forever=True)
+    busy = FakeTransport(Accepted("hall"), forever=True)
     async with a_worker() as worker:
-        events = worker.run(write(a_packet("edge:1,cloud:1")), busy)
-        while await anext(events) != Accepted("cloud"):
+        events = worker.run(write(a_packet("tower:1,hall:1")), busy)
+        while await anext(events) != Accepted("hall"):
             pass
         reading = asyncio.create_task(anext(events))
         await asyncio.sleep(0)
@@ -578,10 +580,10 @@ async def test_closing_reaches_the_next_stage() -> None:
 
 async def test_a_packet_for_the_same_stage_stays_in_the_replica() -> None:
     async with a_worker() as worker:
-        whole = done(await all_of(worker, a_packet("edge:4")))
-        cut = done(await all_of(worker, a_packet("edge:1,edge:3"), NOWHERE))
+        whole = done(await all_of(worker, a_packet("tower:4")))
+        cut = done(await all_of(worker, a_packet("tower:1,tower:3"), NOWHERE))
         assert cut.picture == whole.picture
-        assert [(hop.source, hop.target) for hop in cut.hops] == [("edge", "edge")]
+        assert [(hop.source, hop.target) for hop in cut.hops] == [("tower", "tower")]
         assert [(span.start, span.stop) for span in cut.spans] == [(0, 1), (1, 4)]
         assert worker.status().queued == 0
 
@@ -596,7 +598,7 @@ class Diverging(FakeFamily):
         return torch.where(guidance.view(-1, 1, 1, 1) == 5.0, torch.nan, output)
 
 
-@pytest.mark.parametrize(("plan", "until"), [("attic:4", 4), ("attic:3,cloud:1", 3)])
+@pytest.mark.parametrize(("plan", "until"), [("attic:4", 4), ("attic:3,hall:1", 3)])
 async def test_a_latent_that_is_not_finite_is_an_error_and_touches_no_other(
     plan: str, until: int
 ) -> None:
@@ -626,7 +628,7 @@ async def test_a_latent_that_is_not_finite_is_an_error_and_touches_no_other(
 def test_nothing_is_decoded_that_is_not_finite() -> None:
     trajectory = begin(FakeFamily("edge"), a_packet())
     black = replace(trajectory, latent=trajectory.latent * torch.inf, position=4)
-    with pytest.raises(NotFinite, match="the stage 'edge' made NaN"):
+    with pytest.raises(NotFinite, match="the stage 'tower' made NaN"):
         decode_all(FakeFamily("edge"), [trajectory, black])
 
 
@@ -634,7 +636,7 @@ async def test_bad_packets_are_refused_before_they_queue() -> None:
     async with a_worker() as worker:
         for data, error in [
             (b"not a packet", DamagedPacket),
-            (write(a_packet("cloud:4")), WrongPosition),
+            (write(a_packet("hall:4")), WrongPosition),
             (write(a_packet(latent_space="00" * 16)), WrongLatentSpace),
         ]:
             with pytest.raises(error):
@@ -650,7 +652,7 @@ async def test_emulation_holds_the_total_and_counts_overruns() -> None:
         emulate=stated, clock=clock, on_predict=lambda: clock.advance(next(took))
     ) as worker:
         began = clock.now()
-        result = done(await all_of(worker, a_packet("edge:4")))
+        result = done(await all_of(worker, a_packet("tower:4")))
         assert clock.now() - began == pytest.approx(0.02 + 4 * 0.03 + 0.04)
         (span,) = result.spans
         assert span.emulated_s == pytest.approx(0.02 + 4 * 0.03 + 0.04 - 0.06)
@@ -661,9 +663,9 @@ async def test_emulation_holds_the_total_and_counts_overruns() -> None:
 
 async def test_a_link_is_acted_out_by_the_sender() -> None:
     clock = FakeClock()
-    links = {"cloud": Link(bytes_per_s=1000.0, delay_s=0.5)}
-    async with a_worker("edge", clock=clock, links=links) as edge, a_worker("cloud") as cloud:
-        events = await all_of(edge, a_packet("edge:1,cloud:1"), LocalTransport({"cloud": cloud}))
+    links = {"hall": Link(bytes_per_s=1000.0, delay_s=0.5)}
+    async with a_worker("tower", clock=clock, links=links) as tower, a_worker("hall") as hall:
+        events = await all_of(tower, a_packet("tower:1,hall:1"), LocalTransport({"hall": hall}))
     (hop,) = done(events).hops
     assert hop.emulated_s == pytest.approx(0.5 + hop.nbytes / 1000)
     assert hop.seconds == pytest.approx(hop.emulated_s)
@@ -671,13 +673,13 @@ async def test_a_link_is_acted_out_by_the_sender() -> None:
 
 async def test_packets_that_leave_together_pass_a_link_one_after_another() -> None:
     clock = VirtualClock()
-    links = {"cloud": Link(bytes_per_s=1000.0, delay_s=0.5)}
-    async with a_worker("edge", clock=clock, links=links) as edge, a_worker("cloud") as cloud:
-        sites = LocalTransport({"cloud": cloud})
-        packets = [a_packet("edge:1,cloud:1", seed=seed) for seed in range(3)]
+    links = {"hall": Link(bytes_per_s=1000.0, delay_s=0.5)}
+    async with a_worker("tower", clock=clock, links=links) as tower, a_worker("hall") as hall:
+        sites = LocalTransport({"hall": hall})
+        packets = [a_packet("tower:1,hall:1", seed=seed) for seed in range(3)]
 
         async def together() -> list[list[Event]]:
-            return await asyncio.gather(*(all_of(edge, packet, sites) for packet in packets))
+            return await asyncio.gather(*(all_of(tower, packet, sites) for packet in packets))
 
         hops = [done(events).hops[0] for events in await clock.run(together())]
     passing_s = hops[0].nbytes / 1000
@@ -689,30 +691,30 @@ async def test_packets_that_leave_together_pass_a_link_one_after_another() -> No
 
 async def test_a_link_follows_its_trace() -> None:
     clock = FakeClock()
-    links, dead = {"cloud": Link(1000.0, 0.5)}, Trace(np.array([0.0, 9.0]), np.array([0, 1e3]), 20)
+    links, dead = {"hall": Link(1000.0, 0.5)}, Trace(np.array([0.0, 9.0]), np.array([0, 1e3]), 20)
     async with (
-        a_worker("edge", clock=clock, links=links, traces={"cloud": dead}) as edge,
-        a_worker("cloud") as cloud,
+        a_worker("tower", clock=clock, links=links, traces={"hall": dead}) as tower,
+        a_worker("hall") as hall,
     ):
-        events = await all_of(edge, a_packet("edge:1,cloud:1"), LocalTransport({"cloud": cloud}))
+        events = await all_of(tower, a_packet("tower:1,hall:1"), LocalTransport({"hall": hall}))
     (hop,) = done(events).hops
     assert hop.emulated_s == pytest.approx(9.0 + hop.nbytes / 1000 + 0.5)
 
 
 async def test_only_emulated_links_are_throttled() -> None:
-    async with a_worker("edge", links={"cloud": Link(1000.0, 0.5)}) as edge:
-        edge.throttle("cloud", 0.5)
-        with pytest.raises(InvalidRequest, match="'edge' has no emulated link to 'device'"):
-            edge.throttle("device", 0.5)
+    async with a_worker("tower", links={"hall": Link(1000.0, 0.5)}) as tower:
+        tower.throttle("hall", 0.5)
+        with pytest.raises(InvalidRequest, match="'tower' has no emulated link to 'phone'"):
+            tower.throttle("phone", 0.5)
 
 
 async def test_a_hop_is_carried_by_the_plans_codec() -> None:
-    async with a_worker("edge") as edge, a_worker("cloud") as cloud:
-        sites = LocalTransport({"edge": edge, "cloud": cloud})
-        packet = a_packet("edge:1,cloud:1,edge:1", width=64, height=64)
+    async with a_worker("tower") as tower, a_worker("hall") as hall:
+        sites = LocalTransport({"tower": tower, "hall": hall})
+        packet = a_packet("tower:1,hall:1,tower:1", width=64, height=64)
         carried = replace(packet, plan=replace(packet.plan, codecs=("int8", "bf16")))
-        hops = done(await all_of(edge, carried, sites)).hops
-        exact = done(await all_of(edge, packet, sites)).hops
+        hops = done(await all_of(tower, carried, sites)).hops
+        exact = done(await all_of(tower, packet, sites)).hops
     assert [hop.codec for hop in hops] == ["int8", "bf16"]
     assert [hop.codec for hop in exact] == ["exact", "exact"]
     assert hops[0].nbytes < hops[1].nbytes < exact[1].nbytes
@@ -750,7 +752,7 @@ async def test_a_model_that_is_not_guided_by_a_second_pass_says_so() -> None:
         assert done(events).warnings == ()
     family = FakeFamily("edge")
     family.guiding = "embedded"
-    worker = Worker(family, stage="edge", tier="edge")
+    worker = Worker(family, stage="tower", tier="edge")
     await worker.warm_up(16, "ddim")
     try:
         assert worker.status().guiding == "embedded"
@@ -765,15 +767,15 @@ async def test_step_seconds_follow_what_steps_really_take() -> None:
     clock = FakeClock()
     async with a_worker(clock=clock, on_predict=lambda: clock.advance(2.0)) as worker:
         assert worker.status().step_s[CELLS][1] == 0
-        await all_of(worker, a_packet("edge:1"))
+        await all_of(worker, a_packet("tower:1"))
         assert worker.status().step_s[CELLS][1] == 0  # it may have been a stall
-        await all_of(worker, a_packet("edge:10"))
+        await all_of(worker, a_packet("tower:10"))
         assert worker.status().step_s[CELLS][1] == pytest.approx(2.0)
         assert worker.status().step_s[CELLS][2] == 0
 
 
 async def test_a_stage_that_is_not_warm_says_so() -> None:
-    worker = Worker(FakeFamily("edge"), stage="edge", tier="edge")
+    worker = Worker(FakeFamily("edge"), stage="tower", tier="edge")
     with pytest.raises(RuntimeError, match="not warmed up"):
         worker.status()
     worker.close()
@@ -782,7 +784,7 @@ async def test_a_stage_that_is_not_warm_says_so() -> None:
 async def test_hundreds_of_cancels_leave_nothing() -> None:
     async with a_worker(capacity=400) as worker:
         for _ in range(5):
-            runs = [worker.run(write(a_packet("edge:3")), NOWHERE) for _ in range(60)]
+            runs = [worker.run(write(a_packet("tower:3")), NOWHERE) for _ in range(60)]
             for run in runs:
                 await anext(run)
             await asyncio.gather(*(run.aclose() for run in runs))
@@ -817,7 +819,7 @@ class Around(FakeFamily):
 
 async def around(packets: Sequence[Packet], **options: Any) -> tuple[Around, list[Done]]:
     family = Around()
-    worker = Worker(family, stage="edge", tier="edge", **options)
+    worker = Worker(family, stage="tower", tier="edge", **options)
     await worker.warm_up(16, "ddim")
     family.texts.clear()
     family.pictures.clear()
@@ -831,9 +833,9 @@ async def around(packets: Sequence[Packet], **options: Any) -> tuple[Around, lis
 
 
 SEVERAL = (
-    a_packet("edge:3", prompt="one", guidance=2.0, negative_prompt="no", seed=1),
-    a_packet("edge:3", prompt="unknown", seed=2),
-    a_packet("edge:3", prompt="three", guidance=4.0, seed=3, width=32),
+    a_packet("tower:3", prompt="one", guidance=2.0, negative_prompt="no", seed=1),
+    a_packet("tower:3", prompt="unknown", seed=2),
+    a_packet("tower:3", prompt="three", guidance=4.0, seed=3, width=32),
 )
 
 
@@ -865,7 +867,7 @@ async def test_they_are_not_where_company_shall_not_matter(options: dict[str, An
 
 
 async def test_pictures_of_one_size_that_wait_together_are_decoded_in_one_call() -> None:
-    packets = [a_packet("edge:3", seed=seed) for seed in range(3)]
+    packets = [a_packet("tower:3", seed=seed) for seed in range(3)]
     family, results = await around(packets)
     assert family.pictures == [(3, 3, 4, 4)]
     for packet, result in zip(packets, results, strict=True):
