@@ -80,8 +80,8 @@ def test_what_the_local_file_states_keeps_to_published_ratios() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "key", "right"),
     [
-        ("capacity: 32", "capcity: 32", "applications[0].args.stages.device.capcity", "'capacity'"),
-        ("step_s: 0.12", "steps: 0.12", "stages.device.emulate.steps", "'step_s'"),
+        ("capacity: 32", "capcity: 32", "applications[0].args.stages.phone.capcity", "'capacity'"),
+        ("step_s: 0.12", "steps: 0.12", "stages.phone.emulate.steps", "'step_s'"),
         ("port: 8000", "prot: 8000", "http_options.prot", "'port'"),
         ("proxy_location:", "proxy_locaton:", "proxy_locaton", "'proxy_location'"),
         ("delay_s: 0.005", "delays: 0.005", "links[0].delays", "'delay_s'"),
@@ -104,17 +104,17 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("step_s: 0.12", "step_s: -1", "line 27: applications[0].args.stages.device.emulate"),
+        ("step_s: 0.12", "step_s: -1", "line 27: applications[0].args.stages.phone.emulate"),
         ("6250000.0", "6.25e6", "YAML reads this as text, write 6250000.0"),
         ("tier: edge", "tier: egde", "did you mean 'edge'?"),
-        ("[device, edge]", "[device, egde]", "there is no stage 'egde'; did you mean 'edge'?"),
-        ("[device, edge]", "[edge, edge]", "a link joins two different stages"),
-        ("[device, cloud]", "[cloud, edge]", "these two stages have a link already"),
-        ("        edge:\n", "        device:\n", "this key stands twice"),
-        ("device: 0.0, ", "", "no price for 'device', the tier of the stage 'device'"),
-        ("        edge:\n", "        Edge one:\n", "should match pattern"),
-        ("policy: elastic", "plan: cloud", "args.plan: 'cloud' in plan 'cloud' is not stage:steps"),
-        ("policy: elastic", "plan: clod:4", "no stage 'clod'; did you mean 'cloud'?"),
+        ("[phone, tower]", "[phone, towr]", "there is no stage 'towr'; did you mean 'tower'?"),
+        ("[phone, tower]", "[tower, tower]", "a link joins two different stages"),
+        ("[phone, hall]", "[hall, tower]", "these two stages have a link already"),
+        ("        tower:\n", "        phone:\n", "this key stands twice"),
+        ("device: 0.0, ", "", "no price for 'device', the tier of the stage 'phone'"),
+        ("        tower:\n", "        Tower one:\n", "should match pattern"),
+        ("policy: elastic", "plan: hall", "args.plan: 'hall' in plan 'hall' is not stage:steps"),
+        ("policy: elastic", "plan: hal:4", "no stage 'hal'; did you mean 'hall'?"),
         ("app:build", "app:bild", "not one of diffusion_edge.serve.app:build"),
         ("placement_timeout_s: 60.0", "placement_timeout_s: 90.0", "less than or equal to 60"),
         ("port: 8000", "port: eight", "not 'eight'"),
@@ -126,7 +126,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
         (
             "model: edge\n",
             "model: edge\n          num_gpus: 1.5\n",
-            "edge.num_gpus: 1.5 is neither",
+            "tower.num_gpus: 1.5 is neither",
         ),
         ("      stages:\n", "      stages: {}\n      stage:\n", "did you mean 'stages'"),
         ("route_prefix: /", "route_prefix: [/", "not YAML"),
@@ -162,7 +162,7 @@ def test_a_wrong_value_says_where_and_what_would_be_right(
 def test_seconds_by_rows_are_checked(edited: Edit, stated: str, key: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(edited("step_s: 0.12", f"step_s: {stated}"))
-    assert caught.value.key.endswith(f"stages.device.emulate.{key}")
+    assert caught.value.key.endswith(f"stages.phone.emulate.{key}")
     assert said in caught.value.message
 
 
@@ -170,7 +170,7 @@ def test_seconds_of_a_step_are_a_number_or_by_rows_also_as_json_has_them(edited:
     """`serve deploy` sends the file as JSON, in which rows are text."""
     path = edited("step_s: 0.12", "step_s: {4: 0.2, 1: 0.1, 8: 0.2}")
     settings = load_config(path).settings
-    by_rows, number = settings.stages["device"].emulate, settings.stages["edge"].emulate
+    by_rows, number = settings.stages["phone"].emulate, settings.stages["tower"].emulate
     assert by_rows is not None
     assert number is not None
     assert by_rows.curve == {1: 0.1, 4: 0.2, 8: 0.2}
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_how_a_model_is_held(edited: Edit) -> None:
     held = ("dtype: bfloat16", "device: cuda:1", "offload: true", "num_gpus: 0.5")
     lines = "".join(f"          {item}\n" for item in held)
-    stage = load_config(edited("model: edge\n", f"model: edge\n{lines}")).settings.stages["edge"]
+    stage = load_config(edited("model: edge\n", f"model: edge\n{lines}")).settings.stages["tower"]
     assert (stage.dtype, stage.device, stage.offload) == ("bfloat16", "cuda:1", True)
     assert stage.num_gpus == 0.5
 
@@ -208,27 +208,28 @@ def test_stages_may_be_left_out_but_not_for_links(edited: Edit) -> None:
 def test_links_hold_in_both_directions() -> None:
     settings = load_config(EMULATED).settings
     links = settings.link_map()
-    assert links[("device", "cloud")] == links[("cloud", "device")] == Link(2500000.0, 0.025)
-    assert set(settings.emulated_links("edge")) == {"device", "cloud"}
+    assert links[("phone", "hall")] == links[("hall", "phone")] == Link(2500000.0, 0.025)
+    assert set(settings.emulated_links("tower")) == {"phone", "hall"}
     assert load_config(CONFIGS / "lan.yaml").settings.emulated_links("edge") == {}
 
 
 def test_without_links_any_two_stages_have_one_of_which_nothing_is_stated(edited: Edit) -> None:
     text = EMULATED.read_text()
     settings = load_config(edited(text[text.index("      links:\n") :], "")).settings
-    pairs = set(permutations(("device", "edge", "cloud"), 2))
+    pairs = permutations(("phone", "tower", "hall"), 2)
     assert settings.first_guesses() == dict.fromkeys(pairs)
-    assert load_config(CONFIGS / "lan.yaml").settings.first_guesses() == dict.fromkeys(pairs)
+    shipped = permutations(("device", "edge", "cloud"), 2)
+    assert load_config(CONFIGS / "lan.yaml").settings.first_guesses() == dict.fromkeys(shipped)
 
 
 def test_of_stated_links_only_those_are_there(edited: Edit) -> None:
-    (third,) = [line for line in EMULATED.read_text().splitlines() if "[device, cloud]" in line]
+    (third,) = [line for line in EMULATED.read_text().splitlines() if "[phone, hall]" in line]
     settings = load_config(edited(third, "")).settings
     assert set(settings.first_guesses()) == {
-        ("device", "edge"),
-        ("edge", "device"),
-        ("edge", "cloud"),
-        ("cloud", "edge"),
+        ("phone", "tower"),
+        ("tower", "phone"),
+        ("tower", "hall"),
+        ("hall", "tower"),
     }
     assert settings.first_guesses() == settings.link_map()
 
@@ -270,9 +271,9 @@ def test_one_stated_figure_of_a_stage_or_a_link_makes_it_an_emulation(
 def test_an_emulated_link_may_follow_a_trace(edited: Edit) -> None:
     of_a_link = "delay_s: 0.005, emulate: true"
     settings = load_config(edited(of_a_link, f"{of_a_link}, trace: some.csv")).settings
-    assert settings.traces("device") == {"edge": "some.csv"}
-    assert settings.traces("edge") == {"device": "some.csv"}
-    assert settings.traces("cloud") == {}
+    assert settings.traces("phone") == {"tower": "some.csv"}
+    assert settings.traces("tower") == {"phone": "some.csv"}
+    assert settings.traces("hall") == {}
     with pytest.raises(ConfigError, match="only an emulated link can follow a trace") as caught:
         load_config(edited(of_a_link, "delay_s: 0.005, trace: some.csv"))
     assert caught.value.key.endswith("links[0].trace")
@@ -329,11 +330,11 @@ def test_a_family_folder_is_found_or_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"), [("cloud:8,egde:4", "did you mean 'edge'"), ("cloud", "is not stage:steps")]
+    ("plan", "told"), [("hall:8,towr:4", "did you mean 'tower'"), ("hall", "is not stage:steps")]
 )
 def test_a_fixed_plan_names_stages_of_this_file(edited: Edit, plan: str, told: str) -> None:
-    right = edited("policy: elastic", "policy: fixed\n      plan: cloud:8,edge:12")
-    assert load_config(right).settings.plan == "cloud:8,edge:12"
+    right = edited("policy: elastic", "policy: fixed\n      plan: hall:8,tower:12")
+    assert load_config(right).settings.plan == "hall:8,tower:12"
     wrong = edited("policy: elastic", f"policy: fixed\n      plan: {plan}")
     with pytest.raises(ConfigError, match=told) as caught:
         load_config(wrong)

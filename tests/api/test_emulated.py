@@ -105,7 +105,7 @@ async def test_links_are_charged_with_the_bytes_of_the_family_that_is_stated(
 ) -> None:
     """What was predicted is what was slept for, and both are marked; the packet is what it was."""
     config = configured(tiny_family, "sdxl")
-    ours = {"plan": "cloud:5,edge:5", "codec": codec}
+    ours = {"plan": "hall:5,tower:5", "codec": codec}
     asked = {"size": "32x32", "solver": solver, "diffusion_edge": ours}
     async with served(config) as http:
         planned = await told(http, "/v1/plan", **PROMPT, **asked)
@@ -113,7 +113,7 @@ async def test_links_are_charged_with_the_bytes_of_the_family_that_is_stated(
     tensors, cell_bytes = {"ddim": 1, "lms": 4}[solver], {"exact": 4, "int8": 1}[codec]
     sdxl = tensors * cell_bytes * 4 * 256 * 256  # 32 pixels are twice the default, as 2048 are
     (hop,) = done["images"][0]["hops"]
-    link = config.link_map()["cloud", "edge"]
+    link = config.link_map()["hall", "tower"]
     assert planned["packet_bytes"][5] == pytest.approx(sdxl, abs=2048)
     assert hop["emulated_bytes"] == pytest.approx(planned["packet_bytes"][5], abs=512)
     assert hop["nbytes"] < 8192
@@ -126,17 +126,17 @@ async def test_links_are_charged_with_a_packets_own_bytes_unless_told_otherwise(
 ) -> None:
     config = configured(tiny_family)
     async with served(config) as http:
-        done = await generated(http, diffusion_edge={"plan": "cloud:5,edge:5"})
+        done = await generated(http, diffusion_edge={"plan": "hall:5,tower:5"})
     (hop,) = done["images"][0]["hops"]
     assert hop["emulated_bytes"] is None
-    own_s = config.link_map()["cloud", "edge"].transfer_s(hop["nbytes"])
+    own_s = config.link_map()["hall", "tower"].transfer_s(hop["nbytes"])
     assert hop["emulated_s"] == pytest.approx(own_s)
     assert done["emulated"]["packet_bytes"] is None
 
 
 async def test_a_link_that_is_throttled_takes_longer_from_then_on(tiny_family: Path) -> None:
     config = configured(tiny_family)
-    plan = {"plan": "cloud:3,edge:3,cloud:2,device:2"}
+    plan = {"plan": "hall:3,tower:3,hall:2,phone:2"}
 
     async def rates(http: httpx.AsyncClient) -> list[float]:
         """Bytes a second over each hop's link, its delay aside."""
@@ -150,7 +150,7 @@ async def test_a_link_that_is_throttled_takes_longer_from_then_on(tiny_family: P
     async with served(config) as http:
         wire, phone = 12.5e6, 2.5e6
         assert await rates(http) == pytest.approx([wire, wire, phone])
-        await told(http, "/v1/throttle", between=["edge", "cloud"], factor=0.01)
+        await told(http, "/v1/throttle", between=["tower", "hall"], factor=0.01)
         assert await rates(http) == pytest.approx([wire / 100, wire / 100, phone])
-        await told(http, "/v1/throttle", between=["edge", "cloud"], factor=1)
+        await told(http, "/v1/throttle", between=["tower", "hall"], factor=1)
         assert await rates(http) == pytest.approx([wire, wire, phone])

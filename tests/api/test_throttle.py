@@ -16,7 +16,7 @@ from tests.api.test_http import post, refused
 from tests.serve.live import EMULATED
 
 PATH = "/v1/throttle"
-GOOD = {"between": ["cloud", "device"], "factor": 0.1}
+GOOD = {"between": ["hall", "phone"], "factor": 0.1}
 
 
 CONFIG = load_config(EMULATED).settings
@@ -52,20 +52,20 @@ async def test_both_ends_are_told(restart: bool) -> None:
     assert response.status_code == 200, response.text
     assert response.json() == {
         "object": "throttle",
-        "between": ["device", "cloud"],
+        "between": ["phone", "hall"],
         "factor": 0.1,
         "restart": restart,
         "emulated": True,
     }
-    assert stages.told == [("device", "cloud", 0.1, restart), ("cloud", "device", 0.1, restart)]
+    assert stages.told == [("phone", "hall", 0.1, restart), ("hall", "phone", 0.1, restart)]
 
 
 @pytest.mark.parametrize(
     ("changes", "param", "said"),
     [
-        ({"between": ["cloud", "attic"]}, "between", "no emulated link between 'cloud' and"),
-        ({"between": ["cloud", "cloud"]}, "between", "those between device and edge, edge and"),
-        ({"between": ["cloud"]}, "between.1", "is missing"),
+        ({"between": ["hall", "attic"]}, "between", "no emulated link between 'hall' and"),
+        ({"between": ["hall", "hall"]}, "between", "those between phone and tower, tower and"),
+        ({"between": ["hall"]}, "between.1", "is missing"),
         ({"factor": 0}, "factor", "greater than or equal to 0.001"),
         ({"factor": 1e9}, "factor", "less than or equal to 1000"),
         ({"factor": "slow"}, "factor", "valid number"),
@@ -95,13 +95,13 @@ async def test_real_links_cannot_be_throttled() -> None:
     assert (response.status_code, refused(response)["code"]) == (404, "not_found")
     response, stages = await asked(GOOD, emulated=1)
     assert response.status_code == 400
-    assert "those between device and edge" in refused(response)["message"]
+    assert "those between phone and tower" in refused(response)["message"]
     assert stages.told == []
 
 
 async def test_a_stage_that_is_lost_is_told() -> None:
     async def lost(*_: Any) -> None:
-        raise StageLost("the stage 'device' was lost", stage="device")
+        raise StageLost("the stage 'phone' was lost", stage="phone")
 
     assert (await post(GOOD, serving(lost), PATH)).status_code == 503
 

@@ -275,8 +275,8 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
         (
             "model: edge",
             "model: egde",
-            "applications[0].args.stages.edge.model: family 'shapes' has no stage model 'egde'; it "
-            "has device, edge, cloud; did you mean 'edge'?",
+            "applications[0].args.stages.tower.model: family 'shapes' has no stage model 'egde'; "
+            "it has device, edge, cloud; did you mean 'edge'?",
         ),
         (
             "policy: elastic",
@@ -319,7 +319,7 @@ def test_a_trace_that_no_link_can_follow_is_told_before_anything_starts(
         (tmp_path / "trace.csv").write_text(rows)
     config = tmp_path / "config.yaml"
     text = EMULATED.read_text()
-    between = "{between: [device, edge], "
+    between = "{between: [phone, tower], "
     assert between in text
     config.write_text(text.replace(between, f"{between}trace: trace.csv, ", 1))
     result = run("check", config)

@@ -57,9 +57,7 @@ def test_models_that_are_not_there(tiny_family: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "family.yaml").write_text((tiny_family / "family.yaml").read_text())
-    with pytest.raises(
-        ConfigError, match="the model 'device' of the stage 'device' is not on disk"
-    ):
+    with pytest.raises(ConfigError, match="the model 'device' of the stage 'phone' is not on disk"):
         check_models(load_config(config_file(tmp_path, bare)).settings)
 
 

@@ -19,11 +19,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from diffusion_edge.engine.run import run_last_span, run_span
+from diffusion_edge.config import REPOSITORY
 from diffusion_edge.families.card import load_card
-from diffusion_edge.families.load import load_family
-from diffusion_edge.packet import Packet
-from diffusion_edge.types import Plan
+from diffusion_edge.generate import generate
+from diffusion_edge.types import ImageRequest, Plan
+from tests.large import LARGE, PACKET_BYTES, make_large_family
 from tests.serve.live import Server, config_file, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -50,54 +50,65 @@ def server(config: Path) -> Iterator[Server]:
         server.end()
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_large_family(tmp_path_factory.mktemp("large"))
+
+
+@pytest.fixture(scope="module")
+def second(server: Server, large: Path) -> Iterator[Server]:
+    """Beside the first one: machine.yaml, and a user's folder."""
+    machine = REPOSITORY / "serve_configs" / "machine.yaml"
+    second = Server(machine, free_port(), "--family", str(large))
+    try:
+        yield second.await_ready()
+    finally:
+        second.end()
+
+
 def pixels(response: httpx.Response) -> np.ndarray[Any, Any]:
     assert response.status_code == 200, response.text
     data = base64.b64decode(response.json()["data"][0]["b64_json"])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.int16)
 
 
-def in_one_process(folder: Path, plan: str, seed: int) -> np.ndarray[Any, Any]:
-    """What the plan makes without Ray or a server."""
+def in_one_process(folder: Path, plan: str, size: int | None = None) -> np.ndarray[Any, Any]:
+    """What a plan over models makes without a server, of the prompt and seed of `generate`."""
     card, parsed = load_card(folder), Plan.parse(plan)
-    packet = Packet(
-        request_id="here",
+    request = ImageRequest(
         prompt="a red circle",
-        negative_prompt="",
-        guidance=card.defaults.guidance,
-        width=card.defaults.size,
-        height=card.defaults.size,
-        solver=card.defaults.solver,
+        family=card.name,
         steps=parsed.steps,
-        seed=seed,
-        position=0,
-        plan=parsed,
-        latent_space=card.latent_space(),
+        seed=7,
+        solver=card.defaults.solver,
+        guidance=card.defaults.guidance,
+        width=size or card.defaults.size,
+        height=size or card.defaults.size,
     )
-    for span in parsed.spans[:-1]:
-        packet = run_span(load_family(card, span.stage), packet, span)
-    _, picture = run_last_span(load_family(card, parsed.spans[-1].stage), packet)
+    picture = generate(card, request, parsed, lambda: None).picture
     flat = np.frombuffer(picture.rgb, dtype=np.uint8).astype(np.int16)
     return flat.reshape(picture.height, picture.width, 3)
 
 
 def test_a_request_crosses_three_stages(server: Server, tiny_family: Path) -> None:
-    plan = "cloud:4,edge:3,device:3"
+    plan = "hall:4,tower:3,phone:3"
     response = server.generate(plan)
     told = response.json()["diffusion_edge"]
     assert told["plan"] == plan
     (image,) = told["images"]
-    assert [span["stage"] for span in image["spans"]] == ["cloud", "edge", "device"]
-    assert [hop["target"] for hop in image["hops"]] == ["edge", "device"]
+    assert [span["stage"] for span in image["spans"]] == ["hall", "tower", "phone"]
+    assert [hop["target"] for hop in image["hops"]] == ["tower", "phone"]
     assert all(hop["nbytes"] > 500 for hop in image["hops"])
     assert image["spans"][2]["emulated_s"] > 0
-    assert set(told["emulated"]["stages"]) == {"device", "edge", "cloud"}
-    assert np.abs(pixels(response) - in_one_process(tiny_family, plan, 7)).max() <= 1
+    assert set(told["emulated"]["stages"]) == {"phone", "tower", "hall"}
+    alone = in_one_process(tiny_family, "cloud:4,edge:3,device:3")
+    assert np.abs(pixels(response) - alone).max() <= 1
 
 
 def test_a_plan_cut_on_one_stage_is_the_plan_uncut(server: Server) -> None:
-    whole = pixels(server.generate("cloud:20"))
-    assert np.array_equal(pixels(server.generate("cloud:8,cloud:12")), whole)
-    assert np.abs(pixels(server.generate("edge:20")) - whole).max() > 1
+    whole = pixels(server.generate("hall:20"))
+    assert np.array_equal(pixels(server.generate("hall:8,hall:12")), whole)
+    assert np.abs(pixels(server.generate("tower:20")) - whole).max() > 1
 
 
 def test_the_router_chooses_when_no_plan_is_given(server: Server) -> None:
@@ -118,32 +129,32 @@ def test_real_load_on_the_cloud_moves_the_hand_off(server: Server) -> None:
         assert "fastest" in answer["reason"]
         return {span["stage"]: span["stop"] - span["start"] for span in answer["spans"]}
 
-    def cloud_queue_s() -> float:
+    def hall_queue_s() -> float:
         stages = server.http.get("/ready").json().get("stages", {})
-        return float(stages["cloud"]["queue_s"]) if "cloud" in stages else 0.0
+        return float(stages["hall"]["queue_s"]) if "hall" in stages else 0.0
 
-    while cloud_queue_s() > 0:  # what the test before left on the board
+    while hall_queue_s() > 0:  # what the test before left on the board
         pass
-    assert chosen() == {"cloud": 20}
+    assert chosen() == {"hall": 20}
     with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(server.generate, "cloud:100", diffusion_edge={"deadline_ms": 1})
-        while cloud_queue_s() < 1.5:
+        load = pool.submit(server.generate, "hall:100", diffusion_edge={"deadline_ms": 1})
+        while hall_queue_s() < 1.5:
             assert not load.done(), "the load ended before the board saw it"
         under_load = chosen()
         assert load.result().status_code == 200
-    assert under_load.get("cloud", 0) < 20
-    while cloud_queue_s() > 0:
+    assert under_load.get("hall", 0) < 20
+    while hall_queue_s() > 0:
         pass
-    assert chosen() == {"cloud": 20}
+    assert chosen() == {"hall": 20}
 
 
 def test_a_link_is_throttled_while_the_server_runs(server: Server) -> None:
     def hop_s() -> float:
-        (image,) = server.generate("edge:2,cloud:2").json()["diffusion_edge"]["images"]
+        (image,) = server.generate("tower:2,hall:2").json()["diffusion_edge"]["images"]
         return float(image["hops"][0]["emulated_s"])
 
     for factor, least_s, most_s in [(1.0, 0.0, 0.08), (0.001, 0.1, 10.0), (1.0, 0.0, 0.08)]:
-        body = {"between": ["cloud", "edge"], "factor": factor}
+        body = {"between": ["hall", "tower"], "factor": factor}
         assert server.http.post("/v1/throttle", json=body).status_code == 200
         assert least_s < hop_s() < most_s
 
@@ -164,7 +175,7 @@ def test_errors_are_typed_all_the_way(server: Server) -> None:
 
 def test_a_full_stage_answers_429_with_retry_after(server: Server) -> None:
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: server.generate("device:20"), range(6)))
+        answers = list(pool.map(lambda _: server.generate("phone:20"), range(6)))
     refused = [answer for answer in answers if answer.status_code == 429]
     assert len([answer for answer in answers if answer.status_code == 200]) >= 2
     assert len(refused) >= 1
@@ -176,10 +187,10 @@ def test_a_client_that_leaves_frees_the_stage(server: Server) -> None:
     with pytest.raises(httpx.ReadTimeout):
         server.http.post(
             "/v1/images/generations",
-            json={"prompt": "a", "diffusion_edge": {"plan": "cloud:1,device:90"}},
+            json={"prompt": "a", "diffusion_edge": {"plan": "hall:1,phone:90"}},
             timeout=httpx.Timeout(60.0, read=1.0),
         )
-    (image,) = server.generate("device:2").json()["diffusion_edge"]["images"]
+    (image,) = server.generate("phone:2").json()["diffusion_edge"]["images"]
     assert image["spans"][0]["queue_s"] < 90 * STEP_S / 4
 
 
@@ -196,93 +207,107 @@ def test_all_processes_together_stay_within_4_gb(server: Server) -> None:
 
 def test_a_stage_that_dies_is_told_and_comes_back(server: Server) -> None:
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(server.generate, "cloud:1,edge:90")
-        victim = server.replica("edge")
-        edge_is_busy(server)
+        held = pool.submit(server.generate, "hall:1,tower:90")
+        victim = server.replica("tower")
+        is_busy(server)
         victim.kill()
         killed = time.monotonic()
         answer = held.result(timeout=30)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "stage_lost"
     assert time.monotonic() - killed < 5
-    assert server.generate("cloud:2").status_code == 200
-    while (again := server.generate("cloud:1,edge:2")).status_code != 200:
+    assert server.generate("hall:2").status_code == 200
+    while (again := server.generate("hall:1,tower:2")).status_code != 200:
         assert again.status_code == 503, again.text
         assert time.monotonic() - killed < 60
     server.remember()
 
 
 def test_work_does_not_outlive_who_asked_for_it(server: Server) -> None:
-    """One request comes to the edge from the cloud, one from the ingress; both of these die.
+    """One request comes to the tower from the hall, one from the ingress; both of these die.
 
-    At 0.1 s a step the edge does 60 steps until it gives up, of the 280 asked for.
+    At 0.1 s a step the tower does 60 steps until it gives up, of the 280 asked for.
     """
-    edge = edge_status(server)
     with ThreadPoolExecutor(2) as pool:
-        held = [pool.submit(server.generate, plan) for plan in ("cloud:1,edge:140", "edge:140")]
-        while edge_status(server)["queued"] < 2:
+        held = [pool.submit(server.generate, plan) for plan in ("hall:1,tower:140", "tower:140")]
+        while told_of(server, "tower")["queued"] < 2:
             assert not any(answer.done() for answer in held)
-        before = edge_status(server)["steps_run"]
-        for caller in [server.replica(name) for name in ("cloud", "ingress")]:
+        before = told_of(server, "tower")["steps_run"]
+        for caller in [server.replica(name) for name in ("hall", "ingress")]:
             caller.kill()
         assert all(answer.result(timeout=30).status_code >= 500 for answer in held)
     ended = time.monotonic() + 90
-    while (edge := edge_status(server)) == {} or edge["queued"]:
+    while (tower := told_of(server, "tower")) == {} or tower["queued"]:
         assert time.monotonic() < ended
-        assert edge.get("steps_run", 0) < before + 100
-    assert edge["steps_run"] < before + 100
-    while server.generate("cloud:1,edge:2").status_code != 200:
+        assert tower.get("steps_run", 0) < before + 100
+    assert tower["steps_run"] < before + 100
+    while server.generate("hall:1,tower:2").status_code != 200:
         assert time.monotonic() < ended
     server.remember()
 
 
-def edge_status(server: Server) -> dict[str, Any]:
-    """What the board has of the stage `edge`; nothing while there is no board."""
-    body = {"prompt": "a", "diffusion_edge": {"plan": "edge:1"}}
+def told_of(server: Server, stage: str) -> dict[str, Any]:
+    """What the board has of a stage; nothing while there is no board."""
+    body = {"prompt": "a", "diffusion_edge": {"plan": f"{stage}:4"}}
     answer = server.http.post("/v1/plan", json=body)
-    found: dict[str, Any] = answer.json()["stages"]["edge"] if answer.status_code == 200 else {}
+    found: dict[str, Any] = answer.json()["stages"][stage] if answer.status_code == 200 else {}
     return found
 
 
-def edge_is_busy(server: Server) -> None:
-    """Returns when the stage `edge` steps: it has taken more than when it was first asked."""
+def is_busy(server: Server, stage: str = "tower") -> None:
+    """Returns when the stage steps: it has taken more than when it was first asked."""
     before = None
     ended = time.monotonic() + 20.0
     while time.monotonic() < ended:
-        steps_run = edge_status(server).get("steps_run")
+        steps_run = told_of(server, stage).get("steps_run")
         if before is not None and steps_run is not None and steps_run > before:
             return
         before = steps_run if before is None else before
     raise AssertionError("the stage never became busy")
 
 
-def test_two_servers_side_by_side_and_an_orderly_end(server: Server, config: Path) -> None:
-    """A second server; SIGTERM with a request running, and with half a body that a client holds."""
-    port = free_port()
-    second = Server(config, port)
-    try:
-        second.await_ready()
-        assert server.generate("cloud:1").status_code == 200
-        holds = socket.create_connection(("127.0.0.1", port))
-        with holds, ThreadPoolExecutor(1) as pool:
-            running = pool.submit(second.generate, "edge:30")
-            holds.sendall(
-                b"POST /v1/plan HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
-                b"content-length: 100\r\n\r\n{"
-            )
-            edge_is_busy(second)
-            second.process.send_signal(signal.SIGTERM)
-            refused = await_refusal(second)
-            assert refused.json()["error"]["code"] == "shutting_down"
-            assert running.result(timeout=60).status_code == 200
-            done = time.monotonic()
-            assert second.stop() == 0
-            assert time.monotonic() - done < 15, "not the 30 s that running requests may take"
-            assert b"shutting_down" in holds.recv(2000)
-        assert second.left_behind() == []
-        assert server.generate("cloud:1").status_code == 200
-    finally:
-        second.end()
+# ---------------------------------------------------------------------------- a second server
+
+LARGE_SIZE = f"{LARGE}x{LARGE}"
+
+
+def test_packets_of_16_mib_cross(second: Server, large: Path) -> None:
+    """More than Ray's handles carry by value. The picture is the one that one process makes."""
+    plan = "edge:1,cloud:1,edge:1"
+    (listed,) = second.http.get("/v1/models").json()["data"]
+    assert listed["diffusion_edge"]["stages"] == {"edge": "edge", "cloud": "cloud"}
+    answer = second.generate(plan, size=LARGE_SIZE)
+    made = pixels(answer)
+    told = answer.json()["diffusion_edge"]
+    assert told["emulated"] == {"stages": [], "links": [], "packet_bytes": None}
+    (image,) = told["images"]
+    assert PACKET_BYTES == 16 * 2**20
+    assert len(image["hops"]) == 2
+    assert all(0 < hop["nbytes"] - PACKET_BYTES < 4096 for hop in image["hops"])
+    assert np.abs(made - in_one_process(large, plan, LARGE)).max() <= 1
+
+
+def test_two_servers_side_by_side_and_an_orderly_end(server: Server, second: Server) -> None:
+    """SIGTERM with a request running, and with half a body that a client holds."""
+    assert server.generate("hall:1").status_code == 200
+    holds = socket.create_connection(("127.0.0.1", int(second.url.rpartition(":")[2])))
+    with holds, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(second.generate, "edge:60", size=LARGE_SIZE)
+        holds.sendall(
+            b"POST /v1/plan HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+            b"content-length: 100\r\n\r\n{"
+        )
+        is_busy(second, "edge")
+        second.process.send_signal(signal.SIGTERM)
+        refused = await_refusal(second)
+        assert refused.json()["error"]["code"] == "shutting_down"
+        assert running.result(timeout=60).status_code == 200
+        done = time.monotonic()
+        assert second.stop() == 0
+        assert time.monotonic() - done < 15, "not the 30 s that running requests may take"
+        assert b"shutting_down" in holds.recv(2000)
+    assert second.left_behind() == []
+    assert server.generate("hall:1").status_code == 200
 
 
 def await_refusal(server: Server) -> httpx.Response:
@@ -291,6 +316,9 @@ def await_refusal(server: Server) -> httpx.Response:
         if answer.status_code == 503:
             return answer
     raise AssertionError("new requests were never refused")
+
+
+# ---------------------------------------------------------------------------- starts and ends
 
 
 def test_a_port_in_use_is_told_before_anything_starts(server: Server, config: Path) -> None:
@@ -328,8 +356,8 @@ def raylet_is_up(server: Server) -> None:
 def test_a_second_signal_does_not_wait_for_requests(server: Server) -> None:
     """The last test of this server."""
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(server.generate, "device:1,edge:99")
-        edge_is_busy(server)
+        held = pool.submit(server.generate, "phone:1,tower:99")
+        is_busy(server)
         server.process.send_signal(signal.SIGINT)
         await_refusal(server)
         assert server.stop(signal.SIGINT) == 0
