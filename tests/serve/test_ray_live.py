@@ -66,43 +66,50 @@ def second(server: Server, large: Path) -> Iterator[Server]:
         second.end()
 
 
-def pixels(response: httpx.Response) -> np.ndarray[Any, Any]:
+def pixels(response: httpx.Response, image: int = 0) -> np.ndarray[Any, Any]:
     assert response.status_code == 200, response.text
-    data = base64.b64decode(response.json()["data"][0]["b64_json"])
+    data = base64.b64decode(response.json()["data"][image]["b64_json"])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.int16)
 
 
-def in_one_process(folder: Path, plan: str, size: int | None = None) -> np.ndarray[Any, Any]:
-    """What a plan over models makes without a server, of the prompt and seed of `generate`."""
+def in_one_process(folder: Path, plan: str, size: int, seed: int = 7) -> np.ndarray[Any, Any]:
+    """What a plan over models makes without a server, of the prompt of `Server.generate`."""
     card, parsed = load_card(folder), Plan.parse(plan)
     request = ImageRequest(
         prompt="a red circle",
         family=card.name,
         steps=parsed.steps,
-        seed=7,
+        seed=seed,
         solver=card.defaults.solver,
         guidance=card.defaults.guidance,
-        width=size or card.defaults.size,
-        height=size or card.defaults.size,
+        width=size,
+        height=size,
     )
     picture = generate(card, request, parsed, lambda: None).picture
     flat = np.frombuffer(picture.rgb, dtype=np.uint8).astype(np.int16)
     return flat.reshape(picture.height, picture.width, 3)
 
 
-def test_a_request_crosses_three_stages(server: Server, tiny_family: Path) -> None:
-    plan = "hall:4,tower:3,phone:3"
-    response = server.generate(plan)
+def test_requests_cross_three_stages_beside_each_other(server: Server, tiny_family: Path) -> None:
+    """One for two pictures, and one of another size on another way."""
+    plan, other = "hall:4,tower:3,phone:3", "tower:2,hall:5"
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(server.generate, other, seed=60, size="32x32")
+        response = server.generate(plan, n=2)
+        large = beside.result()
     told = response.json()["diffusion_edge"]
     assert told["plan"] == plan
-    (image,) = told["images"]
-    assert [span["stage"] for span in image["spans"]] == ["hall", "tower", "phone"]
-    assert [hop["target"] for hop in image["hops"]] == ["tower", "phone"]
-    assert all(hop["nbytes"] > 500 for hop in image["hops"])
-    assert image["spans"][2]["emulated_s"] > 0
     assert set(told["emulated"]["stages"]) == {"phone", "tower", "hall"}
-    alone = in_one_process(tiny_family, "cloud:4,edge:3,device:3")
-    assert np.abs(pixels(response) - alone).max() <= 1
+    for number, image in enumerate(told["images"]):
+        assert [span["stage"] for span in image["spans"]] == ["hall", "tower", "phone"]
+        assert [hop["target"] for hop in image["hops"]] == ["tower", "phone"]
+        assert all(500 < hop["nbytes"] < 8000 for hop in image["hops"])
+        assert image["spans"][2]["emulated_s"] > 0
+        alone = in_one_process(tiny_family, "cloud:4,edge:3,device:3", 16, 7 + number)
+        assert np.abs(pixels(response, number) - alone).max() <= 1
+    assert large.json()["diffusion_edge"]["plan"] == other
+    alone = in_one_process(tiny_family, "edge:2,cloud:5", 32, 60)
+    assert np.abs(pixels(large) - alone).max() <= 1
 
 
 def test_a_plan_cut_on_one_stage_is_the_plan_uncut(server: Server) -> None:
