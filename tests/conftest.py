@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-
-from tests.tiny import make_family
 
 
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a family of three tiny stages with random weights."""
+    import torch  # here: half of the files need none of it, and it takes seconds
+
+    from tests.tiny import make_family
+
     torch.set_num_threads(1)
     return make_family(tmp_path_factory.mktemp("tiny"))
