@@ -311,6 +311,8 @@ def with_defaults(card: FamilyCard, **changes: object) -> FamilyCard:
 
 def write_card(card: FamilyCard, count: int, seed: int) -> None:
     """Measures what the model card says, and writes it there; and the grids beside it."""
+    path = card.root / "README.md"
+    between(path.read_text(), MARKS, "", path)  # before the work, not after it
     some, few = max(4, 2 * count // 5), max(4, count // FEWER)
     larger = with_defaults(card, size=max(card.sizes.squares))
     large = f"{larger.defaults.size}x{larger.defaults.size} (`--size`)"
@@ -339,7 +341,6 @@ def write_card(card: FamilyCard, count: int, seed: int) -> None:
         lines += ["", f"**{kind.count} {name}**", "", *_markdown(found)]
         failed = failed or found[plans[0]].failed[:EXAMPLES]
     lines += ["", *_about_the_judges(count)]
-    path = card.root / "README.md"
     path.write_text(between(path.read_text(), MARKS, "\n".join(lines), path))
     columns, first = tuple(map(Plan.parse, GRID_PLANS)), kinds[0][2]
     said = Kind(EXAMPLES, 5).captions()

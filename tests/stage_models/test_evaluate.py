@@ -123,8 +123,7 @@ def test_the_card_is_written_between_its_marks(tiny_family: Path, tmp_path: Path
     page = folder / "README.md"
     page.write_text("before\n" + "\nold\n".join(evaluate.MARKS) + "\nafter\n")
     card = load_card(folder)
-    for _ in range(2):
-        evaluate.write_card(card, 8, 1)
+    evaluate.write_card(card, 8, 1)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -139,9 +138,16 @@ def test_the_card_is_written_between_its_marks(tiny_family: Path, tmp_path: Path
     assert (folder / "examples.png").exists()
     with Image.open(folder / "failures.png") as failures:  # of models that have learned nothing
         assert failures.height == 44 + 8 * 134
-    page.write_text("no marks")
+
+
+def test_a_card_without_marks_is_told_before_the_work(
+    tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(evaluate, "judge")
+    folder = shutil.copytree(tiny_family, tmp_path / "family")
+    (folder / "README.md").write_text("no marks")
     with pytest.raises(InvalidRequest, match="lacks the lines"):
-        evaluate.write_card(card, 8, 1)
+        evaluate.write_card(load_card(folder), 8, 1)
 
 
 def test_the_card_names_its_plans_rightly() -> None:
