@@ -74,8 +74,11 @@ add(of_models, "check", models.check)
 add(of_models, "pull", models.pull)
 app.add_typer(of_models, name="models")
 
-of_bench = group("Measure speed against the stock pipeline, and judge the link estimators.")
+of_bench = group(
+    "Measure speed against the stock pipeline, and judge the router and the link estimators."
+)
 add(of_bench, "engine", bench.engine)
 add(of_bench, "serve", bench.serve)
 add(of_bench, "links", bench.links)
+add(of_bench, "routing", bench.routing)
 app.add_typer(of_bench, name="bench")

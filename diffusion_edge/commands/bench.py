@@ -1,4 +1,4 @@
-"""The commands `bench engine`, `serve` and `links`. Torch is imported when it is needed."""
+"""The commands of `bench`: engine, serve, links, routing. Torch is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ SERVE_ROUNDS = 3
 SERVE_SECONDS = 40.0
 TRACES = Path("loadtest/traces")
 HOPS = 200
+SCALE = 2.5
+LINK_TRACE = Path("loadtest/traces/links/lte_bus_nyc.csv")
+LEDGER = Path("build/routing.part.jsonl")
 
 FamilyFolder = Annotated[
     Path, typer.Argument(help="The family's folder, or its name in stage_models.")
@@ -114,6 +117,42 @@ def links(
     _tell_all(summary(report), report.as_json())
 
 
+def routing(
+    family: FamilyFolder = FAMILY,
+    part: Annotated[
+        list[str] | None, typer.Option(help="Only this one, and `capacity`; may be repeated.")
+    ] = None,
+    short: Annotated[bool, typer.Option(help="A few requests of everything, for tests.")] = False,
+    scale: Annotated[
+        float, typer.Option(min=0.001, help="Times the published seconds; 10 in local.yaml.")
+    ] = SCALE,
+    own_models: Annotated[
+        bool, typer.Option(help="Compute what each stage's model computes; needs a scale of 10.")
+    ] = False,
+    trace: Annotated[Path, typer.Option(help="The device's links in the part `links`.")] = (
+        LINK_TRACE
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of all that is drawn.")] = 1000,
+    ledger: Annotated[
+        Path, typer.Option(help="Where every request is kept; the same command goes on there.")
+    ] = LEDGER,
+    page: PageFile = None,
+) -> None:
+    """The router against baselines, on a server of its own as local.yaml states it, at another
+    scale. Ends in a JSON line."""
+    from diffusion_edge.bench.routing.command import Asked, measure
+    from diffusion_edge.bench.routing.report import MARKS, page_lines, summary
+    from diffusion_edge.serve.signals import signals_raise
+
+    card, _ = _card(family, None)
+    _check(page, MARKS)
+    asked = Asked(card, tuple(part or ()), short, scale, own_models, trace, seed, ledger)
+    with signals_raise():  # a SIGTERM ends the server too
+        report = measure(asked, _tell)
+    _write(page, MARKS, page_lines(report))
+    _tell_all(summary(report), report.as_json())
+
+
 # ---------------------------------------------------------------------------- shared
 
 
@@ -145,7 +184,8 @@ def _write(page: Path | None, marks: tuple[str, str], lines: Iterable[str]) -> N
 def _placed(page: Path, marks: tuple[str, str], text: str) -> str:
     from diffusion_edge.profile.plots import between
 
-    old = read_text(page) if page.exists() else "# Performance\n\n" + "\n".join(marks) + "\n"
+    title = f"# {page.stem.capitalize()}\n\n"
+    old = read_text(page) if page.exists() else title + "\n".join(marks) + "\n"
     return between(old, marks, text, page)
 
 

@@ -1,0 +1,140 @@
+"""`diffusion-edge bench routing`: from what is asked to the report."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusion_edge.bench.report import machine, versions
+from diffusion_edge.bench.routing import parts, server
+from diffusion_edge.bench.routing.parts import FULL, SHORT, Task
+from diffusion_edge.bench.routing.records import PARTS, Part
+from diffusion_edge.bench.routing.report import COMMAND, Report
+from diffusion_edge.bench.routing.runs import Opens, Tell
+from diffusion_edge.config import REPOSITORY, nearest, read_yaml
+from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.traces import read_rates
+from diffusion_edge.types import Plan
+
+BELOW = 0.01
+"""The floor is so far below what the second stage of `in-turn` alone is known to reach."""
+DEVICE = "device"
+SERVES = ("api", "engine", "routing", "serve", "sites", "batching.py", "config.py", "types.py")
+"""What the figures depend on."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """parts: none for all. own_models: stages compute what their own models do."""
+
+    card: FamilyCard
+    parts: tuple[str, ...]
+    short: bool
+    scale: float
+    own_models: bool
+    trace: Path
+    seed: int
+    ledger: Path
+
+    def __str__(self) -> str:
+        """The command."""
+        options = [f"--part {part}" for part in self.parts]
+        options += ["--short"] * self.short + ["--own-models"] * self.own_models
+        rest = f"--scale {self.scale:g} --trace {self.trace} --seed {self.seed}"
+        return " ".join((COMMAND, self.card.root.name, *options, rest))
+
+
+def measure(asked: Asked, tell: Tell) -> Report:
+    """Raises InvalidRequest before the work for what cannot be measured."""
+    task = task_of(asked)
+    root = asked.card.root.resolve()
+    with nullcontext(root) if asked.own_models else server.light(asked.card) as folder:
+        opens = partial(server.opened, asked.scale, folder)
+        return asyncio.run(reported(asked, task, opens, tell))
+
+
+async def reported(asked: Asked, task: Task, opens: Opens, tell: Tell) -> Report:
+    asked.ledger.parent.mkdir(parents=True, exist_ok=True)
+    found = await parts.measure(task, opens, asked.ledger, _settings(asked, task), tell)
+    computes = "its own model's" if asked.own_models else "the smallest model's"
+    return Report(
+        command=str(asked),
+        family=asked.card.name,
+        scale=asked.scale,
+        trace=asked.trace.stem,
+        emulated=(
+            "seconds of all stages and links as `serve_configs/local.yaml` states them, packets "
+            f"counted in bytes of SDXL's; what a stage computes meanwhile is {computes} work"
+        ),
+        machine=machine("", os.cpu_count() or 1),
+        versions=versions(),
+        found=found,
+    )
+
+
+def task_of(asked: Asked) -> Task:
+    for part in asked.parts:
+        if part not in PARTS:
+            known = f"{', '.join(PARTS)}{nearest(part, PARTS)}"
+            raise InvalidRequest(f"there is no part {part!r}; there are {known}", param="part")
+    card = asked.card
+    size = (card.defaults.size, card.defaults.size)
+    bound = partial(QualityTable.read(card.root / "quality.json").bound, size=size)
+    steps = card.defaults.steps
+    wanted: tuple[Part, ...] = tuple(p for p in PARTS if not asked.parts or p in asked.parts)
+    alone = Plan.of((("edge", steps),))
+    return Task(
+        bound=bound,
+        floor=max(bound(alone) - BELOW, 0.0),
+        links=following(asked.trace),
+        size=SHORT if asked.short else FULL,
+        steps=steps,
+        seed=asked.seed,
+        parts=wanted,
+    )
+
+
+def following(trace: Path) -> list[dict[str, Any]]:
+    """The links of `local.yaml`, but the device's follow this trace and are stated as its mean."""
+    data, _ = read_yaml(server.LOCAL)
+    links: list[dict[str, Any]] = data["applications"][0]["args"]["links"]
+    mean = read_rates(REPOSITORY / trace).mean
+    own = {"trace": str(trace), "bytes_per_s": round(mean, 1)}
+    return [link | own if DEVICE in link["between"] else link for link in links]
+
+
+def _settings(asked: Asked, task: Task) -> dict[str, Any]:
+    """What the ledger's entries depend on. The parts do not: each has entries of its own."""
+    return {
+        "family": asked.card.name,
+        "quality": _digest([asked.card.root / "quality.json"]),
+        "code": _digest(sorted(p for name in SERVES for p in _sources(name))),
+        "scale": asked.scale,
+        "own_models": asked.own_models,
+        "size": asdict(task.size),
+        "floor": task.floor,
+        "links": list(task.links),
+        "seed": asked.seed,
+        "versions": versions(),
+        "cpu": machine("", 1).cpu,
+    }
+
+
+def _sources(name: str) -> list[Path]:
+    path = REPOSITORY / "diffusion_edge" / name
+    return [path] if path.is_file() else list(path.rglob("*.py"))
+
+
+def _digest(files: list[Path]) -> str:
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
