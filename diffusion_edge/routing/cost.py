@@ -14,65 +14,47 @@ encodes the text itself. When a plan would be done `finish` says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_edge.batching import drained_s
 from diffusion_edge.curves import curve
-from diffusion_edge.types import ImageRequest, Link, Plan, Span, StageStatus, View
+from diffusion_edge.types import ImageRequest, Plan, Span, StageStatus, View
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-
-MAX_SPANS = 3
-# Hand-off steps that a plan of three spans may use: 32 make at most 496 plans per order of
-# stages. Up to 33 steps that is every step; above, a grid of that many. Plans of two spans may
-# hand off at every step.
-MAX_CUTS = 32
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Plans over the same stages in the same order."""
+class Line:
+    """What a stage takes of anything, by steps: `start` and `step` for each; `end` where the plan
+    ends there."""
 
-    stages: tuple[str, ...]
-    steps: tuple[Counts, ...]
+    start: float
+    step: float
+    end: float
 
-    def __len__(self) -> int:
-        return len(self.steps[0])
+    def __add__(self, other: Line) -> Line:
+        return Line(self.start + other.start, self.step + other.step, self.end + other.end)
 
-    def plan(self, index: int, reason: str = "") -> Plan:
-        counts = (int(count[index]) for count in self.steps)
-        return Plan.of(tuple(zip(self.stages, counts, strict=True)), reason)
-
-
-def bundles(
-    stages: Sequence[str], steps: int, links: Mapping[tuple[str, str], Link]
-) -> list[Bundle]:
-    """All plans of one to three spans over distinct stages whose hops have links."""
-    found = []
-    for spans in range(1, min(MAX_SPANS, len(stages), steps) + 1):
-        for order in permutations(sorted(stages), spans):
-            if all(hop in links for hop in pairwise(order)):
-                found.append(Bundle(order, cuts(steps, spans)))
-    return found
+    def __mul__(self, factor: float) -> Line:
+        return Line(self.start * factor, self.step * factor, self.end * factor)
 
 
 @lru_cache(maxsize=64)
 def cuts(steps: int, spans: int) -> tuple[Counts, ...]:
-    """Every way to cut `steps` into 1, 2 or 3 parts of at least one step, within MAX_CUTS."""
+    """Every way to cut `steps` into 1, 2 or 3 parts of at least one step, earlier cuts first."""
     if spans == 1:
         return (np.array([steps]),)
     if spans == 2:
         first = np.arange(1, steps)
         return first, steps - first
-    grid = np.unique(np.linspace(1, steps - 1, min(MAX_CUTS, steps - 1)).round().astype(np.int64))
-    before, after = (grid[index] for index in np.triu_indices(len(grid), k=1))
+    before, after = (index + 1 for index in np.triu_indices(steps - 1, k=1))
     return before, after - before, steps - after
 
 
@@ -82,26 +64,27 @@ def of(
     """The cost of all images. guide: whether the k-th stage is to be guided."""
     total = np.zeros(len(steps[0]))
     for k, name in enumerate(stages):
-        status = view.stages[name]
-        size = images if status.batches else 1  # of what is stepped together
-        step_s = _step_s(status, guide[k], size, view.cells)
-        work_s = size * _around_s(status, view, k == len(stages) - 1) + steps[k] * step_s
-        total = total + images // size * work_s * view.price_per_s[status.tier]
+        line = paid(view.stages[name], guide[k], images, view)
+        total = total + line.start + steps[k] * line.step
+        if k == len(stages) - 1:
+            total = total + line.end
     return total
 
 
-def full_s(
-    stages: Sequence[str], steps: Sequence[Counts], guide: Sequence[bool], images: int, view: View
-) -> list[Floats]:
-    """By stage, the seconds by which all images add to what it has to do, where so many share its
+def paid(status: StageStatus, guided: bool, images: int, view: View) -> Line:
+    """What all images cost on a stage."""
+    size = images if status.batches else 1  # of what is stepped together
+    decode_s = status.seconds_to_decode(view.cells)
+    step_s = _step_s(status, guided, size, view.cells)
+    one = Line(size * status.encode_s, step_s, size * decode_s)
+    return one * (images // size * view.price_per_s[status.tier])
+
+
+def full_s(status: StageStatus, guided: bool, images: int, view: View) -> Line:
+    """The seconds by which all images add to what a stage has to do, where so many share its
     forward passes that these are full."""
-    taken: list[Floats] = []
-    for k, name in enumerate(stages):
-        status = view.stages[name]
-        around_s = _around_s(status, view, k == len(stages) - 1)
-        stepping_s = steps[k].astype(np.float64) * _share_s(status, guide[k], view.cells)
-        taken.append(images * (around_s + stepping_s))
-    return taken
+    share_s = _share_s(status, guided, view.cells)
+    return Line(status.encode_s, share_s, status.seconds_to_decode(view.cells)) * images
 
 
 def _share_s(status: StageStatus, guided: bool, cells: int) -> float:
@@ -109,11 +92,6 @@ def _share_s(status: StageStatus, guided: bool, cells: int) -> float:
     if not status.batches:
         return status.seconds_per_step(guided, cells)
     return drained_s([(1, status.rows(guided))], curve(status.step_s, cells))
-
-
-def _around_s(status: StageStatus, view: View, decodes: bool) -> float:
-    """Of one image, before and after its steps."""
-    return status.encode_s + (status.seconds_to_decode(view.cells) if decodes else 0.0)
 
 
 def _step_s(status: StageStatus, guided: bool, images: int, cells: int) -> float:

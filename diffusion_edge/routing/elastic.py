@@ -17,11 +17,11 @@ terms are prices times seconds and all else is a ratio, neither unit matters.
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
 
 from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
-from diffusion_edge.routing.cost import Floats
-from diffusion_edge.routing.options import DIGITS, Options, options
+from diffusion_edge.routing.finish import Table
+from diffusion_edge.routing.options import options
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.room import can_hold, has_room, told, too_many
 from diffusion_edge.types import Choice, ImageRequest, View
@@ -41,38 +41,19 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     what is missing, QueueFull, or InvalidRequest for more images than the stages that are needed
     can ever hold.
     """
-    known = options(stages_with_room(request, view), request, view, quality)
-    good = known.bound >= round(request.quality_floor, DIGITS)
-    if not good.any():
-        raise below_floor(request, view, quality, float(known.bound.max()))
-    in_time = good & (known.finish_s <= round(request.deadline_s, DIGITS))
-    if in_time.any():
-        allowed, first, then = in_time, priced(known, view), known.finish_s
-    else:
-        allowed, first, then = good, known.finish_s, known.cost
-    ranked = np.lexsort((known.within, known.bundle, known.hops, then, first))
-    ranked = ranked[allowed[ranked]]
-    best = int(ranked[0])
-    others = ranked[known.bundle[ranked] != known.bundle[best]]
-    second = int(others[0]) if len(others) else None
-    reason = _reason(request, quality, int(allowed.sum()), bool(in_time.any()))
-    return Choice(
-        plan=known.plan(best, view, reason),
-        predicted_s=float(known.finish_s[best]),
-        cost=float(known.cost[best]),
-        quality=float(known.quality[best]),
-        reason=reason,
-        runner_up=None if second is None else known.plan(second, view),
-        runner_up_s=None if second is None else float(known.finish_s[second]),
-        quality_bound=float(known.bound[best]),
-    )
+    names, each_s = stages_with_room(request, view), partial(worth, request, view)
+    known = options(names, request, view, quality, each_s)
+    if not (count := known.count()):
+        raise below_floor(request, view, quality, known.best_quality())
+    in_time = known.cheapest()
+    reason = _reason(request, quality, count, bool(in_time))
+    return known.choice(in_time or known.earliest(), reason)
 
 
-def priced(known: Options, view: View) -> Floats:
-    """By plan, see above."""
+def worth(request: ImageRequest, view: View, known: Table) -> float:
+    """Of a second of a stage to those that come after, see above."""
     dearest = max(view.price_per_s[status.tier] for status in view.stages.values())
-    price: Floats = (known.cost + CROWDING * dearest * known.crowding_s).round(DIGITS)
-    return price
+    return CROWDING * dearest * (known.idle_s / request.deadline_s) ** 2
 
 
 def stages_with_room(request: ImageRequest, view: View) -> list[str]:
@@ -121,9 +102,9 @@ def _reason(request: ImageRequest, quality: QualityTable, count: int, in_time: b
         floor += f" ({quality.family!r} has no quality table: only {quality.reference!r} is known)"
     deadline = f"the deadline of {request.deadline_s:g} s"
     if in_time and count == 1:
-        return f"the only plan that meets {deadline} and {floor}"
+        return f"the only plan that meets {floor}, and it meets {deadline}"
     if in_time:
-        meeting = f"cheapest of {count} plans that meet {deadline} and {floor}"
-        return f"{meeting}, counting what others wait for it"
+        cheapest = f"cheapest of the plans that meet {deadline}, of {count} that meet {floor}"
+        return f"{cheapest}, counting what others wait for it"
     fastest = "the only plan" if count == 1 else f"the fastest of {count} plans"
     return f"no plan meets {deadline} and {floor}; this is {fastest} above the floor"

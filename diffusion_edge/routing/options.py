@@ -1,86 +1,87 @@
-"""All plans that a request could take, ranked by what a policy wants of them."""
+"""All plans that a request could take over some stages, and the best of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from diffusion_edge.errors import NoPlan
-from diffusion_edge.routing import cost, finish
-from diffusion_edge.routing.cost import Bundle, Counts, Floats
+from diffusion_edge.routing import cost, search
+from diffusion_edge.routing.cost import Line
+from diffusion_edge.routing.finish import Table, Tables
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import ImageRequest, Plan, View
-
-DIGITS = 9
-"""Seconds, costs and qualities are compared to so many: the order of a sum is no reason."""
+from diffusion_edge.routing.search import Found
+from diffusion_edge.routing.shapes import Shapes, above, shapes
+from diffusion_edge.routing.stations import Stations, stations
+from diffusion_edge.types import Choice, ImageRequest, View
 
 
 @dataclass(frozen=True)
 class Options:
-    """Plans by index. bundle, within: where each is in `bundles`. finish_s: when the last image is
-    decoded, by the stages' rules run ahead. cost: of all images. quality, bound: relative, as
-    estimated and as promised. crowding_s: what the images take of the stages, weighted by how much
-    these have to do."""
+    """known: the stages, and what they charge. paid: what they cost. good: what reaches the floor,
+    by shape."""
 
-    bundles: Sequence[Bundle]
-    bundle: Counts
-    within: Counts
-    finish_s: Floats
-    cost: Floats
-    quality: Floats
-    bound: Floats
-    crowding_s: Floats
+    request: ImageRequest
+    view: View
+    quality: QualityTable
+    known: Stations
+    paid: Mapping[str, Line]
+    good: Shapes
 
-    @property
-    def hops(self) -> Counts:
-        counts: Counts = np.array([len(b.stages) - 1 for b in self.bundles])[self.bundle]
-        return counts
+    def count(self) -> int:
+        """How many plans reach the floor."""
+        return self.good.count(self.known.paths())
 
-    def plan(self, index: int, view: View, reason: str = "") -> Plan:
-        """In the view's codecs."""
-        found = self.bundles[int(self.bundle[index])].plan(int(self.within[index]), reason)
-        return found.with_codecs(view.codecs)
+    def best_quality(self) -> float:
+        """The highest bound of all plans; 0 where there are none."""
+        asked = self.request.steps, self.quality, self.request.size
+        return shapes(self.known.groups, *asked).best(self.known.paths())
+
+    def cheapest(self) -> list[Found]:
+        """In time, by what is charged: see `search.cheapest`."""
+        return search.cheapest(self.good, self.known, self.request.deadline_s)
+
+    def earliest(self) -> list[Found]:
+        """By what is paid where the finish is the same: see `search.earliest`."""
+        return search.earliest(self.good, self.known.charging(self.paid))
+
+    def choice(self, found: Sequence[Found], reason: str) -> Choice:
+        """The first one is chosen, the other one, if there is one, is the runner-up."""
+        best, *others = found
+        plan = best.plan(self.view, reason)
+        return Choice(
+            plan=plan,
+            predicted_s=best.finish_s,
+            cost=cost.of_plan(plan, self.request, self.view),
+            quality=best.quality,
+            reason=reason,
+            runner_up=others[0].plan(self.view) if others else None,
+            runner_up_s=others[0].finish_s if others else None,
+            quality_bound=best.bound,
+        )
 
 
 def options(
-    names: Sequence[str], request: ImageRequest, view: View, quality: QualityTable
+    names: Sequence[str],
+    request: ImageRequest,
+    view: View,
+    quality: QualityTable,
+    worth: Callable[[Table], float] = lambda _: 0.0,
 ) -> Options:
-    """Of one to three spans over these stages. Raises NoPlan where there is none."""
-    found = cost.bundles(names, request.steps, view.links)
-    if not found:
-        raise NoPlan(f"no live stage can run {request.steps} steps of {request.family!r}")
-    guide = {name: cost.guided(name, request, view) for name in names}
-    tables = finish.Tables(request, view)
-    idle_s = {name: tables.of(name, guide[name], request.images).idle_s for name in names}
-    finish_s, costs, value, bound, crowding_s = [], [], [], [], []
-    for b in found:
-        guided = [guide[name] for name in b.stages]
-        asked = b.stages, b.steps, guided, request.images
-        finish_s.append(finish.predict(*asked, tables, view))
-        costs.append(cost.of(*asked, view))
-        crowding_s.append(_crowding_s(request, cost.full_s(*asked, view), idle_s, b))
-        told = cost.models(b.stages, view), b.steps, request.size
-        value.append(quality.relative_all(*told))
-        bound.append(quality.bound_all(*told))
-    return Options(
-        bundles=found,
-        bundle=np.repeat(np.arange(len(found)), [len(b) for b in found]),
-        within=np.concatenate([np.arange(len(b)) for b in found]),
-        finish_s=np.concatenate(finish_s).round(DIGITS),
-        cost=np.concatenate(costs).round(DIGITS),
-        quality=np.concatenate(value).round(DIGITS),
-        bound=np.concatenate(bound).round(DIGITS),
-        crowding_s=np.concatenate(crowding_s).round(DIGITS),
-    )
+    """Of one to three spans over these stages. There may be none, or none above the floor.
 
-
-def _crowding_s(
-    request: ImageRequest, taken_s: Sequence[Floats], idle_s: Mapping[str, float], b: Bundle
-) -> Floats:
-    """Seconds taken of each stage times (when it will have done what it has / deadline) squared."""
-    total = np.zeros(len(b))
-    for name, seconds in zip(b.stages, taken_s, strict=True):
-        total = total + seconds * (idle_s[name] / request.deadline_s) ** 2
-    return total
+    worth: what a second of a stage is charged with besides what it costs, by its table.
+    """
+    tables, paid, charged = Tables(request, view), {}, {}
+    of_all, of_one = {}, {}
+    for name in names:
+        guided = cost.guided(name, request, view)
+        asked = view.stages[name], guided, request.images, view
+        of_all[name] = tables.of(name, guided, request.images)
+        if request.images > 1:
+            of_one[name] = tables.of(name, guided, 1)
+        paid[name] = cost.paid(*asked)
+        charged[name] = paid[name] + cost.full_s(*asked) * worth(of_all[name])
+    known = stations(view, request.steps, charged, of_all, of_one or None)
+    floor = request.size, request.quality_floor
+    good = above(known.groups, request.steps, quality, *floor)
+    return Options(request, view, quality, known, paid, good)

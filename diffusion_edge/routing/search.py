@@ -1,0 +1,312 @@
+"""The best plan over all stages, found without looking at every plan.
+
+Three spans over 24 stages in 50 steps make 14.3 million plans, of some 30,000 shapes (`shapes`), of
+which those above the floor are known beforehand. Of each shape two things are told by a look at
+groups of stages: the least that its plans could cost, and the earliest that one could be done. Both
+are bounds, since the cheapest stage need not be the fastest. Shapes that cannot be in time, or
+cannot be better than the best plan known, are dropped. Of the others, the most promising first, all
+choices of stages are worked out span by span, and dropped by the same bounds on what is to come.
+What is left in the end is exact, ties included: a bound as good as the best plan drops nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from math import inf
+
+import numpy as np
+
+from diffusion_edge.routing.cost import Bools, Counts, Floats
+from diffusion_edge.routing.leaving import Coarse, Earliest, Moments, Reads, later, soonest, through
+from diffusion_edge.routing.shapes import DIGITS, SPANS, Shapes, Spans, of_places
+from diffusion_edge.routing.stations import Stations
+from diffusion_edge.types import Plan, View
+
+SLACK = 2 * 10.0**-DIGITS
+"""Bounds and what they bound are sums in different orders."""
+
+CHUNKS = 8, 64, 256
+"""So many shapes are worked out at once: few until there is a plan to be better than."""
+
+PROBES = 128
+"""Shapes that are tried on one choice of stages each, for a first plan to be better than."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan; quality and bound as `Shapes` has them."""
+
+    stages: tuple[str, ...]
+    steps: tuple[int, ...]
+    finish_s: float
+    price: float
+    quality: float
+    bound: float
+
+    def plan(self, view: View, reason: str = "") -> Plan:
+        """In the view's codecs."""
+        found = Plan.of(tuple(zip(self.stages, self.steps, strict=True)), reason)
+        return found.with_codecs(view.codecs)
+
+
+def cheapest(shapes: Shapes, known: Stations, deadline_s: float) -> list[Found]:
+    """The plan of least price among those that are done in time, then done first, and the best one
+    over other stages or another order of them; fewer where there are none. Ties go to fewer hops,
+    then to the stages that come first by name and the earlier hand-offs."""
+    return Search(shapes, known, deadline_s, by_price=True).best()
+
+
+def earliest(shapes: Shapes, known: Stations) -> list[Found]:
+    """Those done first, whatever that is, then of least price; otherwise as `cheapest`."""
+    return Search(shapes, known, inf, by_price=False).best()
+
+
+def _promise(first: Floats, then: Floats) -> Floats:
+    """What to begin with: no more than a guess, so nearly equal ones may change places."""
+    spread, most = float(np.ptp(first)) if len(first) else 0.0, float(then.max(initial=0.0))
+    return first + then * (1e-6 * spread / most) if spread * most > 0 else then
+
+
+class Best:
+    """The best plan so far and the best over other stages or another order of them. first, then:
+    what the second one has, of the two things that plans are ordered by."""
+
+    def __init__(self) -> None:
+        self.plans: list[tuple[tuple[float, ...], tuple[int, ...], int]] = []
+        self.first = self.then = inf
+
+    def worse(self, first: Floats, then: Floats) -> Bools:
+        """Whether what has such bounds is worse than both."""
+        worse: Bools = first > self.first + SLACK
+        if self.first < inf:
+            worse |= (first > self.first - SLACK) & (then > self.then + SLACK)
+        return worse
+
+    def add(self, keys: Sequence[Floats], taken: Sequence[Counts], shape: Counts) -> None:
+        """keys: what plans are ordered by, by plan. taken: stations, by span."""
+        left = np.arange(len(shape))
+        for _ in range(2):
+            if len(left):
+                best = _least(keys, left)
+                told = tuple(float(key[best]) for key in keys)
+                stations = tuple(int(station[best]) for station in taken)
+                self.plans.append((told, stations, int(shape[best])))
+                other = [station[left] != station[best] for station in taken]
+                left = left[np.logical_or.reduce(other)]
+        self.plans.sort()
+        others = [plan for plan in self.plans if plan[1] != self.plans[0][1]]
+        self.plans = self.plans[:1] + others[:1]
+        if len(self.plans) == 2:
+            self.first, self.then = self.plans[1][0][:2]
+
+
+def _least(keys: Sequence[Floats], among: Counts) -> int:
+    for key in keys:
+        if len(among) > 1:
+            values = key[among]
+            among = among[values == values.min()]
+    return int(among[0])
+
+
+class Tries:
+    """Latents on their way. shape: by latent. taken: the stations so far, by span and latent.
+    price: of these. moments: when the first and the last image leave there."""
+
+    __slots__ = ("moments", "price", "shape", "taken")
+
+    def __init__(self, shape: Counts) -> None:
+        nothing = np.zeros(len(shape))
+        self.shape, self.price = shape, nothing
+        self.moments = nothing, nothing
+        self.taken: list[Counts] = []
+
+    def only(self, kept: Counts | Bools) -> Tries:
+        few = Tries.__new__(Tries)
+        few.shape, few.price = self.shape[kept], self.price[kept]
+        few.taken = [station[kept] for station in self.taken]
+        first_s, last_s = self.moments
+        kept_s = first_s[kept]
+        few.moments = kept_s, kept_s if last_s is first_s else last_s[kept]
+        return few
+
+
+class Search:
+    """One search. Plans are ordered by price and then finish, or by finish and then price."""
+
+    def __init__(self, shapes: Shapes, known: Stations, limit_s: float, *, by_price: bool) -> None:
+        self._shapes, self._known = shapes, known
+        self._limit_s, self._by_price = limit_s, by_price
+        self._best = Best()
+
+    def best(self) -> list[Found]:
+        if not len(self._shapes):
+            return []
+        self._probe()
+        self._look_ahead()
+        shape, first, then = self._promising()
+        for most in chain(CHUNKS, repeat(CHUNKS[-1])):
+            if not len(shape):
+                break
+            now = shape[:most]
+            self._work_out(now[self._possible(now, first[:most], then[:most])])
+            left = most + np.flatnonzero(~self._best.worse(first[most:], then[most:]))
+            shape, first, then = shape[left], first[left], then[left]
+        return [self._found(*plan) for plan in self._best.plans]
+
+    # ------------------------------------------------------------------ a first plan
+
+    def _probe(self) -> None:
+        """Some shapes, each on the stages that look best."""
+        known, shapes = self._known, self._shapes
+        half = shapes.total // 2
+        soon_s = known.leaving.last.leaves_s[:, 0, half]
+        looks = known.price.reshape(-1, shapes.total)[:, half] if self._by_price else soon_s
+        looks = np.where(known.stage <= len(known.names), looks, inf)
+        by_looks = looks[known.members].argsort(axis=1, kind="stable")
+        ranked = np.take_along_axis(known.members, by_looks, axis=1)
+        shape = np.arange(0, len(shapes), -(-len(shapes) // PROBES))
+        groups = [of_places(shapes.groups)[span.place[shape]] for span in shapes.spans]
+        tries = Tries(shape)
+        for k, span in enumerate(shapes.spans):
+            used = np.sum([group == groups[k] for group in groups[:k]], axis=0, dtype=np.int64)
+            used = np.where(groups[k] == shapes.groups, 0, used)
+            tries.taken.append(ranked[span.place[shape], used])
+            self._go(tries, k)
+        self._add(tries)
+
+    # ------------------------------------------------------------------ bounds
+
+    def _look_ahead(self) -> None:
+        until_s = self._limit_s
+        if until_s == inf:
+            until_s = self._best.first
+        if until_s == inf:
+            until_s = float(self._known.leaving.last.leaves_s.max())
+        starts = self._known.starts
+        of = [each and Earliest(each, starts, until_s) for each in self._known.leaving]
+        self._earliest = Reads(*of)
+        self._coarse = Reads(*(each and Coarse(each) for each in of))
+
+    def _promising(self) -> tuple[Counts, Floats, Floats]:
+        """Shapes that may be of use, the best promise first, with bounds of what plans are ordered
+        by."""
+        known, (*begin, end) = self._known, self._shapes.tree
+        price, moments = np.zeros(1), (np.zeros(1),) * 2
+        for k, span in enumerate(begin):
+            price = price[span.parent] + known.least_price[span.slot]
+            moments = self._onward(k, span, moments)
+        price = price[end.parent]
+        price += known.least_price[end.slot]
+        shape = np.arange(len(price))
+        if self._by_price:
+            shape = np.flatnonzero(price <= self._best.first + SLACK)
+            end, price = end.only(shape), price[shape]
+        _, last_s = self._onward(SPANS - 1, end, moments)
+        useful = self._useful(price, last_s)
+        tries = Tries(shape[useful])
+        price, last_s = self._to_come(tries, 0)
+        useful = np.flatnonzero(self._useful(price, last_s))
+        first, then = self._ordered(price[useful], last_s[useful])
+        order = _promise(first, then).argsort()
+        return tries.shape[useful[order]], first[order], then[order]
+
+    def _onward(self, k: int, span: Spans, moments: Moments) -> Moments:
+        first_s, last_s = moments
+        came_s = first_s[span.parent]
+        moments = came_s, came_s if last_s is first_s else last_s[span.parent]
+        if k:
+            moments = later(moments, self._known.least_s[span.way])
+        return through(self._coarse, k, span.place, moments, span.steps)
+
+    def _to_come(self, tries: Tries, k: int) -> tuple[Floats, Floats]:
+        """The least price and the earliest finish of what goes on with its k-th span."""
+        price, moments = tries.price, tries.moments
+        for j, span in enumerate(self._shapes.spans[k:], k):
+            price = price + self._known.least_price[span.slot[tries.shape]]
+            if j:
+                moments = later(moments, self._known.least_s[span.way[tries.shape]])
+            place, steps = span.place[tries.shape], span.steps[tries.shape]
+            moments = through(self._earliest, j, place, moments, steps)
+        return price, moments[1]
+
+    def _possible(self, shape: Counts, first: Floats, then: Floats) -> Bools:
+        """Whether shapes can be of use when the ways of single stages are looked at, whatever these
+        cost. first, then: bounds."""
+        known, source = self._known, np.zeros((len(shape), 1), np.int64)
+        moments = (np.zeros(source.shape),) * 2
+        for k, span in enumerate(self._shapes.spans):
+            station = known.members[span.place[shape]]
+            between = source[:, :, None], station[:, None, :], span.handoff[shape, None, None]
+            hop_s = known.hop_s(*between) if k else np.zeros((1, 1, station.shape[1]))
+            moments = soonest(moments, hop_s)
+            moments = through(known.leaving, k, station, moments, span.steps[shape, None])
+            source = station
+        price = first if self._by_price else then
+        return self._useful(price, moments[1].min(axis=1))
+
+    def _useful(self, price: Floats, finish_s: Floats) -> Bools:
+        """By bounds of plans."""
+        in_time: Bools = (finish_s <= self._limit_s + SLACK) & (finish_s < inf)
+        return in_time & ~self._best.worse(*self._ordered(price, finish_s))
+
+    def _ordered(self, price: Floats, finish_s: Floats) -> tuple[Floats, Floats]:
+        return (price, finish_s) if self._by_price else (finish_s, price)
+
+    # ------------------------------------------------------------------ plans
+
+    def _work_out(self, shape: Counts) -> None:
+        known = self._known
+        tries = Tries(shape)
+        for k, span in enumerate(self._shapes.spans):
+            members = known.members[span.place[tries.shape]]
+            which, column = np.nonzero(members != known.none)
+            station = members[which, column]
+            for before in tries.taken:
+                stage = known.stage[station]
+                free = (known.stage[before[which]] != stage) | (station == known.nobody)
+                which, station = which[free], station[free]
+            tries = tries.only(which)
+            tries.taken.append(station)
+            self._go(tries, k)
+            tries = tries.only(self._useful(*self._to_come(tries, k + 1)))
+        self._add(tries)
+
+    def _go(self, tries: Tries, k: int) -> None:
+        """Through the k-th span, on the station that was taken last."""
+        known, span, station = self._known, self._shapes.spans[k], tries.taken[k]
+        steps = span.steps[tries.shape]
+        tries.price = tries.price + known.price[station * self._shapes.total + (steps - 1)]
+        if k:
+            hop_s = known.hop_s(tries.taken[k - 1], station, span.handoff[tries.shape])
+            tries.moments = later(tries.moments, hop_s)
+        tries.moments = through(known.leaving, k, station, tries.moments, steps)
+
+    def _add(self, tries: Tries) -> None:
+        price, finish_s = tries.price.round(DIGITS), tries.moments[1].round(DIGITS)
+        ok = self._useful(price, finish_s) & (finish_s <= round(self._limit_s, DIGITS))
+        if not ok.any():
+            return
+        shape, taken = tries.shape[ok], [station[ok] for station in tries.taken]
+        nobody = [station == self._known.nobody for station in taken]
+        keys = [
+            *self._ordered(price[ok], finish_s[ok]),
+            -np.sum(nobody, axis=0, dtype=np.float64),
+            *(self._known.rank[station] for station in taken),
+            *(span.steps[shape] for span in self._shapes.spans),
+        ]
+        self._best.add(keys, taken, shape)
+
+    def _found(self, keys: tuple[float, ...], taken: tuple[int, ...], shape: int) -> Found:
+        known = self._known
+        price, finish_s = keys[:2] if self._by_price else (keys[1], keys[0])
+        real = [k for k, station in enumerate(taken) if station != known.nobody]
+        return Found(
+            stages=tuple(known.names[known.stage[taken[k]]] for k in real),
+            steps=tuple(int(self._shapes.spans[k].steps[shape]) for k in real),
+            finish_s=finish_s,
+            price=price,
+            quality=float(self._shapes.quality[shape]),
+            bound=float(self._shapes.bound[shape]),
+        )

@@ -1,0 +1,173 @@
+"""The search against a look at every plan."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+import numpy as np
+import pytest
+
+from diffusion_edge.routing import cost, elastic
+from diffusion_edge.routing.cost import Counts, Floats
+from diffusion_edge.routing.finish import Tables
+from diffusion_edge.routing.options import options
+from diffusion_edge.routing.quality import QualityTable, Size
+from diffusion_edge.routing.search import Found
+from diffusion_edge.types import Held, ImageRequest, Link, StageStatus, Tier, View
+from tests.long import long, often
+
+from .brute import Best, best
+from .views import CELLS, request
+
+TIER: tuple[Tier, ...] = ("device", "edge", "cloud")
+
+
+def drawn_stage(chance: random.Random, name: str, tier: Tier, alike: bool) -> StageStatus:
+    """alike: to others of the tier, and idle."""
+    step_s = {"device": 0.4, "edge": 0.2, "cloud": 0.05}[tier]
+    slower = 1.0 if alike else chance.choice([0.5, 1.0, chance.uniform(0.5, 2.0)])
+    rows = (1, 2, 4, 8) if tier == "cloud" else (1, 2)
+    held = [
+        Held(
+            request=f"{name}-{k}",
+            image=0,
+            steps=chance.randint(1, 20),
+            rows=chance.choice([1, 2]),
+            cells=CELLS,
+            due_s=chance.uniform(-1.0, 8.0),
+            encodes=chance.random() < 0.3,
+            decodes=chance.random() < 0.5,
+            arrives_s=chance.choice([0.0, 0.0, chance.random()]),
+        )
+        for k in range(0 if alike else chance.choice([0, 0, 1, 2, 5]))
+    ]
+    return StageStatus(
+        stage=name,
+        tier=tier,
+        model=tier,
+        queue_s=0.0,
+        queued=len(held),
+        capacity=32,
+        step_s={CELLS: {n: slower * step_s * (1 + 0.2 * (n - 1)) for n in rows}},
+        encode_s=slower * step_s / 2,
+        decode_s={CELLS: slower * step_s},
+        resident_bytes=0,
+        batches=tier == "cloud",
+        emulated=chance.random() < 0.5,
+        held=tuple(held),
+    )
+
+
+def drawn_view(chance: random.Random, each: int, steps: int, least: int = 0) -> View:
+    """Up to so many stages of each tier, and at least one, whose names say nothing of it."""
+    names = [f"s{k:02}" for k in range(3 * each)]
+    chance.shuffle(names)
+    alike, all_linked = chance.random() < 0.3, chance.random() < 0.6
+    stages, ages = {}, {}
+    for tier in TIER:
+        for _ in range(chance.randint(max(least, 0 if stages else 1), each)):
+            name = names.pop()
+            stages[name] = drawn_stage(chance, name, tier, alike)
+            ages[name] = 0.0 if alike else chance.choice([0.0, 0.25])
+    links = {}
+    for a in stages:
+        for b in stages:
+            if a != b and (all_linked or chance.random() < 0.7):
+                rate = 1e6 if alike else 10 ** chance.uniform(4, 7)
+                links[a, b] = Link(rate, 0.01 if alike else chance.uniform(0, 0.1))
+    small, large = chance.randint(1_000, 50_000), chance.randint(1_000, 50_000)
+    at = chance.randint(0, steps)
+    free = chance.random() < 0.2
+    return View(
+        stages=stages,
+        links=links,
+        price_per_s={"device": 0.0, "edge": 0.0 if free else 1.0, "cloud": 0.0 if free else 4.0},
+        packet_bytes=tuple(small if step < at else large for step in range(steps + 1)),
+        codecs=("exact",) * (steps + 1),
+        cells=CELLS,
+        guidance={name: 0.0 for name in stages if chance.random() < 0.2},
+        age_s=ages,
+    )
+
+
+class Drawn:
+    """A quality table that knows every order and number of steps, and no rule: by order of models a
+    value and a slope, and the bound below it."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._seed = chance.random()
+        self._whole = chance.random() < 0.3  # values that plans share
+
+    def relative_all(self, models: Sequence[str], steps: Sequence[Counts], size: Size) -> Floats:
+        chance = random.Random(f"{self._seed} {tuple(models)}")
+        total = np.zeros(len(steps[0]))
+        for model, count in zip(models, steps, strict=True):
+            each = {"device": 0.5, "edge": 0.8, "cloud": 1.0}[model] * chance.uniform(0.8, 1.0)
+            total = total + each * count / sum(int(n[0]) for n in steps)
+        return total.round(1) if self._whole else total
+
+    def bound_all(self, models: Sequence[str], steps: Sequence[Counts], size: Size) -> Floats:
+        return self.relative_all(models, steps, size) - 0.01 * len(models)
+
+
+def drawn_request(chance: random.Random, steps: int) -> ImageRequest:
+    return request(
+        steps=steps,
+        images=chance.choice([1, 1, 1, 2, 3]),
+        quality_floor=chance.choice([0.0, 0.5, 0.7, 0.8, 0.95, 1.0]),
+        deadline_s=chance.choice([0.3, 1.0, 3.0, 10.0, 60.0]),
+    )
+
+
+def told(found: list[Found], by_price: bool) -> list[tuple[float, float, str]]:
+    return [
+        (f.price if by_price else f.finish_s, f.finish_s if by_price else f.price, plan_of(f))
+        for f in found
+    ]
+
+
+def plan_of(found: Found) -> str:
+    return ",".join(f"{s}:{n}" for s, n in zip(found.stages, found.steps, strict=True))
+
+
+def same_as_brute_force(asked: ImageRequest, seen: View, quality: QualityTable) -> None:
+    tables, paid, charged = Tables(asked, seen), {}, {}
+    for name, status in seen.stages.items():
+        guided = cost.guided(name, asked, seen)
+        known = tables.of(name, guided, asked.images)
+        paid[name] = cost.paid(status, guided, asked.images, seen)
+        each_s = elastic.worth(asked, seen, known)
+        charged[name] = paid[name] + cost.full_s(status, guided, asked.images, seen) * each_s
+    worth = partial(elastic.worth, asked, seen)
+    search = options(list(seen.stages), asked, seen, quality, worth)
+    same(search.cheapest(), True, best(asked, seen, quality, charged, asked.deadline_s))
+    same(search.earliest(), False, best(asked, seen, quality, paid))
+
+
+def same(found: list[Found], by_price: bool, expected: list[Best]) -> None:
+    assert [plan for *_, plan in told(found, by_price)] == [plan for *_, plan in expected]
+    for (first, then, _), (by_first, by_then, _) in zip(
+        told(found, by_price), expected, strict=True
+    ):
+        assert (first, then) == pytest.approx((by_first, by_then), abs=2e-9)
+
+
+@pytest.mark.parametrize("seed", range(often(50, 1000)))
+def test_it_finds_what_a_look_at_every_plan_finds(seed: int) -> None:
+    chance = random.Random(seed)
+    steps = chance.choice([1, 2, 3, 7, 12])
+    quality = cast(QualityTable, Drawn(chance))
+    same_as_brute_force(drawn_request(chance, steps), drawn_view(chance, 3, steps), quality)
+
+
+@long
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.timeout(600)
+def test_it_finds_the_same_among_fourteen_million(seed: int) -> None:
+    chance = random.Random(seed)
+    seen = drawn_view(chance, 8, 50, least=8)
+    asked = drawn_request(chance, 50)
+    same_as_brute_force(asked, seen, cast(QualityTable, Drawn(chance)))
