@@ -8,7 +8,7 @@ images of a request through a span by either.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,17 +27,20 @@ class Read(Protocol):
         ...
 
 
-class Reads(NamedTuple):
+Kind = TypeVar("Kind", bound="Read", covariant=True)
+
+
+class Reads(NamedTuple, Generic[Kind]):
     """Of one kind. last: when the last image of a request leaves, by when the first one came. Of
     several images also first: when the first one does, and alone: when one does that comes alone.
     """
 
-    last: Read
-    first: Read | None = None
-    alone: Read | None = None
+    last: Kind
+    first: Kind | None = None
+    alone: Kind | None = None
 
 
-def through(read: Reads, k: int, where: Counts, came_s: Moments, steps: Counts) -> Moments:
+def through(read: Reads[Read], k: int, where: Counts, came_s: Moments, steps: Counts) -> Moments:
     """When the first and the last image leave the k-th span, by when they came: as `finish.predict`
     has it."""
     first_s, last_s = came_s
@@ -169,6 +172,15 @@ class Earliest:
         return read
 
 
+def earliest(leaving: Reads[Leaving], starts: Counts, until_s: float) -> Reads[Earliest]:
+    last, first, alone = leaving
+    return Reads(
+        Earliest(last, starts, until_s),
+        None if first is None else Earliest(first, starts, until_s),
+        None if alone is None else Earliest(alone, starts, until_s),
+    )
+
+
 class Coarse:
     """`Earliest` by the cell's beginning alone: half as dear to read."""
 
@@ -178,3 +190,12 @@ class Coarse:
     def at(self, where: Counts, arrives_s: Floats, steps: Counts) -> Floats:
         _, entry, _ = self._of.entry(where, arrives_s, steps)
         return np.maximum(self._of.leaves_s[entry], arrives_s)
+
+
+def coarse(of: Reads[Earliest]) -> Reads[Coarse]:
+    last, first, alone = of
+    return Reads(
+        Coarse(last),
+        None if first is None else Coarse(first),
+        None if alone is None else Coarse(alone),
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffusion_edge.routing import cost, search
+from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Line
 from diffusion_edge.routing.finish import Table, Tables
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.routing.search import Found
+from diffusion_edge.routing.search import Asked, Found, search
 from diffusion_edge.routing.shapes import Shapes, above, shapes
 from diffusion_edge.routing.stations import Stations, stations
 from diffusion_edge.types import Choice, ImageRequest, View
@@ -37,12 +37,12 @@ class Options:
         return shapes(self.known.groups, *asked).best(self.known.paths())
 
     def cheapest(self) -> list[Found]:
-        """In time, by what is charged: see `search.cheapest`."""
-        return search.cheapest(self.good, self.known, self.request.deadline_s)
+        """In time, by what is charged."""
+        return search(self.good, self.known, Asked("price", finish_s=self.request.deadline_s))
 
     def earliest(self) -> list[Found]:
-        """By what is paid where the finish is the same: see `search.earliest`."""
-        return search.earliest(self.good, self.known.charging(self.paid))
+        """By what is paid where the finish is the same."""
+        return search(self.good, self.known.charging(self.paid), Asked("finish"))
 
     def choice(self, found: Sequence[Found], reason: str) -> Choice:
         """The first one is chosen, the other one, if there is one, is the runner-up."""
@@ -66,12 +66,13 @@ def options(
     view: View,
     quality: QualityTable,
     worth: Callable[[Table], float] = lambda _: 0.0,
+    tables: Tables | None = None,
 ) -> Options:
     """Of one to three spans over these stages. There may be none, or none above the floor.
 
     worth: what a second of a stage is charged with besides what it costs, by its table.
     """
-    tables, paid, charged = Tables(request, view), {}, {}
+    tables, paid, charged = tables or Tables(request, view), {}, {}
     of_all, of_one = {}, {}
     for name in names:
         guided = cost.guided(name, request, view)

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from math import inf
+from typing import Literal
 
 import numpy as np
 
 from diffusion_edge.routing.cost import Bools, Counts, Floats
-from diffusion_edge.routing.leaving import Coarse, Earliest, Moments, Reads, later, soonest, through
+from diffusion_edge.routing.leaving import Moments, coarse, earliest, later, soonest, through
 from diffusion_edge.routing.shapes import DIGITS, SPANS, Shapes, Spans, of_places
 from diffusion_edge.routing.stations import Stations
 from diffusion_edge.types import Plan, View
@@ -51,20 +52,28 @@ class Found:
         return found.with_codecs(view.codecs)
 
 
-def cheapest(shapes: Shapes, known: Stations, deadline_s: float) -> list[Found]:
-    """The plan of least price among those that are done in time, then done first, and the best one
-    over other stages or another order of them; fewer where there are none. Ties go to fewer hops,
-    then to the stages that come first by name and the earlier hand-offs."""
-    return Search(shapes, known, deadline_s, by_price=True).best()
+@dataclass(frozen=True)
+class Asked:
+    """Which plan is best: that of least `price`, the one with the earliest `finish`, or the one
+    with the highest `bound` of its quality; of equal ones the earliest finish, or else the least
+    price. finish_s, price: what it may take at most. barred: whether a stage may say no
+    (`Stations.allows`)."""
+
+    by: Literal["price", "finish", "bound"]
+    finish_s: float = inf
+    price: float = inf
+    barred: bool = False
 
 
-def earliest(shapes: Shapes, known: Stations) -> list[Found]:
-    """Those done first, whatever that is, then of least price; otherwise as `cheapest`."""
-    return Search(shapes, known, inf, by_price=False).best()
+def search(shapes: Shapes, known: Stations, asked: Asked) -> list[Found]:
+    """The best plan, and the best one over other stages or another order of them; fewer where there
+    are none. Ties go to fewer hops, then to the stages that come first by name and the earlier
+    hand-offs."""
+    return Search(shapes, known, asked).best() if len(shapes) else []
 
 
 def _promise(first: Floats, then: Floats) -> Floats:
-    """What to begin with: no more than a guess, so nearly equal ones may change places."""
+    """What to begin with, the least first: only a guess, so nearly equal ones may change places."""
     spread, most = float(np.ptp(first)) if len(first) else 0.0, float(then.max(initial=0.0))
     return first + then * (1e-6 * spread / most) if spread * most > 0 else then
 
@@ -84,7 +93,7 @@ class Best:
             worse |= (first > self.first - SLACK) & (then > self.then + SLACK)
         return worse
 
-    def add(self, keys: Sequence[Floats], taken: Sequence[Counts], shape: Counts) -> None:
+    def add(self, keys: Sequence[Floats | Counts], taken: Sequence[Counts], shape: Counts) -> None:
         """keys: what plans are ordered by, by plan. taken: stations, by span."""
         left = np.arange(len(shape))
         for _ in range(2):
@@ -102,7 +111,7 @@ class Best:
             self.first, self.then = self.plans[1][0][:2]
 
 
-def _least(keys: Sequence[Floats], among: Counts) -> int:
+def _least(keys: Sequence[Floats | Counts], among: Counts) -> int:
     for key in keys:
         if len(among) > 1:
             values = key[among]
@@ -133,24 +142,20 @@ class Tries:
 
 
 class Search:
-    """One search. Plans are ordered by price and then finish, or by finish and then price."""
+    """One search."""
 
-    def __init__(self, shapes: Shapes, known: Stations, limit_s: float, *, by_price: bool) -> None:
-        self._shapes, self._known = shapes, known
-        self._limit_s, self._by_price = limit_s, by_price
+    def __init__(self, shapes: Shapes, known: Stations, asked: Asked) -> None:
+        self._shapes, self._known, self._asked = shapes, known, asked
         self._best = Best()
 
     def best(self) -> list[Found]:
-        if not len(self._shapes):
-            return []
         self._probe()
         self._look_ahead()
         shape, first, then = self._promising()
         for most in chain(CHUNKS, repeat(CHUNKS[-1])):
             if not len(shape):
                 break
-            now = shape[:most]
-            self._work_out(now[self._possible(now, first[:most], then[:most])])
+            self._work_out(self._possible(shape[:most]))
             left = most + np.flatnonzero(~self._best.worse(first[most:], then[most:]))
             shape, first, then = shape[left], first[left], then[left]
         return [self._found(*plan) for plan in self._best.plans]
@@ -162,7 +167,8 @@ class Search:
         known, shapes = self._known, self._shapes
         half = shapes.total // 2
         soon_s = known.leaving.last.leaves_s[:, 0, half]
-        looks = known.price.reshape(-1, shapes.total)[:, half] if self._by_price else soon_s
+        by_finish = self._asked.by == "finish"
+        looks = soon_s if by_finish else known.price.reshape(-1, shapes.total)[:, half]
         looks = np.where(known.stage <= len(known.names), looks, inf)
         by_looks = looks[known.members].argsort(axis=1, kind="stable")
         ranked = np.take_along_axis(known.members, by_looks, axis=1)
@@ -179,15 +185,13 @@ class Search:
     # ------------------------------------------------------------------ bounds
 
     def _look_ahead(self) -> None:
-        until_s = self._limit_s
-        if until_s == inf:
-            until_s = self._best.first
+        until_s = self._asked.finish_s
+        if self._asked.by == "finish":
+            until_s = min(until_s, self._best.first)
         if until_s == inf:
             until_s = float(self._known.leaving.last.leaves_s.max())
-        starts = self._known.starts
-        of = [each and Earliest(each, starts, until_s) for each in self._known.leaving]
-        self._earliest = Reads(*of)
-        self._coarse = Reads(*(each and Coarse(each) for each in of))
+        self._earliest = earliest(self._known.leaving, self._known.starts, until_s)
+        self._coarse = coarse(self._earliest)
 
     def _promising(self) -> tuple[Counts, Floats, Floats]:
         """Shapes that may be of use, the best promise first, with bounds of what plans are ordered
@@ -199,18 +203,19 @@ class Search:
             moments = self._onward(k, span, moments)
         price = price[end.parent]
         price += known.least_price[end.slot]
+        most = min(self._asked.price, self._best.first if self._asked.by == "price" else inf)
         shape = np.arange(len(price))
-        if self._by_price:
-            shape = np.flatnonzero(price <= self._best.first + SLACK)
+        if most < inf:
+            shape = np.flatnonzero(price <= most + SLACK)
             end, price = end.only(shape), price[shape]
         _, last_s = self._onward(SPANS - 1, end, moments)
-        useful = self._useful(price, last_s)
-        tries = Tries(shape[useful])
+        tries = Tries(shape[self._useful(shape, price, last_s)])
         price, last_s = self._to_come(tries, 0)
-        useful = np.flatnonzero(self._useful(price, last_s))
-        first, then = self._ordered(price[useful], last_s[useful])
+        useful = np.flatnonzero(self._useful(tries.shape, price, last_s))
+        shape = tries.shape[useful]
+        first, then = self._ordered(shape, price[useful], last_s[useful])
         order = _promise(first, then).argsort()
-        return tries.shape[useful[order]], first[order], then[order]
+        return shape[order], first[order], then[order]
 
     def _onward(self, k: int, span: Spans, moments: Moments) -> Moments:
         first_s, last_s = moments
@@ -231,28 +236,35 @@ class Search:
             moments = through(self._earliest, j, place, moments, steps)
         return price, moments[1]
 
-    def _possible(self, shape: Counts, first: Floats, then: Floats) -> Bools:
-        """Whether shapes can be of use when the ways of single stages are looked at, whatever these
-        cost. first, then: bounds."""
+    def _possible(self, shape: Counts) -> Counts:
+        """Shapes that can be of use when the ways of single stages are looked at, whatever these
+        cost."""
         known, source = self._known, np.zeros((len(shape), 1), np.int64)
-        moments = (np.zeros(source.shape),) * 2
+        price, moments = np.zeros(len(shape)), (np.zeros(source.shape),) * 2
         for k, span in enumerate(self._shapes.spans):
+            price += known.least_price[span.slot[shape]]
             station = known.members[span.place[shape]]
             between = source[:, :, None], station[:, None, :], span.handoff[shape, None, None]
             hop_s = known.hop_s(*between) if k else np.zeros((1, 1, station.shape[1]))
             moments = soonest(moments, hop_s)
             moments = through(known.leaving, k, station, moments, span.steps[shape, None])
             source = station
-        price = first if self._by_price else then
-        return self._useful(price, moments[1].min(axis=1))
+        return shape[self._useful(shape, price, moments[1].min(axis=1))]
 
-    def _useful(self, price: Floats, finish_s: Floats) -> Bools:
-        """By bounds of plans."""
-        in_time: Bools = (finish_s <= self._limit_s + SLACK) & (finish_s < inf)
-        return in_time & ~self._best.worse(*self._ordered(price, finish_s))
+    def _useful(self, shape: Counts, price: Floats, finish_s: Floats) -> Bools:
+        """Whether what has such bounds may be better than what is known."""
+        asked = self._asked
+        useful: Bools = (finish_s <= asked.finish_s + SLACK) & (finish_s < inf)
+        if asked.price < inf:
+            useful &= price <= asked.price + SLACK
+        return useful & ~self._best.worse(*self._ordered(shape, price, finish_s))
 
-    def _ordered(self, price: Floats, finish_s: Floats) -> tuple[Floats, Floats]:
-        return (price, finish_s) if self._by_price else (finish_s, price)
+    def _ordered(self, shape: Counts, price: Floats, finish_s: Floats) -> tuple[Floats, Floats]:
+        if self._asked.by == "price":
+            return price, finish_s
+        if self._asked.by == "finish":
+            return finish_s, price
+        return -self._shapes.bound[shape], price
 
     # ------------------------------------------------------------------ plans
 
@@ -270,7 +282,7 @@ class Search:
             tries = tries.only(which)
             tries.taken.append(station)
             self._go(tries, k)
-            tries = tries.only(self._useful(*self._to_come(tries, k + 1)))
+            tries = tries.only(self._useful(tries.shape, *self._to_come(tries, k + 1)))
         self._add(tries)
 
     def _go(self, tries: Tries, k: int) -> None:
@@ -281,26 +293,36 @@ class Search:
         if k:
             hop_s = known.hop_s(tries.taken[k - 1], station, span.handoff[tries.shape])
             tries.moments = later(tries.moments, hop_s)
+        came_s, _ = tries.moments
         tries.moments = through(known.leaving, k, station, tries.moments, steps)
+        if self._asked.barred and known.allows is not None:
+            allowed = known.allows(known.stage[station], came_s, steps)
+            tries.moments = later(tries.moments, np.where(allowed, 0.0, inf))
 
     def _add(self, tries: Tries) -> None:
         price, finish_s = tries.price.round(DIGITS), tries.moments[1].round(DIGITS)
-        ok = self._useful(price, finish_s) & (finish_s <= round(self._limit_s, DIGITS))
+        ok = self._useful(tries.shape, price, finish_s)
+        ok &= finish_s <= round(self._asked.finish_s, DIGITS)
+        ok &= price <= round(self._asked.price, DIGITS)
         if not ok.any():
             return
         shape, taken = tries.shape[ok], [station[ok] for station in tries.taken]
-        nobody = [station == self._known.nobody for station in taken]
-        keys = [
-            *self._ordered(price[ok], finish_s[ok]),
-            -np.sum(nobody, axis=0, dtype=np.float64),
+        hops = np.zeros(len(shape), np.int64)
+        for station in taken:
+            hops += station != self._known.nobody
+        keys: list[Floats | Counts] = [
+            *self._ordered(shape, price[ok], finish_s[ok]),
+            hops,
             *(self._known.rank[station] for station in taken),
             *(span.steps[shape] for span in self._shapes.spans),
+            price[ok],
+            finish_s[ok],
         ]
         self._best.add(keys, taken, shape)
 
     def _found(self, keys: tuple[float, ...], taken: tuple[int, ...], shape: int) -> Found:
         known = self._known
-        price, finish_s = keys[:2] if self._by_price else (keys[1], keys[0])
+        *_, price, finish_s = keys
         real = [k for k, station in enumerate(taken) if station != known.nobody]
         return Found(
             stages=tuple(known.names[known.stage[taken[k]]] for k in real),

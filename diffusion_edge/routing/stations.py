@@ -8,14 +8,14 @@ place is the best of its stations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import inf
 
 import numpy as np
 
-from diffusion_edge.routing.cost import Counts, Floats, Line
+from diffusion_edge.routing.cost import Bools, Counts, Floats, Line
 from diffusion_edge.routing.finish import Table
 from diffusion_edge.routing.leaving import Leaving, Reads
 from diffusion_edge.routing.shapes import SPANS, Group
@@ -31,6 +31,9 @@ class Stations:
     Packets have some sizes, `size` says which by hand-off. travel_s: flat, by stage, stage and
     size, with nobody and none as stages, too; infinite where there is no link. price: flat, by
     station and steps. least_price, least_s: the same of places and of groups.
+
+    allows: of latents, by the row of their stage in `names`, when they come, and their steps:
+    whether the stage takes them. Nobody and none come after the names.
     """
 
     names: tuple[str, ...]
@@ -39,12 +42,13 @@ class Stations:
     members: Counts
     starts: Counts
     stage: Counts
-    leaving: Reads
+    leaving: Reads[Leaving]
     size: Counts
     travel_s: Floats
     price: Floats
     least_price: Floats
     least_s: Floats
+    allows: Callable[[Counts, Floats, Counts], Bools] | None = None
 
     @property
     def nobody(self) -> int:
@@ -163,7 +167,7 @@ def _least_s(travel_s: Floats, begin: Counts) -> Floats:
     return np.minimum.reduceat(np.minimum.reduceat(travel_s, begin), begin, axis=1)
 
 
-def _leaving(tables: Sequence[Table], alone: Sequence[Table] | None) -> Reads:
+def _leaving(tables: Sequence[Table], alone: Sequence[Table] | None) -> Reads[Leaving]:
     last = _stacked(tables, [t.last_s for t in tables], [t.done_s for t in tables])
     if alone is None:
         return Reads(last)

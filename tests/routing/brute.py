@@ -12,6 +12,7 @@ import numpy as np
 from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.cost import Counts, Floats, Line, cuts
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.search import Asked
 from diffusion_edge.types import ImageRequest, Link, Plan, View
 
 DIGITS = 9
@@ -43,7 +44,7 @@ def bundles(
 
 
 Best = tuple[float, float, str]
-"""What is compared first, what is compared then, and the plan."""
+"""Price, finish and the plan."""
 
 
 def best(
@@ -51,29 +52,28 @@ def best(
     view: View,
     quality: QualityTable,
     charged: Mapping[str, Line],
-    limit_s: float | None = None,
+    asked: Asked,
 ) -> list[Best]:
-    """Of the plans above the floor, the one that is charged least within the limit, or, without
-    one, the one that is done first, and the best over other stages or another order of them."""
+    """Of the plans above the floor within the limits the best one, and the best one over other
+    stages or another order of them."""
     tables, found = finish.Tables(request, view), []
     for b in bundles(list(charged), request.steps, view.links):
         guided = [cost.guided(name, request, view) for name in b.stages]
-        finish_s = finish.predict(b.stages, b.steps, guided, request.images, tables, view)
         models = cost.models(b.stages, view)
-        value = quality.bound_all(models, b.steps, request.size).round(DIGITS)
-        first, then = total(b, charged).round(DIGITS), finish_s.round(DIGITS)
-        good = value >= round(request.quality_floor, DIGITS)
-        if limit_s is None:
-            first, then = then, first
-        else:
-            good &= then <= round(limit_s, DIGITS)
+        bound = quality.bound_all(models, b.steps, request.size).round(DIGITS)
+        price = total(b, charged).round(DIGITS)
+        finish_s = finish.predict(b.stages, b.steps, guided, request.images, tables, view)
+        finish_s = finish_s.round(DIGITS)
+        good = bound >= round(request.quality_floor, DIGITS)
+        good &= (finish_s <= round(asked.finish_s, DIGITS)) & (price <= round(asked.price, DIGITS))
         if good.any():
+            by = {"price": (price, finish_s), "finish": (finish_s, price), "bound": (-bound, price)}
+            first, then = by[asked.by]
             order = np.lexsort((then, first))
-            index = int(order[good[order]][0])
-            key = float(first[index]), float(then[index])
-            found.append((*key, len(b.stages), len(found), str(b.plan(index))))
-    found.sort()
-    return [(first, then, plan) for first, then, _, _, plan in found[:2]]
+            i = int(order[good[order]][0])
+            key = float(first[i]), float(then[i]), len(b.stages), len(found)
+            found.append((key, (float(price[i]), float(finish_s[i]), str(b.plan(i)))))
+    return [told for _, told in sorted(found)[:2]]
 
 
 def total(b: Bundle, lines: Mapping[str, Line]) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from diffusion_edge.routing import cost, elastic
-from diffusion_edge.routing.cost import Counts, Floats
+from diffusion_edge.routing.cost import Bools, Counts, Floats
 from diffusion_edge.routing.finish import Tables
 from diffusion_edge.routing.options import options
 from diffusion_edge.routing.quality import QualityTable, Size
-from diffusion_edge.routing.search import Found
+from diffusion_edge.routing.search import Asked, Found, search
 from diffusion_edge.types import Held, ImageRequest, Link, StageStatus, Tier, View
 from tests.long import long, often
 
@@ -122,37 +123,40 @@ def drawn_request(chance: random.Random, steps: int) -> ImageRequest:
     )
 
 
-def told(found: list[Found], by_price: bool) -> list[tuple[float, float, str]]:
-    return [
-        (f.price if by_price else f.finish_s, f.finish_s if by_price else f.price, plan_of(f))
-        for f in found
-    ]
-
-
 def plan_of(found: Found) -> str:
     return ",".join(f"{s}:{n}" for s, n in zip(found.stages, found.steps, strict=True))
 
 
-def same_as_brute_force(asked: ImageRequest, seen: View, quality: QualityTable) -> None:
-    tables, paid, charged = Tables(asked, seen), {}, {}
+def same_as_brute_force(wanted: ImageRequest, seen: View, quality: QualityTable) -> None:
+    """In time by price, and done first, as policies ask; then within half of what these take."""
+    tables, paid, charged = Tables(wanted, seen), {}, {}
     for name, status in seen.stages.items():
-        guided = cost.guided(name, asked, seen)
-        known = tables.of(name, guided, asked.images)
-        paid[name] = cost.paid(status, guided, asked.images, seen)
-        each_s = elastic.worth(asked, seen, known)
-        charged[name] = paid[name] + cost.full_s(status, guided, asked.images, seen) * each_s
-    worth = partial(elastic.worth, asked, seen)
-    search = options(list(seen.stages), asked, seen, quality, worth)
-    same(search.cheapest(), True, best(asked, seen, quality, charged, asked.deadline_s))
-    same(search.earliest(), False, best(asked, seen, quality, paid))
+        guided = cost.guided(name, wanted, seen)
+        table = tables.of(name, guided, wanted.images)
+        paid[name] = cost.paid(status, guided, wanted.images, seen)
+        each_s = elastic.worth(wanted, seen, table)
+        charged[name] = paid[name] + cost.full_s(status, guided, wanted.images, seen) * each_s
+    worth = partial(elastic.worth, wanted, seen)
+    known = options(list(seen.stages), wanted, seen, quality, worth)
+    in_time = Asked("price", finish_s=wanted.deadline_s)
+    same(known.cheapest(), best(wanted, seen, quality, charged, in_time))
+    first = known.earliest()
+    same(first, best(wanted, seen, quality, paid, Asked("finish")))
+    for found in first[:1]:
+        for asked in (
+            Asked("finish", price=2 * found.price),
+            Asked("bound", finish_s=1.5 * found.finish_s),
+            Asked("bound", finish_s=2 * found.finish_s, price=3 * found.price),
+        ):
+            same(
+                search(known.good, known.known, asked), best(wanted, seen, quality, charged, asked)
+            )
 
 
-def same(found: list[Found], by_price: bool, expected: list[Best]) -> None:
-    assert [plan for *_, plan in told(found, by_price)] == [plan for *_, plan in expected]
-    for (first, then, _), (by_first, by_then, _) in zip(
-        told(found, by_price), expected, strict=True
-    ):
-        assert (first, then) == pytest.approx((by_first, by_then), abs=2e-9)
+def same(found: list[Found], expected: list[Best]) -> None:
+    assert [plan_of(f) for f in found] == [plan for *_, plan in expected]
+    for f, (price, finish_s, _) in zip(found, expected, strict=True):
+        assert (f.price, f.finish_s) == pytest.approx((price, finish_s), abs=2e-9)
 
 
 @pytest.mark.parametrize("seed", range(often(50, 1000)))
@@ -171,3 +175,18 @@ def test_it_finds_the_same_among_fourteen_million(seed: int) -> None:
     seen = drawn_view(chance, 8, 50, least=8)
     asked = drawn_request(chance, 50)
     same_as_brute_force(asked, seen, cast(QualityTable, Drawn(chance)))
+
+
+def test_a_stage_may_say_no() -> None:
+    """Premises: it takes no more than so many steps of what comes after the first half second."""
+    chance = random.Random(5)
+    seen, wanted = drawn_view(chance, 2, 12, least=2), request(steps=12, quality_floor=0.0)
+    known = options(list(seen.stages), wanted, seen, cast(QualityTable, Drawn(chance)))
+
+    def allows(stage: Counts, comes_s: Floats, steps: Counts) -> Bools:
+        return (stage >= len(seen.stages)) | (comes_s > 0.5) | (steps <= 4)
+
+    barred = replace(known.known, allows=allows)
+    (found, *_) = search(known.good, barred, Asked("finish", barred=True))
+    assert found.steps[0] <= 4
+    assert search(known.good, barred, Asked("finish"))[0].finish_s < found.finish_s
