@@ -16,3 +16,9 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.set_num_threads(1)
     return make_family(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def brief_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For stages of which nobody asks how fast they are: larger passes are not measured."""
+    monkeypatch.setattr("diffusion_edge.engine.measure.ROWS", (1, 2))

@@ -157,6 +157,7 @@ class Recording:
             yield event
 
 
+@pytest.mark.usefixtures("brief_warm_up")
 @pytest.mark.parametrize("solver", SOLVERS)
 async def test_the_engine_hands_off_the_same_packet(
     by_flow: dict[bool, Model], solver: str

@@ -26,6 +26,7 @@ from diffusion_edge.types import StageStatus
 from tests.fakes import FakeClock
 from tests.serve.live import EMULATED
 
+pytestmark = pytest.mark.usefixtures("brief_warm_up")
 PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
 
 

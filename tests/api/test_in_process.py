@@ -32,6 +32,7 @@ from diffusion_edge.sites.local import LocalTransport
 from diffusion_edge.types import Event, ImageRequest, StageStatus, Times
 from tests.api.fakes import settings
 
+pytestmark = pytest.mark.usefixtures("brief_warm_up")
 PROMPT = {"prompt": "a red circle on a white background", "seed": 5}
 BESIDE = {
     "prompt": "a blue square",

@@ -34,10 +34,24 @@ def run(*arguments: str | Path) -> Result:
 def folder(tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny family with 4 steps by default, prompts beside it, batches of two."""
     monkeypatch.setattr(measure, "BATCH", 2)
-    (tmp_path / "prompts.txt").write_text("\n".join(["", *PROMPTS, ""]))
-    folder = Path(shutil.copytree(tiny_family, tmp_path / "family"))
+    return made(tiny_family, tmp_path)
+
+
+def made(tiny_family: Path, where: Path) -> Path:
+    (where / "prompts.txt").write_text("\n".join(["", *PROMPTS, ""]))
+    folder = Path(shutil.copytree(tiny_family, where / "family"))
     default_steps(folder, 4)
     return folder
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of that family."""
+    folder = made(tiny_family, tmp_path_factory.mktemp("measured"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "BATCH", 2)
+        assert profile(folder).exit_code == 0
+    return folder / "quality.json"
 
 
 def default_steps(folder: Path, steps: int) -> None:
@@ -75,10 +89,9 @@ def test_the_table_is_what_the_router_reads(folder: Path) -> None:
     assert "fitted without it" in result.output
 
 
-def test_it_is_as_if_each_order_had_been_measured_alone(folder: Path) -> None:
+def test_it_is_as_if_each_order_had_been_measured_alone(measured: Path) -> None:
     """The difference between orders is the mean of the differences between their rows."""
-    profile(folder)
-    (here,) = QualityTable.read(folder / "quality.json").sizes
+    (here,) = QualityTable.read(measured).sizes
     rows = {str(row.plan): row.relative for row in here.rows}
     order = next(o for o in here.orders if (o.small, o.large) == ("device", "cloud"))
     differences = [
@@ -89,11 +102,8 @@ def test_it_is_as_if_each_order_had_been_measured_alone(folder: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    profile(folder)
-    whole = (folder / "quality.json").read_bytes()
-    (folder / "quality.json").unlink()
     scored: list[str] = []
     most = 2 * PLANS + 5  # within the second batch
 
@@ -112,7 +122,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     scored.clear()
     assert profile(folder).exit_code == 0
     assert len(scored) == 2 * PLANS
-    assert (folder / "quality.json").read_bytes() == whole
+    assert (folder / "quality.json").read_bytes() == measured.read_bytes()
 
 
 def test_other_weights_are_measured_anew(folder: Path) -> None:
@@ -253,8 +263,8 @@ def test_a_page_without_marks_is_left_alone(folder: Path) -> None:
     assert page.read_text() == "mine\n"
 
 
-def test_plots_of_what_was_measured(folder: Path) -> None:
-    profile(folder)
+def test_plots_of_what_was_measured(folder: Path, measured: Path) -> None:
+    shutil.copy(measured, folder)
     result = run("plots", folder, "--page", folder / "page.md")
     assert result.exit_code == 0, result.output
     assert sorted(file.name for file in folder.glob("page*")) == [

@@ -291,6 +291,7 @@ def family(tiny_family: Path) -> Family:
     return load_family(load_card(tiny_family), "cloud")
 
 
+@pytest.mark.usefixtures("brief_warm_up")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("mode", ["in-flight", "reproducible"])
 async def test_a_picture_does_not_depend_on_its_company(
