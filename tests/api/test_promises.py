@@ -124,7 +124,7 @@ DONE = Done(Picture(1, 1, b"\0\0\0"), (), ())
     ids=["emulated", "emulated-by-rows", "off", "measured"],
 )
 @pytest.mark.parametrize("deadline_s", [1.5, 900.0])
-@pytest.mark.parametrize("plan", ["edge:6", "edge:4,cloud:2"])
+@pytest.mark.parametrize("plan", ["tower:6", "tower:4,hall:2"])
 async def test_it_is_what_the_stage_tells_once_the_packet_is_there(
     options: dict[str, Any], deadline_s: float, plan: str, gate: Gate
 ) -> None:
@@ -134,9 +134,9 @@ async def test_it_is_what_the_stage_tells_once_the_packet_is_there(
     chosen = Plan.parse(plan)
     async with a_worker(on_predict=gate, clock=clock, **options) as worker:
         status = worker.status()
-        there = {name: replace(status, stage=name) for name in ("edge", "cloud")}
+        there = {name: replace(status, stage=name) for name in ("tower", "hall")}
         view = FakeBoard(settings()).view(asked)
-        view = replace(view, stages=there, links={("edge", "cloud"): view.links["phone", "tower"]})
+        view = replace(view, stages=there, links={("tower", "hall"): view.links["phone", "tower"]})
         view = replace(view, cells=cells_of(FakeFamily("edge").latent_shape(32, 16)))
         times = Times(deadline_s, 1000.0)
         first, second = (
