@@ -181,7 +181,8 @@ NEVER = Times()
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What is asked for, with every default settled. `steps` counts what the solver resolves.
+    """What is asked for, with every default settled. `steps` counts what the solver resolves;
+    `free_steps` has all numbers that the router may choose from, none where one was asked for.
 
     `codec` is that of every hop; `auto` lets the family's measured losses decide.
     """
@@ -202,6 +203,15 @@ class ImageRequest:
     plan: Plan | None = None
     codec: AskedCodec = EXACT
     request_id: str = ""
+    free_steps: tuple[int, ...] = ()
+
+    @property
+    def most_steps(self) -> int:
+        return max(self.steps, *self.free_steps, 0)
+
+    def in_steps(self, steps: int) -> ImageRequest:
+        """With one of the numbers that it may have."""
+        return self if steps == self.steps else replace(self, steps=steps)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -378,6 +388,14 @@ class StageStatus:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """How a request's packet is carried, by hand-off step, as in `View`."""
+
+    packet_bytes: tuple[int, ...]
+    codecs: tuple[Codec, ...]
+
+
+@dataclass(frozen=True)
 class View:
     """All that a policy may know: live stages by name, links by (from, to), prices by tier.
 
@@ -386,7 +404,8 @@ class View:
     its latent. A pair that `links` lacks cannot hand off. `guidance` has the stages whose models
     have guidance of their own. `turn` counts the views that were made before this one. `age_s` has
     the seconds since a stage's report, from which the times of what it holds count; 0 where none
-    are told.
+    are told. `carried` has codecs and bytes for the other numbers of steps that the request may be
+    made in.
     """
 
     stages: Mapping[str, StageStatus]
@@ -398,6 +417,14 @@ class View:
     guidance: Mapping[str, float] = field(default_factory=dict)
     turn: int = 0
     age_s: Mapping[str, float] = field(default_factory=dict)
+    carried: Mapping[int, Carried] = field(default_factory=dict)
+
+    def of_steps(self, steps: int) -> View:
+        """Of the same request in another number of steps, if its packets then are known."""
+        if steps not in self.carried:
+            return self
+        carried = self.carried[steps]
+        return replace(self, packet_bytes=carried.packet_bytes, codecs=carried.codecs)
 
 
 @dataclass(frozen=True)
@@ -405,6 +432,7 @@ class Choice:
     """A policy's plan with its prediction, and the runner-up with its own.
 
     `quality` is the estimate, `quality_bound` what the floor is held against (`routing.quality`).
+    `price` is what the policy weighed: the cost, and what else it counts.
     """
 
     plan: Plan
@@ -415,3 +443,4 @@ class Choice:
     runner_up: Plan | None = None
     runner_up_s: float | None = None
     quality_bound: float = 0.0
+    price: float = 0.0

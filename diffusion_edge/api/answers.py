@@ -122,7 +122,9 @@ def stages(statuses: Mapping[str, StageStatus]) -> Json:
 
 
 def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
-    """`quality` is relative to the reference alone in its default number of steps, as estimated;
+    """`steps_chosen_from` is null where the request named a number of steps or a plan.
+    `late_by_s` and `below_floor_by` say what of deadline and floor is not held, 0 where it is.
+    `quality` is relative to the reference alone in its default number of steps, as estimated;
     `quality_bound` is what the floor was held against. Both are null where it was not measured."""
     settings = service.settings
     order = [settings.stages[span.stage].model for span in choice.plan.spans]
@@ -135,6 +137,8 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "policy": asked.policy,
         "reason": choice.reason,
         "predicted_s": choice.predicted_s,
+        "late_by_s": max(choice.predicted_s - asked.deadline_s, 0.0),
+        "below_floor_by": max(asked.quality_floor - choice.quality_bound, 0.0),
         "cost": choice.cost,
         "quality": choice.quality if known else None,
         "quality_bound": choice.quality_bound if known else None,
@@ -147,6 +151,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "quality_floor": asked.quality_floor,
         "seed": asked.seed,
         "steps": asked.steps,
+        "steps_chosen_from": list(asked.free_steps) or None,
         "solver": asked.solver,
         "guidance_scale": asked.guidance,
         "codec": asked.codec,

@@ -22,7 +22,7 @@ from math import floor
 from diffusion_edge.api.carriage import Carriage
 from diffusion_edge.api.links import Links, Pair
 from diffusion_edge.api.promises import Kept, Promise, Promises, merged, promised
-from diffusion_edge.types import ImageRequest, Link, Plan, StageStatus, Tier, View
+from diffusion_edge.types import Carried, ImageRequest, Link, Plan, StageStatus, Tier, View
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class Board:
         stages = self.statuses()
         links = {pair: self.links.link(pair) for pair in self._open(stages)}
         carried = self._carriage(request)
+        others = [steps for steps in request.free_steps if steps != request.steps]
         return View(
             stages=stages,
             links=links,
@@ -94,7 +95,12 @@ class Board:
             cells=carried.cells,
             turn=next(self._views),
             age_s={name: self._tick_s() - self._seen[name].at_s for name in stages},
+            carried={steps: self._carried(request.in_steps(steps)) for steps in others},
         )
+
+    def _carried(self, request: ImageRequest) -> Carried:
+        found = self._carriage(request)
+        return Carried(found.packet_bytes, found.codecs)
 
     def open_pairs(self) -> list[Pair]:
         """Those that can hand off now."""

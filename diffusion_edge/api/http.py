@@ -73,7 +73,9 @@ def create_app(service: Service) -> FastAPI:
         asked = service.request(parse(await read_body(request)))
         view = service.board.view(asked)
         choice = service.plan(asked, view)
-        return JSONResponse(answers.plan(asked, choice, view, service))
+        steps = choice.plan.steps
+        answer = answers.plan(asked.in_steps(steps), choice, view.of_steps(steps), service)
+        return JSONResponse(answer)
 
     if service.throttles:
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from diffusion_edge.api.schema import MAX_STEPS, EdgeOptions, ImagesBody
 from diffusion_edge.config import Settings
@@ -14,7 +15,7 @@ from diffusion_edge.errors import (
 )
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.sizes import parse_size
-from diffusion_edge.routing.policies import policy
+from diffusion_edge.routing.policies import FREE, policy
 from diffusion_edge.routing.room import too_many
 from diffusion_edge.schedule import check, resolved_steps
 from diffusion_edge.types import ImageRequest, Plan
@@ -127,6 +128,23 @@ def _steps(asked: int | None, solver: str, plan: Plan | None, card: FamilyCard) 
         )
     _check_schedule(card, solver, steps, plan if asked is None else None)
     return steps
+
+
+def free_steps(
+    request: ImageRequest, body: ImagesBody, card: FamilyCard, counts: Sequence[int]
+) -> tuple[int, ...]:
+    """The numbers of steps that the router may choose from: those of `counts`, whose quality is
+    known, that the solver can make of this model, beside the request's own; none where the request
+    names a number or the policy takes no choice. All are resolved."""
+    if body.num_inference_steps is not None or request.policy not in FREE:
+        return ()
+    found = {request.steps}
+    for count in counts:
+        steps = resolved_steps(request.solver, count)
+        with suppress(InvalidRequest):
+            _check_schedule(card, request.solver, steps, None)
+            found.add(steps)
+    return tuple(sorted(found)) if len(found) > 1 else ()
 
 
 def _check_schedule(card: FamilyCard, solver: str, steps: int, plan: Plan | None) -> None:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from diffusion_edge.api.links import Links
 from diffusion_edge.api.promises import Kept
-from diffusion_edge.api.resolve import image_request
+from diffusion_edge.api.resolve import free_steps, image_request
 from diffusion_edge.api.schema import ImagesBody, ThrottleBody
 from diffusion_edge.config import Settings
 from diffusion_edge.engine.hop import Guarded
@@ -129,7 +129,10 @@ class Service:
 
     def request(self, body: ImagesBody) -> ImageRequest:
         """The body with every default settled. Raises InvalidRequest in its kinds."""
-        return image_request(body, self.card, self.settings, uuid.uuid4().hex, self._draw_seed)
+        name = uuid.uuid4().hex
+        asked = image_request(body, self.card, self.settings, name, self._draw_seed)
+        counts = self.quality.counts(asked.size)
+        return replace(asked, free_steps=free_steps(asked, body, self.card, counts))
 
     def plan(self, request: ImageRequest, view: View | None = None) -> Choice:
         """What would be done now. Raises NoPlan, QueueFull and InvalidRequest."""
@@ -152,6 +155,8 @@ class Service:
         """
         view = self.board.view(request)
         choice = self.plan(request, view)
+        steps = choice.plan.steps
+        request, view = request.in_steps(steps), view.of_steps(steps)
         with self.board.promised(request, choice.plan, view) as kept:
             return await self._carried_out(request, choice, kept)
 

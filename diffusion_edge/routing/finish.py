@@ -217,7 +217,7 @@ class Tables:
         ask = Ask(
             cells=self._view.cells,
             rows=status.rows(guided),
-            steps=self._request.steps,
+            steps=self._request.most_steps,
             images=images,
             deadline_s=self._request.deadline_s,
             age_s=self._view.age_s.get(stage, 0.0),

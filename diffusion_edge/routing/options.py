@@ -12,18 +12,19 @@ from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.search import Asked, Found, search
 from diffusion_edge.routing.shapes import Shapes, above, shapes
 from diffusion_edge.routing.stations import Stations, stations
-from diffusion_edge.types import Choice, ImageRequest, View
+from diffusion_edge.types import Choice, ImageRequest, Tier, View
 
 
 @dataclass(frozen=True)
 class Options:
-    """known: the stages, and what they charge. paid: what they cost. good: what reaches the floor,
-    by shape."""
+    """known: the stages. charged: what they charge; paid: what of it is cost. good: what reaches
+    the floor, by shape."""
 
     request: ImageRequest
     view: View
     quality: QualityTable
     known: Stations
+    charged: Mapping[str, Line]
     paid: Mapping[str, Line]
     good: Shapes
 
@@ -33,8 +34,12 @@ class Options:
 
     def best_quality(self) -> float:
         """The highest bound of all plans; 0 where there are none."""
+        return self.every().best(self.known.paths())
+
+    def every(self) -> Shapes:
+        """Whether they reach the floor or not."""
         asked = self.request.steps, self.quality, self.request.size
-        return shapes(self.known.groups, *asked).best(self.known.paths())
+        return shapes(self.known.groups, *asked)
 
     def cheapest(self) -> list[Found]:
         """In time, by what is charged."""
@@ -43,6 +48,16 @@ class Options:
     def earliest(self) -> list[Found]:
         """By what is paid where the finish is the same."""
         return search(self.good, self.known.charging(self.paid), Asked("finish"))
+
+    def charged_for(self, found: Found) -> float:
+        return sum(amount for _, amount in found.of(self.charged))
+
+    def paid_by_tier(self, found: Found) -> dict[Tier, float]:
+        paid: dict[Tier, float] = {}
+        for name, amount in found.of(self.paid):
+            tier = self.view.stages[name].tier
+            paid[tier] = paid.get(tier, 0.0) + amount
+        return paid
 
     def choice(self, found: Sequence[Found], reason: str) -> Choice:
         """The first one is chosen, the other one, if there is one, is the runner-up."""
@@ -57,6 +72,7 @@ class Options:
             runner_up=others[0].plan(self.view) if others else None,
             runner_up_s=others[0].finish_s if others else None,
             quality_bound=best.bound,
+            price=best.price,
         )
 
 
@@ -85,4 +101,4 @@ def options(
     known = stations(view, request.steps, charged, of_all, of_one or None)
     floor = request.size, request.quality_floor
     good = above(known.groups, request.steps, quality, *floor)
-    return Options(request, view, quality, known, paid, good)
+    return Options(request, view, quality, known, charged, paid, good)

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
 
 from diffusion_edge.config import nearest
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing import earliest, elastic, fixed, in_turn
-from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Choice, ImageRequest, View
-
-
-class Policy(Protocol):
-    def __call__(self, request: ImageRequest, view: View, quality: QualityTable) -> Choice: ...
-
+from diffusion_edge.routing.steps import Policy, by_finish, by_price, free
 
 POLICIES: Mapping[str, Policy] = {
-    "elastic": elastic.choose,
-    "earliest": earliest.choose,
+    "elastic": free(elastic.choose, by_price),
+    "earliest": free(earliest.choose, by_finish),
     "in-turn": in_turn.choose,
     "fixed": fixed.choose,
     "cloud-only": partial(fixed.on_one_tier, "cloud"),
     "edge-only": partial(fixed.on_one_tier, "edge"),
     "device-only": partial(fixed.on_one_tier, "device"),
 }
+
+
+FREE = frozenset({"elastic", "earliest"})
+"""Those that choose the number of steps where a request leaves it out."""
 
 
 def policy(name: str) -> Policy:

@@ -11,7 +11,7 @@ What is left in the end is exact, ties included: a bound as good as the best pla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from math import inf
@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from diffusion_edge.routing.cost import Bools, Counts, Floats
+from diffusion_edge.routing.cost import Bools, Counts, Floats, Line
 from diffusion_edge.routing.leaving import Moments, coarse, earliest, later, soonest, through
 from diffusion_edge.routing.shapes import DIGITS, SPANS, Shapes, Spans, of_places
 from diffusion_edge.routing.stations import Stations
@@ -50,6 +50,12 @@ class Found:
         """In the view's codecs."""
         found = Plan.of(tuple(zip(self.stages, self.steps, strict=True)), reason)
         return found.with_codecs(view.codecs)
+
+    def of(self, lines: Mapping[str, Line]) -> Iterator[tuple[str, float]]:
+        """What each stage takes of something."""
+        for k, (name, steps) in enumerate(zip(self.stages, self.steps, strict=True), 1):
+            line = lines[name]
+            yield name, line.start + steps * line.step + (line.end if k == len(self.steps) else 0)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,18 @@ class Shapes:
         possible = paths[*(span.place for span in self.spans)] > 0
         return float(self.bound[possible].max(initial=0.0))
 
+    def kinds(self) -> list[tuple[tuple[int, ...], Shapes]]:
+        """By order of groups, those of fewer spans first."""
+        nobody = 2 * self.groups
+        by_order = []
+        for order, _ in self._orders:
+            same = np.logical_and.reduce(
+                [span.place == at for span, at in zip(self.spans, order, strict=True)]
+            )
+            groups = tuple(at % self.groups for at in order if at != nobody)
+            by_order.append((groups, self.only(same)))
+        return sorted(by_order, key=lambda kind: (len(kind[0]), kind[0]))
+
     @cached_property
     def _orders(self) -> list[tuple[list[int], int]]:
         """Orders of places, and how many shapes have each."""

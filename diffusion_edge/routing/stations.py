@@ -65,6 +65,11 @@ class Stations:
         least = np.minimum.reduceat(prices[:-1], self.starts)
         return replace(self, price=prices.ravel(), least_price=least.ravel())
 
+    def group_of(self) -> dict[str, Group]:
+        """By stage."""
+        of = np.searchsorted(self.starts, np.arange(len(self.names)), side="right") - 1
+        return {name: self.groups[g] for name, g in zip(self.names, of.tolist(), strict=True)}
+
     def hop_s(self, source: Counts, target: Counts, handoff: Counts) -> Floats:
         """Between stations."""
         way = self.stage[source] * (len(self.names) + 2) + self.stage[target]

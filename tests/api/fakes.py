@@ -26,6 +26,7 @@ from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.types import (
     Accepted,
+    Carried,
     Codec,
     Done,
     Event,
@@ -128,7 +129,13 @@ class FakeBoard:
         codecs = codecs_by_step(request, None, 0.01)
         links, prices = self.settings.link_map(), self.settings.prices_per_s
         cells = cells_of(CARD.latent_shape(request.width, request.height))
-        return View(self.statuses(), links, prices, packet_bytes(codecs), codecs, cells)
+        carried = {
+            steps: Carried(packet_bytes(by_step), by_step)
+            for steps in request.free_steps
+            for by_step in [codecs_by_step(request.in_steps(steps), None, 0.01)]
+        }
+        seen = View(self.statuses(), links, prices, packet_bytes(codecs), codecs, cells)
+        return replace(seen, carried=carried)
 
     def promised(
         self, request: ImageRequest, plan: Plan, view: View

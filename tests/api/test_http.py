@@ -24,6 +24,7 @@ from diffusion_edge.api.png import encode
 from diffusion_edge.api.service import Service
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing.losses import Model, StageCurve
 from diffusion_edge.types import Event, Plan
 from tests.api.fakes import (
     BY_RULE,
@@ -37,7 +38,7 @@ from tests.api.fakes import (
     service,
     settings,
 )
-from tests.routing.views import MODEL
+from tests.routing.views import MODEL, row, table
 
 GENERATE = "/v1/images/generations"
 JSON = {"content-type": "application/json"}
@@ -115,6 +116,55 @@ async def test_the_config_may_fix_the_plan() -> None:
     assert (ours["plan"], ours["steps"]) == ("tower:4,hall:4", 8)
     assert ours["reason"].startswith("fixed by the config")
     assert (await post(GOOD | {"num_inference_steps": 9}, made)).status_code == 400
+
+
+def knowing(*counts: int) -> Service:
+    """A service whose quality table knows the cloud's model in these numbers of steps, each a
+    hundredth below the next larger one."""
+    worse = {n: 0.01 * k for k, n in enumerate(sorted(counts, reverse=True))}
+    curves = tuple(StageCurve(stage="cloud", steps=n, loss=(0.0, by)) for n, by in worse.items())
+    rows = (row(1 - by, cloud=n) for n, by in worse.items())
+    made = service()
+    made.quality = table(*rows, model=Model(power=1.0, curves=curves))
+    return made
+
+
+@pytest.mark.parametrize("path", [GENERATE, "/v1/plan"])
+async def test_without_a_number_of_steps_the_router_chooses_one(path: str) -> None:
+    made = knowing(5, 10, 20)
+    for solver, floor, steps, of in (
+        ("ddim", 0.97, 5, [5, 10, 20]),
+        ("ddim", 0.985, 10, [5, 10, 20]),
+        ("pndm", 0.985, 11, [6, 11, 21]),
+    ):
+        asked = GOOD | {"solver": solver, "diffusion_edge": {"quality_floor": floor}}
+        answer = (await post(asked, made, path)).json()
+        told = answer.get("diffusion_edge", answer)
+        assert (told["steps"], told["plan"]) == (steps, f"hall:{steps}")
+        assert told["steps_chosen_from"] == of
+        if path == "/v1/plan":
+            assert len(told["packet_bytes"]) == len(told["packet_codecs"]) == steps + 1
+        else:
+            assert told["spans"][-1]["stop"] == steps
+        named = (await post(asked | {"num_inference_steps": 20}, made, path)).json()
+        told = named.get("diffusion_edge", named)
+        assert (told["steps"], told["steps_chosen_from"]) == (of[-1], None)
+
+
+async def test_a_number_that_the_solver_cannot_make_is_not_chosen_from() -> None:
+    answer = (await post(GOOD, knowing(20, 122), "/v1/plan")).json()
+    assert (answer["steps"], answer["steps_chosen_from"]) == (20, None)
+
+
+async def test_what_is_not_held_is_told_by_how_much() -> None:
+    plan = {"plan": "phone:20", "deadline_ms": 500, "quality_floor": 0.9}
+    told = (await post(GOOD | {"diffusion_edge": plan}, path="/v1/plan")).json()
+    assert told["late_by_s"] == pytest.approx(told["predicted_s"] - 0.5)
+    assert told["late_by_s"] > 0
+    assert told["below_floor_by"] == pytest.approx(0.9 - 0.4)
+    held = {"plan": "hall:20", "deadline_ms": 60_000}
+    told = (await post(GOOD | {"diffusion_edge": held}, path="/v1/plan")).json()
+    assert (told["late_by_s"], told["below_floor_by"]) == (0, 0)
 
 
 @pytest.mark.parametrize("codec", ["exact", "bf16", "int8"])

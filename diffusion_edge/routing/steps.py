@@ -1,0 +1,59 @@
+"""The number of steps as a choice: the best plan of all numbers that a request may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.types import Choice, ImageRequest, Plan, View
+
+
+class Policy(Protocol):
+    def __call__(self, request: ImageRequest, view: View, quality: QualityTable) -> Choice: ...
+
+
+Order = Callable[[ImageRequest, Choice], tuple[float, ...]]
+"""By what a policy's choices for different numbers of steps are ordered, the best first."""
+
+
+def by_price(request: ImageRequest, choice: Choice) -> tuple[float, ...]:
+    """As `elastic` does: in time and of least price, or else done first."""
+    if choice.predicted_s > request.deadline_s:
+        return 1.0, choice.predicted_s, choice.cost
+    return 0.0, choice.price, choice.predicted_s
+
+
+def by_finish(_: ImageRequest, choice: Choice) -> tuple[float, ...]:
+    """As `earliest` does."""
+    return choice.predicted_s, choice.cost
+
+
+def free(policy: Policy, order: Order) -> Policy:
+    """The policy where it may choose the number of steps; of equal choices the request's own number
+    of steps is taken, then the first. Raises what the policy raises for the request as it is, if no
+    number has a plan."""
+
+    def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
+        others = [steps for steps in request.free_steps if steps != request.steps]
+        if not others:
+            return policy(request, view, quality)
+        found, refused = [], []
+        for steps in (request.steps, *others):
+            try:
+                choice = policy(request.in_steps(steps), view.of_steps(steps), quality)
+            except (NoPlan, QueueFull, InvalidRequest) as error:
+                refused.append(error)
+            else:
+                found.append(choice)
+        if not found:
+            raise refused[0]
+        best = min(found, key=lambda choice: order(request, choice))
+        numbers = ", ".join(map(str, sorted(request.free_steps)))
+        reason = f"{best.reason}; best in {best.plan.steps} of {numbers} steps"
+        plan = Plan(best.plan.spans, best.plan.codecs, reason)
+        return replace(best, plan=plan, reason=reason)
+
+    return choose
