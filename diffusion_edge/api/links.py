@@ -3,7 +3,7 @@ that were made and by probes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from diffusion_edge.routing.links.estimate import LinkEstimate, LinkView
@@ -98,15 +98,31 @@ class Links:
         """Packets will have about so many bytes; those that come say better."""
         self._packet_bytes = packet_bytes
 
-    def due(self, pair: Pair) -> int | None:
-        """Bytes with which it is to be probed now, None if it is not. Who is told so tries: whether
-        or not that succeeds, the pair counts as used."""
+    def due(self, pairs: Iterable[Pair]) -> tuple[Pair, int] | None:
+        """Of these the one to be probed now, and with how many bytes; None where none is.
+
+        If several are, the one that has been quiet for longest. Who is told so tries: whether or
+        not that succeeds, the link counts as used.
+        """
         now = self._now()
-        tried = self._tried.get(pair)
-        nbytes = probe_bytes(self._estimates[pair], self._packet_bytes, now, tried)
-        if nbytes is not None:
-            self._tried[pair] = now
-        return nbytes
+        found = [
+            (self._used(pair), pair, nbytes) for pair in pairs if (nbytes := self._probe(pair))
+        ]
+        if not found:
+            return None
+        _, pair, nbytes = min(found)
+        self._tried[pair] = now
+        return pair, nbytes
+
+    def _probe(self, pair: Pair) -> int | None:
+        return probe_bytes(
+            self._estimates[pair], self._packet_bytes, self._now(), self._tried.get(pair)
+        )
+
+    def _used(self, pair: Pair) -> float:
+        """When anything was last sent over it, as far as that is known."""
+        at = self._estimates[pair].at
+        return max(at, self._tried.get(pair, at))
 
 
 def since_hops(done: Done) -> Iterator[float]:

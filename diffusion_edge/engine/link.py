@@ -29,6 +29,11 @@ class EmulatedLink:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether something passes or waits to."""
+        return self._turn.locked()
+
     async def carry(self, nbytes: float) -> float:
         """Returns when so many bytes have arrived: the seconds that they waited for other packets.
         Cancelling this takes them off the link."""

@@ -28,6 +28,7 @@ from diffusion_edge.engine.lanes import Lanes
 from diffusion_edge.engine.link import EmulatedLink, steady
 from diffusion_edge.engine.measure import ROWS, measure, resident_bytes
 from diffusion_edge.engine.pace import Clock, Pace, RealClock
+from diffusion_edge.engine.probe import Greets, probed
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Entry, Stepper
@@ -176,6 +177,7 @@ class Worker:
         self._cuts = threads if cut and family.device.type == "cpu" else 1
         self._jobs: list[Job] = []
         self._overruns = 0
+        self._closed = False
         self._lanes = Lanes(f"steps-{stage}", threads)
         # One turn for all three: beside each other on the same cores they take longer.
         turn, pace = asyncio.Lock(), Pace(self._clock)
@@ -272,8 +274,16 @@ class Worker:
             raise InvalidRequest(f"the stage {self.stage!r} has no emulated link to {target!r}")
         self._links[target].throttle(factor, restart=restart)
 
+    async def probe(self, target: str, nbytes: int, forward: Greets) -> float | None:
+        """Seconds that so many bytes take to the stage `target`; see `engine.probe`. Raises
+        StageLost."""
+        if self._closed:
+            raise StageLost(f"the stage {self.stage!r} was closed", stage=self.stage)
+        return await probed(target, nbytes, self._links.get(target), forward, self._clock)
+
     def close(self) -> None:
         """Ends the threads. Who is on this stage then, or comes later, gets StageLost."""
+        self._closed = True
         why = partial(StageLost, f"the stage {self.stage!r} was closed", stage=self.stage)
         for line in (self._texts.line, self._stepper.line, self._pictures.line):
             line.close(why)

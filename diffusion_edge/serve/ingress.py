@@ -12,6 +12,8 @@ from ray import serve
 from diffusion_edge.api.board import Board
 from diffusion_edge.api.carriage import carriage
 from diffusion_edge.api.gate import App, Gate
+from diffusion_edge.api.prober import Prober
+from diffusion_edge.api.schema import ImagesBody
 from diffusion_edge.config import Settings, family_folder
 from diffusion_edge.families.card import FamilyCard, charged_shape, load_card
 from diffusion_edge.routing.codecs import codec_table
@@ -34,17 +36,18 @@ class Ingress:
 
         folder = family_folder(settings.family)
         card = load_card(folder)
+        carried = partial(
+            carriage,
+            card,
+            codec_table(folder),
+            settings.defaults.codec_loss,
+            charged=charged_shape(card, settings),
+        )
         self._board = Board(
             {name: partial(_status, handle) for name, handle in handles.items()},
             settings.first_guesses(),
             settings.prices_per_s,
-            partial(
-                carriage,
-                card,
-                codec_table(folder),
-                settings.defaults.codec_loss,
-                charged=charged_shape(card, settings),
-            ),
+            carried,
             measure_links=settings.measure_links,
         )
         transport = RayTransport(handles)
@@ -56,7 +59,12 @@ class Ingress:
             transport=transport,
             throttle=transport.throttle,
         )
+        links = self._board.links
+        links.expect(max(carried(service.request(ImagesBody(prompt="a picture"))).packet_bytes))
+        self._prober = Prober(links, self._board.open_pairs, transport.probe)
         self._board.start()
+        if settings.measure_links:
+            self._prober.start()
         self._gate = Gate(create_app(service))
 
     def __serve_build_asgi_app__(self) -> App:
@@ -65,6 +73,7 @@ class Ingress:
 
     async def drain(self, limit_s: float) -> int:
         """Turns new requests away; ends, and counts, those that still run after `limit_s`."""
+        await self._prober.stop()
         return await self._gate.drain(limit_s)
 
 

@@ -71,6 +71,10 @@ class Stage:
         """Of the emulated link from here to `target`; see `Worker.throttle`."""
         self._worker.throttle(target, factor, restart=restart)
 
-    async def greet(self) -> AsyncGenerator[None, None]:
+    async def probe(self, target: str, nbytes: int) -> float | None:
+        """Of the way from here to `target`; see `Worker.probe`."""
+        return await self._worker.probe(target, nbytes, self._transport)
+
+    async def greet(self, data: bytes) -> AsyncGenerator[None, None]:
         """Answers once, the way `run` does."""
         yield

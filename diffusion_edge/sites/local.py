@@ -20,6 +20,15 @@ class LocalTransport:
         """Of the emulated link from `source` to `target`; see `Worker.throttle`."""
         self._workers[source].throttle(target, factor, restart=restart)
 
+    async def probe(self, source: str, target: str, nbytes: int) -> float | None:
+        """Of the link from `source` to `target`; see `Worker.probe`."""
+        return await self._workers[source].probe(target, nbytes, self)
+
+    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[None, None]:
+        if stage not in self._workers:
+            raise StageLost(f"there is no stage {stage!r} here", stage=stage)
+        yield
+
     async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
         if stage not in self._workers:
             known = ", ".join(self._workers)

@@ -40,6 +40,9 @@ class RayTransport:
         self._throttles = {
             stage: handle.options(method_name="throttle") for stage, handle in handles.items()
         }
+        self._probes = {
+            stage: handle.options(method_name="probe") for stage, handle in handles.items()
+        }
         renew = {
             stage: partial(_renew, handle.options(method_name="renew"))
             for stage, handle in handles.items()
@@ -64,7 +67,7 @@ class RayTransport:
     async def _greet(self, stage: str) -> None:
         while stage not in self._reached:
             try:
-                async for _ in self._greets[stage].remote():
+                async for _ in self._greets[stage].remote(b""):
                     self._reached.add(stage)
             except (RayError, RayServeException) as error:
                 log.warning("the stage %s does not answer: %s", stage, type(error).__name__)
@@ -87,6 +90,29 @@ class RayTransport:
             finally:
                 if not finished:
                     response.cancel()
+
+    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[None, None]:
+        """Yields once, when the stage has the bytes, which go the way of a packet."""
+        response = self._greets[stage].remote(data)
+        answered = False
+        try:
+            async for _ in response:
+                answered = True
+                yield
+        except (RayError, RayServeException) as error:
+            answered = True
+            raise typed(error, stage) from None
+        finally:
+            if not answered:
+                response.cancel()
+
+    async def probe(self, source: str, target: str, nbytes: int) -> float | None:
+        """Of the link from `source` to `target`; see `Worker.probe`."""
+        try:
+            seconds: float | None = await self._probes[source].remote(target, nbytes)
+        except (RayError, RayServeException) as error:
+            raise typed(error, source) from None
+        return seconds
 
     async def throttle(self, source: str, target: str, factor: float, restart: bool) -> None:
         """Of the emulated link from `source` to `target`; see `Worker.throttle`."""

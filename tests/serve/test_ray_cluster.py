@@ -79,6 +79,10 @@ def test_each_stage_lands_on_its_node_and_a_request_crosses_them(
         assert [span["stage"] for span in image["spans"]] == ["cloud", "edge", "device"]
         assert all(span["emulated_s"] == 0 for span in image["spans"])
         assert not told["emulated"]["stages"]
+        links = server.http.post("/v1/plan", json={"prompt": "a red circle"}).json()["links"]
+        known = {(link["source"], link["target"]): link["known"] for link in links}
+        assert len(known) == 6  # the file states none
+        assert known["cloud", "edge"] == known["edge", "device"] == "measured"
         assert server.stop() == 0
         psutil.wait_procs(list(replicas.values()), timeout=10)
         assert not any(process.is_running() for process in replicas.values())

@@ -212,6 +212,25 @@ def test_all_processes_together_stay_within_4_gb(server: Server) -> None:
     assert sum(shares) < 4e9
 
 
+def test_every_link_is_measured_also_where_no_picture_went(server: Server) -> None:
+    """Few of these tests' plans begin on the device; by now its links were quiet for long."""
+    ended, pause = time.monotonic() + 60.0, threading.Event()
+    while True:
+        answer = server.http.post("/v1/plan", json={"prompt": "a red circle"}).json()
+        links = {(link["source"], link["target"]): link for link in answer["links"]}
+        assert len(links) == 6
+        if {link["known"] for link in links.values()} <= {"measured", "stale"}:
+            break
+        assert time.monotonic() < ended, links
+        pause.wait(0.5)
+    probed = [link for link in links.values() if link["hops"] == link["probes"] >= 1]
+    assert probed
+    for link in probed:
+        assert link["emulated"]
+        assert link["delay_s"] + 2048 / link["bytes_per_s"] >= 0.004  # 0.005 are stated at least
+    assert links["cloud", "edge"]["hops"] > links["cloud", "edge"]["probes"]
+
+
 def test_a_stage_that_dies_is_told_and_comes_back(server: Server) -> None:
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(server.generate, "hall:1,tower:90")

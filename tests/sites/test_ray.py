@@ -148,6 +148,62 @@ async def test_the_sending_stage_is_told_of_a_link() -> None:
         await transport.throttle("edge", "cloud", 0.5, False)
 
 
+async def test_a_probe_is_asked_of_the_stage_that_sends_it() -> None:
+    class Stage(FakeHandle):
+        def options(self, *, method_name: str, **_: Any) -> FakeHandle:
+            return Asked() if method_name == "probe" else self
+
+    class Asked(FakeHandle):
+        def remote(self, *given: Any) -> FakeHandle:
+            asked.append(given)
+            return self
+
+        def __await__(self) -> Generator[Any, None, float]:
+            yield from asyncio.sleep(0).__await__()
+            if len(asked) > 1:
+                raise ActorDiedError
+            return 0.25
+
+    asked: list[tuple[Any, ...]] = []
+    transport = RayTransport({"edge": Stage(), "cloud": FakeHandle()})
+    assert await transport.probe("edge", "cloud", 2048) == 0.25
+    assert asked == [("cloud", 2048)]
+    with pytest.raises(StageLost, match="'edge' was lost"):
+        await transport.probe("edge", "cloud", 2048)
+
+
+async def test_what_a_stage_is_sent_in_vain_goes_the_way_of_a_packet() -> None:
+    """Over the same kind of stream, and cancelled like one."""
+    given: list[bytes] = []
+
+    class Stage(FakeHandle):
+        def remote(self, *data: bytes) -> FakeHandle:
+            given.extend(data)
+            return self
+
+        async def __aiter__(self) -> AsyncIterator[Event]:
+            if len(given) > 1:
+                raise ActorDiedError
+            yield Accepted("cloud")
+
+    class Silent(FakeHandle):
+        async def __aiter__(self) -> AsyncIterator[Event]:
+            await asyncio.Event().wait()
+            yield Accepted("edge")
+
+    silent = Silent()
+    transport = RayTransport({"cloud": Stage(), "edge": silent})
+    assert [answer async for answer in transport.greet("cloud", b"abc")] == [None]
+    assert given == [b"abc"]
+    with pytest.raises(StageLost, match="'cloud' was lost"):
+        await anext(transport.greet("cloud", b"abc"))
+    waiting = asyncio.ensure_future(anext(transport.greet("edge", b"")))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert silent.cancelled
+
+
 async def test_a_stage_is_reached_once_it_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GREET_AGAIN_S", 0.0)
 
