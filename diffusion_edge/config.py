@@ -162,7 +162,8 @@ class LinkConfig(_Strict):
 
     trace: of an emulated link, a file with the columns t_s and bytes_per_s, absolute, below the
         working directory or the repository: a rate holds until the next row's time, and after the
-        last one the trace begins again. bytes_per_s is then what the router takes it for at first.
+        last one the trace begins again. The way back begins in its middle, so that the two ways are
+        not fast and slow together. bytes_per_s is then what the router takes it for at first.
     """
 
     between: Annotated[tuple[str, str], Field(strict=False)]
@@ -304,10 +305,16 @@ class Settings(_Strict):
         ends = [(link.between, link.link) for link in self.links if link.emulate]
         return {(b if a == source else a): link for (a, b), link in ends if source in (a, b)}
 
-    def traces(self, source: str) -> dict[str, str]:
-        """Files that the rates of these links follow, by target, of those that follow any."""
-        ends = [(link.between, link.trace) for link in self.links if link.trace]
-        return {(b if a == source else a): file for (a, b), file in ends if source in (a, b)}
+    def traces(self, source: str) -> dict[str, tuple[str, bool]]:
+        """Files that the rates of these links follow, by target, of those that follow any; and
+        whether this is the way back, which is half a recording ahead of the way there."""
+        there = {link.between[1]: (link, False) for link in self.links if link.between[0] == source}
+        back = {link.between[0]: (link, True) for link in self.links if link.between[1] == source}
+        return {
+            to: (link.trace, is_back)
+            for to, (link, is_back) in (there | back).items()
+            if link.trace
+        }
 
     @property
     def emulates(self) -> bool:

@@ -52,6 +52,15 @@ class Trace:
     def scaled(self, factor: float) -> Trace:
         return Trace(self.starts_s, self.values * factor, self.period_s)
 
+    def later(self, time_s: float) -> Trace:
+        """The same, begun so much later: its time 0 is this one's `time_s`."""
+        starts = (self.starts_s - time_s) % self.period_s
+        order = np.argsort(starts)
+        starts, values = starts[order], self.values[order]
+        if starts[0] > 0.0:
+            starts, values = np.append(0.0, starts), np.append(self.at(time_s), values)
+        return Trace(starts, values, self.period_s)
+
     def until(self, time_s: float) -> float:
         """The values summed over time, from 0 s on: of rates, the bytes that pass."""
         periods, rest = divmod(time_s, self.period_s)

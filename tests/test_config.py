@@ -271,8 +271,8 @@ def test_one_stated_figure_of_a_stage_or_a_link_makes_it_an_emulation(
 def test_an_emulated_link_may_follow_a_trace(edited: Edit) -> None:
     of_a_link = "delay_s: 0.005, emulate: true"
     settings = load_config(edited(of_a_link, f"{of_a_link}, trace: some.csv")).settings
-    assert settings.traces("phone") == {"tower": "some.csv"}
-    assert settings.traces("tower") == {"phone": "some.csv"}
+    assert settings.traces("phone") == {"tower": ("some.csv", False)}
+    assert settings.traces("tower") == {"phone": ("some.csv", True)}
     assert settings.traces("hall") == {}
     with pytest.raises(ConfigError, match="only an emulated link can follow a trace") as caught:
         load_config(edited(of_a_link, "delay_s: 0.005, trace: some.csv"))

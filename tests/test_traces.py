@@ -56,6 +56,18 @@ def test_values_hold_until_the_next_and_begin_again() -> None:
     assert link.scaled(0.5).at(1.0) == 2.5
 
 
+@given(st.lists(st.floats(0.0, 9.0), min_size=1, max_size=6), st.floats(0.0, 20.0))
+def test_a_later_trace_is_the_same_from_another_start(rates: list[float], time_s: float) -> None:
+    link = trace(*rates, each_s=0.5)
+    later = link.later(time_s)
+    assert later.period_s == link.period_s
+    assert later.mean == pytest.approx(link.mean)
+    for at_s in np.arange(0.13, 4.0, 0.37):
+        passed = link.until(time_s + at_s) - link.until(time_s)
+        assert later.until(at_s) == pytest.approx(passed, abs=1e-6)
+    assert np.array_equal(link.later(0.0).values, link.values)
+
+
 def test_traces_are_joined_for_as_long_as_asked() -> None:
     link = joined([trace(1.0, 2.0), trace(7.0)], 3.0)
     assert [link.at(time + 0.5) for time in range(6)] == [1, 2, 1, 7, 7, 7]

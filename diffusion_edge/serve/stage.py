@@ -12,7 +12,7 @@ from diffusion_edge.config import Settings, family_folder, trace_file
 from diffusion_edge.families.card import charged_shape, load_card
 from diffusion_edge.sites.lease import Leases
 from diffusion_edge.sites.ray import RayTransport
-from diffusion_edge.traces import read_rates
+from diffusion_edge.traces import Trace, read_rates
 from diffusion_edge.types import Event, StageStatus
 
 
@@ -40,7 +40,7 @@ class Stage:
             mode=config.batching,
             rows=config.batch_rows,
             links=settings.emulated_links(name),
-            traces={to: read_rates(trace_file(file)) for to, file in settings.traces(name).items()},
+            traces={to: _rates(*followed) for to, followed in settings.traces(name).items()},
             charged=charged_shape(card, settings),
             hop_timeout_s=settings.hop_timeout_s,
         )
@@ -78,3 +78,9 @@ class Stage:
     async def greet(self, data: bytes) -> AsyncGenerator[None, None]:
         """Answers once, the way `run` does."""
         yield
+
+
+def _rates(file: str, back: bool) -> Trace:
+    """Of a link; of the way back, from the middle of the recording."""
+    rates = read_rates(trace_file(file))
+    return rates.later(rates.period_s / 2) if back else rates
