@@ -56,8 +56,9 @@ class Trace:
         """The same, begun so much later: its time 0 is this one's `time_s`."""
         starts = (self.starts_s - time_s) % self.period_s
         order = np.argsort(starts)
+        order = order[starts[order] < self.period_s]  # one that rounds up to the period is at 0
         starts, values = starts[order], self.values[order]
-        if starts[0] > 0.0:
+        if not len(starts) or starts[0] > 0.0:
             starts, values = np.append(0.0, starts), np.append(self.at(time_s), values)
         return Trace(starts, values, self.period_s)
 
