@@ -131,12 +131,11 @@ _SHAPES: OrderedDict[tuple[Any, ...], tuple[QualityTable, Shapes]] = OrderedDict
 def _kept(make: Callable[..., Shapes], quality: QualityTable, *asked: Any) -> Shapes:
     """A table is known by its identity, which is its own as long as it is kept with its shapes."""
     key = make, id(quality), *asked
-    found = _SHAPES.get(key)
-    if found is None:
-        found = _SHAPES[key] = quality, make(quality, *asked)
+    if key not in _SHAPES:
+        _SHAPES[key] = quality, make(quality, *asked)
         if len(_SHAPES) > KEPT:
             _SHAPES.popitem(last=False)
-    return found[1]
+    return _SHAPES[key][1]
 
 
 def _above(

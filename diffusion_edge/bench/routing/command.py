@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import hashlib
 import os
 from contextlib import nullcontext
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_edge.bench.report import machine, versions
-from diffusion_edge.bench.routing import parts, server
-from diffusion_edge.bench.routing.parts import FULL, SHORT, Task
+from diffusion_edge.bench.routing import decision, parts, server
+from diffusion_edge.bench.routing.decision import Decisions
+from diffusion_edge.bench.routing.parts import FULL, SHORT, Found, Task
 from diffusion_edge.bench.routing.records import PARTS, Part
 from diffusion_edge.bench.routing.report import COMMAND, Report
-from diffusion_edge.bench.routing.runs import Opens, Tell
-from diffusion_edge.config import REPOSITORY, nearest, read_yaml
+from diffusion_edge.bench.routing.runs import Tell
+from diffusion_edge.config import REPOSITORY, load_config, nearest, read_yaml
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.routing.quality import QualityTable
@@ -55,15 +57,27 @@ class Asked:
 def measure(asked: Asked, tell: Tell) -> Report:
     """Raises InvalidRequest before the work for what cannot be measured."""
     task = task_of(asked)
-    root = asked.card.root.resolve()
-    with nullcontext(root) if asked.own_models else server.light(asked.card) as folder:
-        opens = partial(server.opened, asked.scale, folder)
-        return asyncio.run(reported(asked, task, opens, tell))
+    found = None
+    if task.parts != ("decision",):
+        asked.ledger.parent.mkdir(parents=True, exist_ok=True)
+        root = asked.card.root.resolve()
+        with nullcontext(root) if asked.own_models else server.light(asked.card) as folder:
+            opens = partial(server.opened, asked.scale, folder)
+            kept = _settings(asked, task)
+            found = asyncio.run(parts.measure(task, opens, asked.ledger, kept, tell))
+    return reported(asked, found, decisions(asked, task, tell))
 
 
-async def reported(asked: Asked, task: Task, opens: Opens, tell: Tell) -> Report:
-    asked.ledger.parent.mkdir(parents=True, exist_ok=True)
-    found = await parts.measure(task, opens, asked.ledger, _settings(asked, task), tell)
+def decisions(asked: Asked, task: Task, tell: Tell) -> Decisions | None:
+    if "decision" not in task.parts:
+        return None
+    tell(f"decisions on {task.size.decisions} views")
+    settings = load_config(server.LOCAL).settings
+    quality = QualityTable.read(asked.card.root / "quality.json")
+    return decision.measured(settings, quality, task.size.decisions, asked.seed)
+
+
+def reported(asked: Asked, found: Found | None, decided: Decisions | None) -> Report:
     computes = "its own model's" if asked.own_models else "the smallest model's"
     return Report(
         command=str(asked),
@@ -74,9 +88,11 @@ async def reported(asked: Asked, task: Task, opens: Opens, tell: Tell) -> Report
             "seconds of all stages and links as `serve_configs/local.yaml` states them, packets "
             f"counted in bytes of SDXL's; what a stage computes meanwhile is {computes} work"
         ),
+        measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
         machine=machine("", os.cpu_count() or 1),
         versions=versions(),
         found=found,
+        decisions=decided,
     )
 
 

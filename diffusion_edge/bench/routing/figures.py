@@ -8,8 +8,10 @@ from statistics import fmean, median
 
 from diffusion_edge.bench import paired
 from diffusion_edge.bench.answered import Answer
+from diffusion_edge.bench.open_loop import quantile
 from diffusion_edge.bench.paired import Interval
 from diffusion_edge.bench.report import NOT_MEASURED
+from diffusion_edge.bench.routing.decision import REPLICAS, STEPS, Decisions
 from diffusion_edge.bench.routing.parts import STEADY, Found
 from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Ran, overrun_share
 
@@ -121,13 +123,28 @@ def otherwise(ran: Ran, refuse: bool) -> int:
 
 
 def goals(found: Found) -> Iterator[Goal]:
-    """Those of issue and page, in their order; what was not measured says so."""
+    """Those of a live server; what was not measured says so."""
     yield from _steady(found.steady)
     yield from _overload(found)
     yield _cost(found.steady)
     yield from _burst(found)
     yield from _forecast(found)
     yield _links(found.links)
+
+
+def decision_goals(found: Decisions | None) -> Iterator[Goal]:
+    """p99 of thread CPU seconds; less is better."""
+    shape = f"3 tiers x {REPLICAS} stages x {STEPS} steps"
+    seconds = ((), ()) if found is None else (found.decide_s, found.table_s)
+    yield _within(f"a decision, {shape}, its tables known", 5e-3, 1e-3, seconds[0])
+    yield _within("the table of a stage that reports", 20e-3, 5e-3, seconds[1])
+
+
+def _within(what: str, most_s: float, aim_s: float, taken_s: Sequence[float]) -> Goal:
+    value = quantile(taken_s, 0.99)
+    shown = NOT_MEASURED if value is None else f"{1e3 * value:.1f} ms"
+    what = f"{what}: thread CPU time, p99"
+    return Goal(what, most_s, aim_s, value, shown, f"{1e3 * most_s:g} ms", f"{1e3 * aim_s:g} ms")
 
 
 def percent(value: float) -> str:

@@ -19,6 +19,7 @@ from diffusion_edge.bench.routing.foretold import (
     unloaded_s,
 )
 from diffusion_edge.bench.routing.live import SETTLE_S, Wanted, idle_view
+from diffusion_edge.bench.routing.offline import most_in_time
 from diffusion_edge.bench.routing.records import PARTS, Arm, Part, Ran, together
 from diffusion_edge.bench.routing.runs import START_S, Opens, Runs, Tell, serving
 from diffusion_edge.bench.timing import turned
@@ -44,7 +45,7 @@ class Size:
     search: arrivals of a probe for C. precision: lowest rate that failed over the highest that
     held, at most; probes: at most. steady: rounds, and arrivals of each; fixed: plans. over: times
     C, and arrivals at each. bursts: requests at once, and how often. forecast: arrivals by times C.
-    links: as steady.
+    links: as steady. decisions: views.
     """
 
     search: int = 200
@@ -60,6 +61,7 @@ class Size:
         default_factory=lambda: {0.2: 60, 0.4: 80, 0.6: 80, 0.9: 100}
     )
     links: tuple[int, int] = (2, 100)
+    decisions: int = 200
 
 
 FULL = Size()
@@ -75,6 +77,7 @@ SHORT = Size(
     bursts=1,
     forecast={0.4: 20},
     links=(1, 20),
+    decisions=8,
 )
 
 
@@ -156,6 +159,7 @@ class Bench:
             overload=await self._at("overload", at, dict.fromkeys(size.over, size.over_arrivals)),
             bursts=await self._bursts() if "burst" in asked else (),
             burst=size.burst,
+            bound=self._most_at_once() if "burst" in asked else 0,
             forecast=await self._at("forecast", at, size.forecast),
             links=await self._links(at) if "links" in asked else (),
         )
@@ -176,7 +180,7 @@ class Bench:
             "forecast": sum(count / at / rate + after_s for at, count in size.forecast.items()),
             "links": 2 * size.links[0] * (size.links[1] / STEADY / rate + after_s + START_S),
         }
-        return {part: sums[part] for part in PARTS if part in ("capacity", *self._task.parts)}
+        return {part: sums[part] for part in sums if part in ("capacity", *self._task.parts)}
 
     # ------------------------------------------------------------------ the parts
 
@@ -206,13 +210,16 @@ class Bench:
     def _best_fixed(self, due: Sequence[float]) -> list[Arm]:
         """Of all plans above the floor those that the rules, run ahead over the first round's
         arrivals, rank best."""
-        good = [
+        best = best_fixed(self._good(), due, self.wanted, self.view, self._task.size.fixed)
+        return [Arm(str(plan), {"plan": str(plan)}) for plan in best]
+
+    def _good(self) -> list[Plan]:
+        """All plans above the floor."""
+        return [
             plan
             for plan in all_plans(self.view, self._task.steps)
             if self._task.bound(models_of(plan, self.view)) >= self._task.floor
         ]
-        best = best_fixed(good, due, self.wanted, self.view, self._task.size.fixed)
-        return [Arm(str(plan), {"plan": str(plan)}) for plan in best]
 
     async def _at(
         self, part: Part, capacity: float, arrivals: Mapping[float, int]
@@ -235,6 +242,9 @@ class Bench:
             for turn in range(rounds)
         ]
         return _by_arm([arm.name for arm in BURSTS], runs)
+
+    def _most_at_once(self) -> int:
+        return most_in_time(self._task.size.burst, self._good(), self.wanted, self.view)
 
     async def _links(self, capacity: float) -> tuple[Ran, ...]:
         links = list(self._task.links)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from diffusion_edge.bench.answered import Answer
 
-Part = Literal["capacity", "steady", "overload", "burst", "forecast", "links"]
+Part = Literal["capacity", "steady", "overload", "burst", "forecast", "links", "decision"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 MOST_OVERRUNS = 0.01

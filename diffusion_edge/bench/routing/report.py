@@ -11,9 +11,12 @@ from diffusion_edge.bench import paired
 from diffusion_edge.bench.markdown import marks, section, table
 from diffusion_edge.bench.open_loop import quantile
 from diffusion_edge.bench.report import Machine, listed, seconds
+from diffusion_edge.bench.routing.decision import REPLICAS, STEPS, Decisions
 from diffusion_edge.bench.routing.figures import (
+    Goal,
     costs,
     covered,
+    decision_goals,
     elastic,
     errors,
     goals,
@@ -36,16 +39,23 @@ MARKS = marks(COMMAND)
 @dataclass(frozen=True)
 class Report:
     """scale: what published seconds were times. trace: what links followed in the part `links`.
-    emulated: what the server said of itself."""
+    emulated: what the server said of itself. found: of a live server, None if none was needed."""
 
     command: str
     family: str
     scale: float
     trace: str
     emulated: str
+    measured: str
     machine: Machine
     versions: dict[str, str]
-    found: Found
+    found: Found | None
+    decisions: Decisions | None
+
+    @property
+    def goals(self) -> list[Goal]:
+        live = [] if self.found is None else list(goals(self.found))
+        return [*live, *decision_goals(self.decisions)]
 
     def as_json(self) -> dict[str, Any]:
         """Without the single answers, which the ledger has."""
@@ -54,40 +64,56 @@ class Report:
             | {"in_time": ran.in_time, "cost": mean_cost(ran), "overruns": overrun_share(ran)}
             for ran in self._runs()
         ]
-        targets = [asdict(goal) | {"reached": goal.reached} for goal in goals(self.found)]
-        about = {"command": self.command, "scale": self.scale, "versions": self.versions}
-        return about | {
+        found = self.found
+        return {
+            "command": self.command,
+            "scale": self.scale,
+            "versions": self.versions,
             "machine": asdict(self.machine),
-            "wanted": asdict(self.found.wanted),
-            "capacity_per_s": self.found.capacity.per_s,
-            "targets": targets,
+            "wanted": None if found is None else asdict(found.wanted),
+            "capacity_per_s": None if found is None else found.capacity.per_s,
+            "targets": [asdict(goal) | {"reached": goal.reached} for goal in self.goals],
             "rows": rows,
         }
 
     def _runs(self) -> list[Ran]:
         found = self.found
+        if found is None:
+            return []
         parts = (found.steady, found.overload, found.bursts, found.forecast, found.links)
         return [*found.capacity.runs, *(ran for part in parts for ran in part)]
 
     @property
     def days(self) -> str:
         """First and last day of measuring."""
-        days = sorted({ran.at[:10] for ran in self._runs()})
+        days = sorted({ran.at[:10] for ran in self._runs()} or {self.measured})
         return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
     @property
     def load(self) -> float:
-        return max(ran.load for ran in self._runs())
+        return max((ran.load for ran in self._runs()), default=0.0)
 
 
 def page_lines(report: Report) -> Iterator[str]:
-    found, at = report.found, report.machine
-    alone = ", ".join(f"`{n}` {seconds(s)}" for n, s in found.unloaded_s.items())
+    at = report.machine
     yield (
         f"Measured on {report.days} by `{report.command}`: {at.cpu}, {at.cores} cores, for server "
         f"and client together; {listed(report.versions)}. The machine's load average over one "
         f"minute was at most {report.load:.2f} before a run."
     )
+    rows = (
+        (goal.what, goal.least_shown, goal.aim_shown, goal.shown, goal.reached)
+        for goal in report.goals
+    )
+    yield from ("", *table(("target", "at least", "aim", "measured", ""), rows))
+    if report.found is not None:
+        yield from _live(report, report.found)
+    if report.decisions is not None:
+        yield from _decisions(report.decisions)
+
+
+def _live(report: Report, found: Found) -> Iterator[str]:
+    alone = ", ".join(f"`{n}` {seconds(s)}" for n, s in found.unloaded_s.items())
     yield ""
     yield (
         f"Emulated: {report.emulated}. Published seconds are times {report.scale:g} (times 10 in "
@@ -95,7 +121,6 @@ def page_lines(report: Report) -> Iterator[str]:
         f"steps, deadline {seconds(found.wanted.deadline_s)}, quality floor "
         f"{found.wanted.quality_floor:.3f}. C is {found.capacity.per_s:.3g} a second."
     )
-    yield from ("", *table(("target", "at least", "aim", "measured", ""), _goals(found)))
     yield from _capacity(found)
     if found.steady:
         yield from _steady(found)
@@ -106,21 +131,16 @@ def page_lines(report: Report) -> Iterator[str]:
     if found.forecast:
         yield from _forecasts(found)
     if found.links:
-        yield from _links(report)
+        yield from _links(found.links, report.trace)
 
 
 def summary(report: Report) -> Iterator[str]:
     """The targets in lines of text."""
-    for goal in goals(report.found):
+    for goal in report.goals:
         yield f"{goal.what}: {goal.shown}, {goal.reached}"
 
 
 # ---------------------------------------------------------------------------- the tables
-
-
-def _goals(found: Found) -> Iterator[tuple[str, ...]]:
-    for goal in goals(found):
-        yield goal.what, goal.least_shown, goal.aim_shown, goal.shown, goal.reached
 
 
 def _capacity(found: Found) -> Iterator[str]:
@@ -224,9 +244,8 @@ def _calibrated(ran: Ran) -> tuple[str, ...]:
     )
 
 
-def _links(report: Report) -> Iterator[str]:
-    runs = report.found.links
-    title = f"Links of the device follow `{report.trace}`, {runs[0].rate_per_s:.3g} a second"
+def _links(runs: Sequence[Ran], trace: str) -> Iterator[str]:
+    title = f"Links of the device follow `{trace}`, {runs[0].rate_per_s:.3g} a second"
     head = ("`elastic` goes by", "sent", "in time", "the first less this", "p50", "p95", "overruns")
     yield from section(title, head, (_by_link(runs, ran) for ran in runs))
 
@@ -234,6 +253,17 @@ def _links(report: Report) -> Iterator[str]:
 def _by_link(runs: Sequence[Ran], ran: Ran) -> tuple[str, ...]:
     less, _, middle, tail, *_ = _against(runs[0], ran)
     return (*_arm(ran), less, middle, tail, _overruns(ran))
+
+
+def _decisions(found: Decisions) -> Iterator[str]:
+    title = f"Thread CPU time on drawn views of 3 tiers x {REPLICAS} stages, {STEPS} steps"
+    head = ("", "times", "median", "p90", "p99")
+    kinds = (("a decision, its tables known", found.decide_s), ("one table", found.table_s))
+    rows = (
+        (what, str(len(taken)), *(_seconds(quantile(taken, share)) for share in (0.5, 0.9, 0.99)))
+        for what, taken in kinds
+    )
+    yield from section(title, head, rows)
 
 
 def _overruns(ran: Ran) -> str:

@@ -14,6 +14,7 @@ import pytest
 from diffusion_edge.api.http import create_app
 from diffusion_edge.bench.report import Machine
 from diffusion_edge.bench.routing import live
+from diffusion_edge.bench.routing.decision import Decisions
 from diffusion_edge.bench.routing.live import Live
 from diffusion_edge.bench.routing.parts import Size, Task, measure
 from diffusion_edge.bench.routing.report import Report, page_lines, summary
@@ -34,7 +35,7 @@ TINY = Size(
     links=(1, 3),
 )
 TASK = Task(
-    bound=lambda plan: 0.5,
+    bound=lambda plan: 0.5 if len(plan.spans) == 1 else 0.0,
     floor=0.1,
     links=[],
     size=TINY,
@@ -116,8 +117,11 @@ async def test_all_parts_are_measured_and_kept(tmp_path: Path) -> None:
     assert burst.steady == burst.overload == burst.forecast == burst.links == ()
     assert {len(ran.answers) for ran in burst.bursts} == {3}
 
-    report = Report("c", "f", 2.5, "bus", "e", Machine("cpu", 2, 2, 2, ""), {"t": "1"}, found)
+    at = Machine("cpu", 2, 2, 2, "")
+    decided = Decisions((0.001,) * 200, (0.004,) * 200)
+    report = Report("c", "f", 2.5, "bus", "e", "2026-01-01", at, {"t": "1"}, found, decided)
     page = "\n".join(page_lines(report))
     assert page.count("|---|") > 6
     assert "C: `in-turn`" in page
     assert len(list(summary(report))) == len(report.as_json()["targets"])
+    assert "| 5 ms | 1 ms | 1.0 ms | reached, the aim too |" in page
