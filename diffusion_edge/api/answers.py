@@ -13,6 +13,7 @@ from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.routing.policies import POLICIES
+from diffusion_edge.routing.why import Alternative, Change, Why
 from diffusion_edge.types import Choice, ImageRequest, Link, Plan, StageStatus, View
 
 Json = dict[str, Any]
@@ -57,18 +58,21 @@ def images(
     }
 
 
-def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> Json:
+def plan(
+    asked: ImageRequest, choice: Choice, view: View, why: Why | None, service: Service
+) -> Json:
     """What would be done now, and what that was decided from.
 
     `cells` are those of the latent; the stages' `step_s` is by cells and then by rows of a forward
     pass, `decode_s` by cells. `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to
     the number of steps; the bytes are another family's where `emulated` says so. `age_s` has the
     seconds since each stage's report, from which the times of the images that it holds count.
-    What a link is `known` by, see `_link`.
+    What a link is `known` by, see `_link`. `why` is null where the policy compares no plans.
     """
     return {
         "object": "plan",
         **_decision(asked, choice, service),
+        "why": why and _why(why),
         "prices_per_s": dict(view.price_per_s),
         "cells": view.cells,
         "packet_bytes": list(view.packet_bytes),
@@ -79,6 +83,43 @@ def plan(asked: ImageRequest, choice: Choice, view: View, service: Service) -> J
         "warnings": list(service.warnings(asked)),
         "emulated": _emulated(service.emulation()),
     }
+
+
+def _why(why: Why) -> Json:
+    """By kind of plan: the best one, how far it is from being taken, and the smallest change of one
+    thing that would put one of its kind before the chosen plan, all else being as it is."""
+    return {
+        "kind": why.kind,
+        "plans_above_floor": why.plans,
+        "alternatives": [_alternative(each) for each in why.alternatives],
+        "kinds_left_out": why.left_out,
+    }
+
+
+def _alternative(each: Alternative) -> Json:
+    return {
+        "kind": each.kind,
+        "plan": str(each.plan),
+        "predicted_s": each.predicted_s,
+        "cost": each.cost,
+        "price": each.price,
+        "quality": each.quality,
+        "quality_bound": each.quality_bound,
+        "late_by_s": each.late_s,
+        "below_floor_by": each.short,
+        "dearer_by": each.dearer,
+        "slower_by_s": each.slower_s,
+        "not_taken": each.not_taken,
+        "comes_first_with": each.change and _change(each.change),
+    }
+
+
+def _change(change: Change) -> Json:
+    if change.what == "deadline_s":
+        return {"deadline_ms": round(change.to * 1000, 3)}
+    if change.what == "price_per_s":
+        return {"prices_per_s": {change.tier: change.to}}
+    return {change.what: change.to}
 
 
 def throttle(between: tuple[str, str], asked: ThrottleBody) -> Json:
@@ -140,6 +181,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "late_by_s": max(choice.predicted_s - asked.deadline_s, 0.0),
         "below_floor_by": max(asked.quality_floor - choice.quality_bound, 0.0),
         "cost": choice.cost,
+        "price": choice.price,
         "quality": choice.quality if known else None,
         "quality_bound": choice.quality_bound if known else None,
         "runner_up": (

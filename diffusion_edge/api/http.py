@@ -74,8 +74,9 @@ def create_app(service: Service) -> FastAPI:
         view = service.board.view(asked)
         choice = service.plan(asked, view)
         steps = choice.plan.steps
-        answer = answers.plan(asked.in_steps(steps), choice, view.of_steps(steps), service)
-        return JSONResponse(answer)
+        asked, view = asked.in_steps(steps), view.of_steps(steps)
+        why = await asyncio.to_thread(service.why, asked, view)
+        return JSONResponse(answers.plan(asked, choice, view, why, service))
 
     if service.throttles:
 

@@ -15,7 +15,7 @@ from diffusion_edge.errors import (
 )
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.sizes import parse_size
-from diffusion_edge.routing.policies import FREE, policy
+from diffusion_edge.routing.policies import CONSIDERED, policy
 from diffusion_edge.routing.room import too_many
 from diffusion_edge.schedule import check, resolved_steps
 from diffusion_edge.types import ImageRequest, Plan
@@ -136,7 +136,7 @@ def free_steps(
     """The numbers of steps that the router may choose from: those of `counts`, whose quality is
     known, that the solver can make of this model, beside the request's own; none where the request
     names a number or the policy takes no choice. All are resolved."""
-    if body.num_inference_steps is not None or request.policy not in FREE:
+    if body.num_inference_steps is not None or request.policy not in CONSIDERED:
         return ()
     found = {request.steps}
     for count in counts:

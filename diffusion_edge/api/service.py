@@ -26,8 +26,9 @@ from diffusion_edge.config import Settings
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.errors import ConfigError, DeadlineExceeded, InvalidRequest, StageLost
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.routing.policies import policy
+from diffusion_edge.routing.policies import CONSIDERED, policy
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.why import Why, why
 from diffusion_edge.types import (
     Choice,
     Done,
@@ -145,6 +146,15 @@ class Service:
             plan=choice.plan.with_guidance(self._guidance),
             runner_up=second and second.with_guidance(self._guidance),
         )
+
+    def why(self, request: ImageRequest, view: View) -> Why | None:
+        """Why the policy chose what it did for a request in so many steps, and what else there is;
+        None of policies that do not compare plans. Takes some tens of milliseconds."""
+        if request.policy not in CONSIDERED:
+            return None
+        seen = replace(view, guidance=self._guidance)
+        known = CONSIDERED[request.policy](request, seen, self.quality)
+        return why(known, by_price=request.policy == "elastic")
 
     async def generate(self, request: ImageRequest) -> GenerationResult:
         """Decides and carries out; image i has seed + i. Cancelling this cancels the stages' work.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +37,62 @@ def plan(
     if as_json:
         typer.echo(json.dumps(answer))
         return
+    show(answer)
+
+
+def show(answer: Mapping[str, Any]) -> None:
+    """What would be done, and the best plan of every other kind."""
     from rich.console import Console
 
-    Console().print_json(data=answer)
+    console, why = Console(), answer["why"]
+    for line in _chosen(answer):
+        console.print(line, markup=False, highlight=False)
+    if why:
+        console.print(_table(why))
+        if why["kinds_left_out"]:
+            console.print(f"and {why['kinds_left_out']} kinds more that need a larger change")
+
+
+def _chosen(answer: Mapping[str, Any]) -> list[str]:
+    bound = answer["quality_bound"]
+    quality = "unknown quality" if bound is None else f"quality at least {bound:.3g}"
+    return [
+        f"{answer['plan']}: {answer['predicted_s']:.2f} s, cost {answer['cost']:.3g}, {quality}",
+        str(answer["reason"]),
+    ]
+
+
+def _table(why: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"other kinds than {why['kind']}", title_justify="left")
+    for name in ("kind", "its best plan", "not taken"):
+        table.add_column(name, overflow="fold")
+    for name in ("s", "cost", "quality"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("would come first with", overflow="fold")
+    for each in why["alternatives"]:
+        table.add_row(
+            each["kind"],
+            each["plan"],
+            each["not_taken"],
+            f"{each['predicted_s']:.2f}",
+            f"{each['cost']:.3g}",
+            f"{each['quality_bound']:.3g}",
+            _change(each["comes_first_with"]),
+        )
+    return table
+
+
+def _change(change: Mapping[str, Any] | None) -> str:
+    if change is None:
+        return "no change of one thing"
+    ((what, to),) = change.items()
+    if what == "deadline_ms":
+        return f"a deadline of {to / 1000:.3g} s"
+    if what == "quality_floor":
+        return f"a floor of {to:.3g}"
+    if what == "predicted_s":
+        return f"done within {to:.3g} s"
+    ((tier, price),) = to.items()
+    return f"{tier} at {price:.3g} a second"

@@ -6,7 +6,7 @@ It looks at nobody but its own request, and at no price: what a router that weig
 from __future__ import annotations
 
 from diffusion_edge.routing.elastic import below_floor, stages_with_room
-from diffusion_edge.routing.options import options
+from diffusion_edge.routing.options import Options, options
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import Choice, ImageRequest, View
 
@@ -16,7 +16,7 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     the earlier hand-off. The runner-up is the best plan over other stages or another order of them.
     Raises NoPlan, QueueFull and InvalidRequest, as `elastic` does.
     """
-    known = options(stages_with_room(request, view), request, view, quality)
+    known = considered(request, view, quality)
     if not (count := known.count()):
         raise below_floor(request, view, quality, known.best_quality())
     found = known.earliest()
@@ -24,3 +24,8 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     if found[0].finish_s > request.deadline_s:
         reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
     return known.choice(found, reason)
+
+
+def considered(request: ImageRequest, view: View, quality: QualityTable) -> Options:
+    """All plans, for what they cost. Raises NoPlan and QueueFull."""
+    return options(stages_with_room(request, view), request, view, quality)

@@ -21,7 +21,7 @@ from functools import partial
 
 from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
 from diffusion_edge.routing.finish import Table
-from diffusion_edge.routing.options import options
+from diffusion_edge.routing.options import Options, options
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.room import can_hold, has_room, told, too_many
 from diffusion_edge.types import Choice, ImageRequest, View
@@ -41,13 +41,18 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     what is missing, QueueFull, or InvalidRequest for more images than the stages that are needed
     can ever hold.
     """
-    names, each_s = stages_with_room(request, view), partial(worth, request, view)
-    known = options(names, request, view, quality, each_s)
+    known = considered(request, view, quality)
     if not (count := known.count()):
         raise below_floor(request, view, quality, known.best_quality())
     in_time = known.cheapest()
     reason = _reason(request, quality, count, bool(in_time))
     return known.choice(in_time or known.earliest(), reason)
+
+
+def considered(request: ImageRequest, view: View, quality: QualityTable) -> Options:
+    """All plans, charged as above. Raises NoPlan and QueueFull."""
+    names, each_s = stages_with_room(request, view), partial(worth, request, view)
+    return options(names, request, view, quality, each_s)
 
 
 def worth(request: ImageRequest, view: View, known: Table) -> float:

@@ -231,11 +231,12 @@ _TABLES: OrderedDict[tuple[int, Ask], tuple[StageStatus, Table]] = OrderedDict()
 def _kept(status: StageStatus, ask: Ask) -> Table:
     """A report is known by its identity, which is its own as long as it is kept with its tables."""
     key = id(status), ask
-    if key not in _TABLES:
-        _TABLES[key] = status, table(status, ask)
+    found = _TABLES.get(key)
+    if found is None:
+        found = _TABLES[key] = status, table(status, ask)
         if len(_TABLES) > KEPT:
             _TABLES.popitem(last=False)
-    return _TABLES[key][1]
+    return found[1]
 
 
 def predict(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from diffusion_edge.config import nearest
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing import earliest, elastic, fixed, in_turn
+from diffusion_edge.routing.options import Options
+from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.steps import Policy, by_finish, by_price, free
+from diffusion_edge.types import ImageRequest, View
 
 POLICIES: Mapping[str, Policy] = {
     "elastic": free(elastic.choose, by_price),
@@ -21,8 +24,12 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
-FREE = frozenset({"elastic", "earliest"})
-"""Those that choose the number of steps where a request leaves it out."""
+CONSIDERED: Mapping[str, Callable[[ImageRequest, View, QualityTable], Options]] = {
+    "elastic": elastic.considered,
+    "earliest": earliest.considered,
+}
+"""What those compare that choose among all plans, and the number of steps, too, where a request
+leaves it out."""
 
 
 def policy(name: str) -> Policy:

@@ -131,11 +131,12 @@ _SHAPES: OrderedDict[tuple[Any, ...], tuple[QualityTable, Shapes]] = OrderedDict
 def _kept(make: Callable[..., Shapes], quality: QualityTable, *asked: Any) -> Shapes:
     """A table is known by its identity, which is its own as long as it is kept with its shapes."""
     key = make, id(quality), *asked
-    if key not in _SHAPES:
-        _SHAPES[key] = quality, make(quality, *asked)
+    found = _SHAPES.get(key)
+    if found is None:
+        found = _SHAPES[key] = quality, make(quality, *asked)
         if len(_SHAPES) > KEPT:
             _SHAPES.popitem(last=False)
-    return _SHAPES[key][1]
+    return found[1]
 
 
 def _above(

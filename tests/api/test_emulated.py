@@ -71,7 +71,7 @@ async def served(config: Settings) -> AsyncIterator[httpx.AsyncClient]:
     made = Service(
         card=card,
         settings=config,
-        quality=QualityTable.unknown(card.name),
+        quality=QualityTable.unknown(card.name, steps=card.defaults.steps),
         board=board,
         transport=sites,
         throttle=sites.throttle,

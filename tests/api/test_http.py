@@ -156,6 +156,24 @@ async def test_a_number_that_the_solver_cannot_make_is_not_chosen_from() -> None
     assert (answer["steps"], answer["steps_chosen_from"]) == (20, None)
 
 
+async def test_a_plan_comes_with_the_best_of_every_other_kind() -> None:
+    asked = GOOD | {"diffusion_edge": {"quality_floor": 0.75, "deadline_ms": 60_000}}
+    told = (await post(asked, path="/v1/plan")).json()
+    why, others = told["why"], told["why"]["alternatives"]
+    assert len(others) + why["kinds_left_out"] == 14
+    assert why["plans_above_floor"] > 1
+    alone = next(each for each in others if each["kind"] == "cloud alone")
+    assert alone["plan"] == "hall:20"
+    assert alone["price"] - told["price"] == pytest.approx(alone["dearer_by"])
+    assert alone["not_taken"].startswith("dearer by ")
+    for each in others:
+        change = each["comes_first_with"]
+        assert change is None or len(change) == 1
+    by_hand = GOOD | {"diffusion_edge": {"plan": "hall:20"}}
+    assert (await post(by_hand, path="/v1/plan")).json()["why"] is None
+    assert "why" not in (await post(asked)).json()["diffusion_edge"]
+
+
 async def test_what_is_not_held_is_told_by_how_much() -> None:
     plan = {"plan": "phone:20", "deadline_ms": 500, "quality_floor": 0.9}
     told = (await post(GOOD | {"diffusion_edge": plan}, path="/v1/plan")).json()

@@ -76,7 +76,7 @@ async def service(tiny_family: Path, workers: dict[str, Worker]) -> Service:
     return Service(
         card=card,
         settings=config,
-        quality=QualityTable.unknown(card.name),
+        quality=QualityTable.unknown(card.name, steps=card.defaults.steps),
         board=board,
         transport=LocalTransport(workers),
     )
