@@ -174,7 +174,7 @@ def corruption(count: int, size: int) -> Tensor:
     says everything with four times the values, so it is as legible at a quarter of the signal's
     share: its middle lies at t = 490 where the other's is at 350.
     """
-    middle = {64: -0.6, 128: 0.0}[size]
+    middle = {64: -0.4, 128: 0.0}[size]
     spread = torch.rand(count)
     crowded = torch.sigmoid(torch.randn(count) + middle)
     chosen = torch.where(torch.rand(count) < 0.1, spread, crowded)

@@ -68,7 +68,7 @@ Trained alone for 300 updates, `edge` with it predicts the velocity better by 7 
 the layout is decided, as well at 300, and worse by 2 % at 150, where outlines are drawn.
 """
 
-LAYOUT_WEIGHT_LATER = 0.02
+LAYOUT_WEIGHT_LATER = 0.06
 """The same for weights that go on: their heads begin anew and have little left to teach."""
 
 GROW_EVERY = 40
@@ -121,7 +121,7 @@ def train_autoencoder(task: Task, part: Part) -> None:
     shadow = Shadow({part: learner}, task.dtype, rate=3e-4 if part == "refine" else 1e-3)
     folder = SHARED / ("preview" if part == "preview" else "vae")
     rng = random.Random()
-    kinds = [(size, recolour) for recolour in (False, True) for size in SIZES]
+    kinds = [(size, recolour) for recolour in (False, True, True, True) for size in SIZES]
     pools = [Pictures(rng, size, int(4096 * share(size)), recolour) for size, recolour in kinds]
     saved = time.monotonic()
     for step, (spent, progress) in enumerate(budget(task.minutes, part)):
