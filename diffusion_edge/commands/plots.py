@@ -40,7 +40,10 @@ def _command(card: FamilyCard, table: QualityTable, each: SizeQuality) -> str:
     from diffusion_edge.schedule import resolved_steps
 
     words = [f"diffusion-edge profile {card.name} --size {each.size}"]
-    words += [f"--captions {each.captions} --seed {each.seed}"]
+    least = min(row.n for row in each.rows)
+    if least < each.captions:
+        words.append(f"--coarse {least} --pictures {sum(row.n for row in each.rows)}")
+    words.append(f"--captions {each.captions} --seed {each.seed}")
     extra = int(resolved_steps(table.solver, 2) - 2)
     words += [f"--steps {steps - extra}" for steps in each.steps]
     if table.metric != card.metric:

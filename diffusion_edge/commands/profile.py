@@ -17,20 +17,38 @@ from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.types import MAX_STEPS
 
 if TYPE_CHECKING:
+    from diffusion_edge.profile.measure import Following, Task
+    from diffusion_edge.profile.wanted import Where
     from diffusion_edge.routing.quality import QualityTable
 
-MANY = 256
-"""Prompts where neither the number nor a file is given."""
+MANY = 4000
+"""Prompts that a plan draws at most where neither the number nor a file is given."""
+FRESH = 2000
+"""Of them for a verification."""
 
 
 def profile(
     family: FamilyArgument,
-    captions: Annotated[
-        int | None, typer.Option(min=2, help=f"How many prompts; {MANY}, or all of the file.")
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Of a square in pixels; the family's default.")
     ] = None,
+    captions: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help=f"Prompts at most; {MANY} ({FRESH} to verify), or all of the file."
+        ),
+    ] = None,
+    coarse: Annotated[
+        int, typer.Option(min=2, help="Prompts that all plans draw, before the decisive ones.")
+    ] = 96,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="No more decisive ones are drawn after so many pictures.")
+    ] = 50_000,
     steps: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=MAX_STEPS, help="Steps to ask for; may be repeated."),
+        typer.Option(
+            min=1, max=MAX_STEPS, help="Steps beside the default ones; may be repeated; half."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=LAST_SEED, help="Of the prompts and of the first image.")
@@ -40,51 +58,100 @@ def profile(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.")] = None,
     out: Annotated[Path | None, typer.Option(help="Instead of the family's quality.json.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hold the table's promises against fresh prompts.")
+    ] = False,
 ) -> None:
-    """Measure the quality of a family's plans, for the router. An interrupted run goes on."""
+    """Measure the quality of a family's plans, for the router. An interrupted run goes on.
+
+    With --verify: draw what the router would take on prompts that the table has not seen (give
+    another seed), and fail where a floor is broken by more than a point.
+    """
     from diffusion_edge.families.card import load_card
     from diffusion_edge.families.quiet import quiet_libraries
-    from diffusion_edge.profile.measure import Task, as_text, fingerprint, measure, table
+    from diffusion_edge.profile.measure import Task, fingerprint, of_size, reference_of
     from diffusion_edge.profile.metric import load_metric
-    from diffusion_edge.profile.progress import pictures_bar
-    from diffusion_edge.schedule import resolved_steps
+    from diffusion_edge.profile.wanted import Where
 
     card = load_card(family_folder(family))
+    card = of_size(card, size or card.defaults.size)
+    if not card.sizes.allows(card.defaults.size, card.defaults.size):
+        raise InvalidRequest(
+            f"{card.name!r} makes no squares of {card.defaults.size} pixels: {card.sizes}"
+        )
     found = load_metric(metric or card.metric)
-    lines, source = prompts_of(found, prompts, captions, seed, MANY)
-    counts = {card.defaults.steps, *(steps or (card.defaults.steps // 2 or 1,))}
-    asked = sorted({resolved_steps(card.defaults.solver, n) for n in counts})
-    task = Task(card, fingerprint(card), found, lines, source, tuple(asked), seed)
+    lines, source = prompts_of(found, prompts, captions, seed, FRESH if verify else MANY)
     written = out or card.root / "quality.json"
     if not written.parent.is_dir():
         raise InvalidRequest(f"{written}: there is no folder {written.parent}")
     if written.is_dir():
         raise InvalidRequest(f"{written}: this is a folder; name a file")
-    kept = written.with_suffix(".part.jsonl")
     quiet_libraries()
+    task = Task(card, fingerprint(card), found, lines, source, (reference_of(card),), seed)
+    if verify:
+        _verify(task, written)
+    else:
+        _measure(task, written, steps or [card.defaults.steps // 2 or 1], Where(coarse, pictures))
+
+
+# ---------------------------------------------------------------------------- measuring
+
+
+def _measure(task: Task, written: Path, steps: list[int], where: Where) -> None:
+    from diffusion_edge.profile import table
+    from diffusion_edge.profile.measure import with_plans
+    from diffusion_edge.profile.wanted import reach, wide
+
+    edge = task.card.defaults.size
+    task = with_plans(task, steps)
+    kept = written.with_name(f"{written.stem}-{edge}.part.jsonl")
+    coarse = min(where.coarse, len(task.prompts))
+    typer.echo(
+        f"{edge} pixels: {coarse} prompts by {len(task.plans)} plans; then more by those that "
+        f"decide, up to {len(task.prompts)} prompts each and {where.pictures} pictures in all"
+    )
+    total = max(coarse * len(task.plans), where.pictures)
+    scores = _drawn(task, kept, total, where.following)
+    found = table.table(task, scores)
+    whole, gone = table.with_others(found, written)
+    table.write(whole, written)
+    count = sum(map(len, scores.values()))
+    typer.echo(f"{written}: {len(task.plans)} plans of {edge} pixels, {count} pictures")
+    if gone:
+        typer.echo(f"measured of other weights or otherwise, so dropped: {gone} pixels")
+    for line in summary(found):
+        typer.echo(line)
+    for row in wide(task, found):
+        left = f"{row.plan} decides and is known to {100 * reach(row):.1f} points only"
+        typer.echo(f"{left}, by {row.n} prompts")
+    kept.unlink()
+
+
+def _drawn(task: Task, kept: Path, total: int, following: Following) -> dict[str, list[float]]:
+    """The scores by plan, behind a bar of so many pictures."""
+    from diffusion_edge.profile.measure import measure
+    from diffusion_edge.profile.progress import pictures_bar
+
     try:
-        with pictures_bar(len(task.plans) * len(lines)) as advance:
-            scores = measure(task, kept, advance)
+        with pictures_bar(total) as advance:
+            return measure(task, kept, advance, following)
     except KeyboardInterrupt:
         typer.secho(f"what is done is in {kept}; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
-    done = table(task, scores)
-    written.write_text(as_text(done))
-    kept.unlink()
-    for line in (f"{written}: {len(task.plans)} plans, {len(lines)} prompts", *summary(done)):
-        typer.echo(line)
 
 
 def summary(table: QualityTable) -> list[str]:
     """What the table says in a few lines."""
     lines = []
     for each in table.sizes:
-        lines += [
-            f"{each.size} pixels, {row.plan}: score {row.score:.3f} ({row.interval[0]:.3f} to "
-            f"{row.interval[1]:.3f}), quality {row.relative:.3f}"
-            for row in each.rows
-            if len(row.stages) == 1
-        ]
+        for row in each.rows:
+            if len(row.stages) == 1:
+                bound = table.bound(row.plan, (each.size, each.size))
+                low, high = row.interval
+                lines.append(
+                    f"{row.plan}: score {row.score:.3f} ({low:.3f} to {high:.3f}), quality "
+                    f"{row.relative:.3f}, at least {bound:.3f}"
+                )
         left = each.left_out
         if left is not None:
             lines.append(
@@ -92,3 +159,39 @@ def summary(table: QualityTable) -> list[str]:
                 f"{left.largest:.3f} at most, on each of {left.rows} rows when fitted without it"
             )
     return lines
+
+
+# ---------------------------------------------------------------------------- verifying
+
+
+def _verify(task: Task, written: Path) -> None:
+    """Exits with 1 where a floor is broken."""
+    from diffusion_edge.profile.measure import evenly
+    from diffusion_edge.profile.picks import picks
+    from diffusion_edge.profile.verify import check_fresh, lines, of_picks, verdicts
+    from diffusion_edge.routing.quality import QualityTable
+
+    edge = task.card.defaults.size
+    known = QualityTable.read(written)
+    size = known.at((edge, edge))
+    if size is None:
+        raise InvalidRequest(f"{written} knows nothing of {edge} pixels", param="size")
+    if known.weights != task.weights:
+        raise InvalidRequest(f"{written} was measured of other weights; measure it anew")
+    check_fresh(task, size)
+    picked = picks(task.card, known, [task.default])
+    task = of_picks(task, picked)
+    kept = written.with_name(f"verify-{edge}.part.jsonl")
+    typer.echo(
+        f"{edge} pixels, {task.default} steps: {len(picked)} picks, {len(task.plans)} plans, "
+        f"{len(task.prompts)} fresh prompts"
+    )
+    scores = _drawn(task, kept, len(task.plans) * len(task.prompts), evenly)
+    found = verdicts(task, picked, scores)
+    for line in lines(found):
+        typer.echo(line)
+    kept.unlink()
+    broken = sum(each.broken for each in found)
+    if broken:
+        typer.secho(f"{broken} of {len(found)} break their floor by more than a point", err=True)
+        raise typer.Exit(1)

@@ -43,15 +43,21 @@ def pictures(
     """Every plan with its pictures, one for each request.
 
     Plans that begin alike share their first steps: they are walked like the paths of a tree, and
-    only the trajectories of the path in hand are kept. So plans come by their number of steps, and
-    then in the order of `stages`: of as many steps, the first stage alone is first.
+    only the trajectories of the path in hand are kept. So plans come by their number of steps, in
+    the order in which `plans` has these numbers, and then in the order of `stages`: of as many
+    steps, the first stage alone is first.
 
     The requests must be all guided or all unguided; the steps are the plan's.
     """
     rank = {stage: number for number, stage in enumerate(stages)}
+    turn = {steps: number for number, steps in enumerate(dict.fromkeys(p.steps for p in plans))}
+
+    def key(plan: Plan) -> list[tuple[int, int, str]]:
+        return [(turn[n], rank[s], c or "") for n, s, c in route(plan)]
+
     path: list[list[Trajectory]] = []
     before: Sequence[Taken] = ()
-    for plan in sorted(plans, key=lambda plan: [(n, rank[s], c or "") for n, s, c in route(plan)]):
+    for plan in sorted(plans, key=key):
         taken = route(plan)
         alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, taken, strict=False))
         del path[sum(1 for _ in alike) :]

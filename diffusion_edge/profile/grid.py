@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise, permutations
 
 from diffusion_edge.types import Plan
 
@@ -18,17 +18,14 @@ three spans begin as plans of two do."""
 
 
 def plans(stages: Sequence[str], steps: int) -> list[Plan]:
-    """All plans of `steps` steps. A stage may come again after another, as in device, cloud,
-    device: such plans share nearly all of their steps with others."""
+    """All plans of `steps` steps."""
     return [plan for order in orders(stages) for plan in _cut(order, steps)]
 
 
 def orders(stages: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Every order of one to three spans whose neighbours differ."""
+    """Every order of one to three different stages: what a router may take."""
     for spans in HANDOFFS:
-        for order in product(stages, repeat=spans):
-            if all(a != b for a, b in pairwise(order)):
-                yield order
+        yield from permutations(stages, spans)
 
 
 def _cut(order: tuple[str, ...], steps: int) -> Iterator[Plan]:

@@ -1,70 +1,58 @@
-"""Measures a family's quality table: every plan of the grid on the same prompts and seeds."""
+"""Scores plans: pictures of the same prompts and seeds by all of them."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import json
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.profile import batch, grid, intervals
-from diffusion_edge.profile.fit import fit, left_out
-from diffusion_edge.profile.ledger import results
+from diffusion_edge.profile import batch, grid
+from diffusion_edge.profile.ledger import open_ledger
 from diffusion_edge.profile.metric import Metric
-from diffusion_edge.routing.quality import (
-    CONFIDENCE,
-    OrderRow,
-    QualityRow,
-    QualityTable,
-    SizeQuality,
-)
 from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.types import Picture, Plan
 
 BATCH = 32
-DIGITS = 4
-ONE_SIDED = 1.644854
-"""Standard errors to the lower end of a one-sided 95 % interval."""
 
 Scores = Mapping[str, Sequence[float]]
-"""The score of every prompt's picture, by plan."""
+"""The scores of the first prompts' pictures, by plan. Some plans have more of them than others,
+none more than the reference in its default number of steps."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured. Prompt i is drawn with seed + i, by every plan. `steps` are resolved;
-    `weights` is the fingerprint at the start; `source` says where the prompts came from."""
+    """What is measured, at the card's default size. Prompt i is drawn with seed + i, by every plan
+    that draws it. Among `plans`, whose steps are resolved, is the reference alone in its default
+    number of them. `weights` is the fingerprint at the start; `source` says where the prompts came
+    from."""
 
     card: FamilyCard
     weights: str
     metric: Metric
     prompts: Sequence[str]
     source: str
-    steps: tuple[int, ...]
+    plans: tuple[Plan, ...]
     seed: int
 
     @property
     def default(self) -> int:
         """Steps in which the reference is 1.0."""
-        return resolved_steps(self.card.defaults.solver, self.card.defaults.steps)
+        return default_steps(self.card)
 
     @property
-    def plans(self) -> list[Plan]:
-        return [plan for steps in self.steps for plan in grid.plans(tuple(self.card.stages), steps)]
+    def reference(self) -> Plan:
+        return reference_of(self.card)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(sorted({plan.steps for plan in self.plans}))
 
     def settings(self) -> dict[str, Any]:
-        """All that the scores depend on, but for the versions of libraries."""
+        """All that a score depends on, but for the versions of libraries."""
         return {
             "weights": self.weights,
             "defaults": self.card.defaults.model_dump(),
@@ -73,6 +61,41 @@ class Task:
             "plans": [str(plan) for plan in self.plans],
             "seed": self.seed,
         }
+
+
+@dataclass(frozen=True)
+class Part:
+    """These plans draw the prompts from `start` up to `stop`."""
+
+    start: int
+    stop: int
+    plans: tuple[Plan, ...]
+
+
+Following = Callable[[Task, Scores], Part | None]
+"""What is to be drawn next, by what there is; None for enough."""
+
+
+def default_steps(card: FamilyCard) -> int:
+    """As they are resolved."""
+    return resolved_steps(card.defaults.solver, card.defaults.steps)
+
+
+def reference_of(card: FamilyCard) -> Plan:
+    return Plan.of(((card.reference, default_steps(card)),))
+
+
+def with_plans(task: Task, asked: Sequence[int]) -> Task:
+    """With all plans of the grid, in these numbers of steps and in the default one."""
+    solver = task.card.defaults.solver
+    counts = sorted({task.default, *(resolved_steps(solver, steps) for steps in asked)})
+    plans = [plan for steps in counts for plan in grid.plans(tuple(task.card.stages), steps)]
+    return replace(task, plans=tuple(plans))
+
+
+def of_size(card: FamilyCard, size: int) -> FamilyCard:
+    """The same family, making pictures of this size unless told otherwise."""
+    return card.model_copy(update={"defaults": card.defaults.model_copy(update={"size": size})})
 
 
 def fingerprint(card: FamilyCard) -> str:
@@ -84,159 +107,72 @@ def fingerprint(card: FamilyCard) -> str:
     return digest.hexdigest()
 
 
-def measure(task: Task, kept: Path, advance: Callable[[int], None]) -> dict[str, list[float]]:
+def evenly(task: Task, scores: Scores) -> Part | None:
+    """All prompts by all plans."""
+    return up_to(len(task.prompts), task, scores)
+
+
+def up_to(captions: int, task: Task, scores: Scores) -> Part | None:
+    """The first so many prompts by all plans."""
+    start = min(len(scores[str(plan)]) for plan in task.plans)
+    if start >= captions:
+        return None
+    plans = [plan for plan in task.plans if len(scores[str(plan)]) == start]
+    return Part(start, min(start + BATCH, captions), with_reference(task, plans))
+
+
+def with_reference(task: Task, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """The reference first: its pictures may be needed to score those of the others."""
+    return tuple(dict.fromkeys((task.reference, *plans)))
+
+
+def measure(
+    task: Task, kept: Path, advance: Callable[[int], None], following: Following = evenly
+) -> dict[str, list[float]]:
     """The scores by plan. `kept` holds what an earlier run of the same task has measured.
 
     `advance` is told how many pictures are done, as they are.
     """
     stages: dict[str, Family] = {}
-
-    def of_batch(start: int) -> dict[str, list[float]]:
+    scores: dict[str, list[float]] = {str(plan): [] for plan in task.plans}
+    ledger, entries = open_ledger(kept, task.settings())
+    for entry in entries:
+        advance(_taken(scores, entry))
+    while (part := following(task, scores)) is not None:
         if not stages:  # the reference first, so that its pictures are there when others need them
             names = sorted(task.card.stages, key=lambda name: name != task.card.reference)
             stages.update(batch.load_stages(task.card, names))
-        return _of_batch(task, stages, start, advance)
-
-    scores: dict[str, list[float]] = {str(plan): [] for plan in task.plans}
-    starts = range(0, len(task.prompts), BATCH)
-    for found, was_there in results(kept, task.settings(), starts, of_batch):
-        for plan, values in found.items():
-            scores[plan] += values
-            if was_there:
-                advance(len(values))
+        drawn = _drawn(task, stages, part, advance)
+        ledger.append(drawn)
+        _taken(scores, drawn)
     return scores
 
 
-def _of_batch(
-    task: Task, stages: Mapping[str, Family], start: int, advance: Callable[[int], None]
-) -> dict[str, list[float]]:
-    """The scores of the prompts from `start` on, by plan."""
-    prompts = task.prompts[start : start + BATCH]
+def _taken(scores: Mapping[str, list[float]], entry: Mapping[str, Any]) -> int:
+    """How many scores were added; those that were there already, the reference's, are not."""
+    added = 0
+    for plan, values in entry["scores"].items():
+        if len(scores[plan]) == entry["start"]:
+            scores[plan].extend(values)
+            added += len(values)
+    return added
+
+
+def _drawn(
+    task: Task, stages: Mapping[str, Family], part: Part, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    """An entry of the ledger: the scores by plan, and from which prompt on."""
+    prompts = task.prompts[part.start : part.stop]
     requests = [
-        batch.request(task.card, prompt, task.seed + start + i) for i, prompt in enumerate(prompts)
+        batch.request(task.card, prompt, task.seed + part.start + i)
+        for i, prompt in enumerate(prompts)
     ]
     scores: dict[str, list[float]] = {}
     reference: list[Picture] = []
-    for plan, pictures in batch.pictures(stages, requests, task.plans):
-        if _is_alone(plan, task.card.reference):
-            reference = pictures
+    for plan, pictures in batch.pictures(stages, requests, part.plans):
+        reference = reference or pictures  # the first of a part
         scores[str(plan)] = [
             task.metric.score(*each) for each in zip(prompts, pictures, reference, strict=True)
         ]
         advance(len(prompts))
-    return scores
-
-
-def _is_alone(plan: Plan, stage: str) -> bool:
-    return [span.stage for span in plan.spans] == [stage]
-
-
-# ---------------------------------------------------------------------------- the table
-
-
-def table(task: Task, scores: Scores) -> QualityTable:
-    """Means, intervals, the models between them. Raises ConfigError for a reference of score 0."""
-    card = task.card
-    reference = scores[f"{card.reference}:{task.default}"]
-    if not any(reference):
-        raise ConfigError(
-            f"{card.reference}:{task.default} scored 0 on every prompt by {task.metric.name!r}: "
-            "nothing can be measured relative to it"
-        )
-    rows = tuple(_row(plan, scores[str(plan)], reference) for plan in task.plans)
-    cautious = tuple(_cautious(row) for row in rows)
-    defaults = card.defaults
-    size = SizeQuality(
-        size=defaults.size,
-        seed=task.seed,
-        prompts=task.source,
-        captions=len(task.prompts),
-        measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        model=fit(rows, card.reference, task.default),
-        low=fit(cautious, card.reference, task.default),
-        left_out=left_out(rows, card.reference, task.default),
-        orders=tuple(_orders(task, scores, reference)),
-        rows=rows,
-    )
-    return QualityTable(
-        family=card.name,
-        metric=task.metric.name,
-        reference=card.reference,
-        steps=task.default,
-        solver=defaults.solver,
-        guidance=defaults.guidance,
-        confidence=CONFIDENCE,
-        weights=task.weights,
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "diffusers", "transformers")},
-        },
-        sizes=(size,),
-    )
-
-
-def _cautious(row: QualityRow) -> QualityRow:
-    """The same with the lower end of its one-sided 95 % interval for its quality."""
-    error = (row.relative_interval[1] - row.relative) / intervals.Z
-    return row.model_copy(update={"relative": max(0.0, row.relative - ONE_SIDED * error)})
-
-
-def _row(plan: Plan, scores: Sequence[float], reference: Sequence[float]) -> QualityRow:
-    mean, other = float(np.mean(scores)), float(np.mean(reference))
-    return QualityRow(
-        stages=tuple(span.stage for span in plan.spans),
-        steps=tuple(span.steps for span in plan.spans),
-        score=round(mean, DIGITS),
-        interval=_rounded(intervals.of_mean(scores)),
-        relative=round(mean / other, DIGITS),
-        relative_interval=_rounded(intervals.of_ratio(scores, reference)),
-        n=len(scores),
-    )
-
-
-def _orders(task: Task, scores: Scores, reference: Sequence[float]) -> Iterator[OrderRow]:
-    """Every two stages in both orders, in plans with the same steps on each. A card lists its
-    stages from small to large."""
-    for steps in task.steps:
-        for small, large in combinations(task.card.stages, 2):
-            differences = [
-                np.subtract(scores[str(plan)], scores[f"{large}:{steps - at},{small}:{at}"])
-                for plan in grid.plans((small, large), steps)
-                if [span.stage for span in plan.spans] == [small, large]
-                for at in (plan.spans[0].steps,)
-            ]
-            if differences:
-                mean = np.mean(differences, axis=0)
-                yield OrderRow(
-                    small=small,
-                    large=large,
-                    steps=steps,
-                    difference=round(float(np.mean(mean) / np.mean(reference)), DIGITS),
-                    interval=_rounded(intervals.of_ratio(mean, reference)),
-                )
-
-
-def _rounded(interval: intervals.Interval) -> intervals.Interval:
-    return round(interval[0], DIGITS), round(interval[1], DIGITS)
-
-
-def as_text(table: QualityTable) -> str:
-    """The table as JSON, a row to a line."""
-    return _json(table.model_dump(mode="json"), "\n") + "\n"
-
-
-def _json(value: Any, newline: str) -> str:
-    if not _has_rows(value):
-        return json.dumps(value)
-    inner = newline + "  "
-    if isinstance(value, list):
-        return "[" + ",".join(inner + _json(each, inner) for each in value) + newline + "]"
-    parts = (f"{inner}{json.dumps(key)}: {_json(each, inner)}" for key, each in value.items())
-    return "{" + ",".join(parts) + newline + "}"
-
-
-def _has_rows(value: Any) -> bool:
-    """Whether it is a list of objects, or has one in it."""
-    if isinstance(value, dict):
-        return any(map(_has_rows, value.values()))
-    return isinstance(value, list) and any(isinstance(each, dict) for each in value)
+    return {"start": part.start, "scores": scores}

@@ -15,9 +15,10 @@ from typer.testing import CliRunner, Result
 from diffusion_edge.commands.app import app
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
-from diffusion_edge.profile import grid, measure, metric, plots
+from diffusion_edge.profile import bounds, grid, measure, metric, picks, plots
 from diffusion_edge.profile.fit import fit
-from diffusion_edge.routing.quality import QualityRow, QualityTable
+from diffusion_edge.routing.losses import Model, StageCurve
+from diffusion_edge.routing.quality import QualityRow, QualityTable, SizeQuality
 from diffusion_edge.types import Picture, Plan
 
 PROMPTS = [
@@ -33,8 +34,15 @@ def run(*arguments: str | Path) -> Result:
 @pytest.fixture
 def folder(tiny_family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny family with 4 steps by default, prompts beside it, batches of two."""
-    monkeypatch.setattr(measure, "BATCH", 2)
+    quickly(monkeypatch)
     return made(tiny_family, tmp_path)
+
+
+def quickly(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(measure, "BATCH", 2)
+    patch.setattr(bounds, "DRAWS", 10)
+    patch.setattr(picks, "DEADLINES", 2)
+    patch.setattr(picks, "FLOORS", (0.9, 0.98))
 
 
 def made(tiny_family: Path, where: Path) -> Path:
@@ -49,7 +57,7 @@ def measured(tiny_family: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The table of that family."""
     folder = made(tiny_family, tmp_path_factory.mktemp("measured"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BATCH", 2)
+        quickly(patch)
         assert profile(folder).exit_code == 0
     return folder / "quality.json"
 
@@ -132,6 +140,67 @@ def test_other_weights_are_measured_anew(folder: Path) -> None:
     data[-1] ^= 1
     weights.write_bytes(data)
     assert measure.fingerprint(load_card(folder)) != before
+
+
+def test_every_size_is_measured_by_itself_and_stands_beside_the_others(
+    folder: Path, measured: Path
+) -> None:
+    """As long as they are of the same weights."""
+    written = folder / "quality.json"
+    shutil.copy(measured, written)
+    assert profile(folder, "--size", "32").exit_code == 0
+    both = QualityTable.read(written)
+    assert [each.size for each in both.sizes] == [16, 32]
+    assert both.sizes[0] == QualityTable.read(measured).sizes[0]
+    written.write_text(both.model_copy(update={"weights": "other"}).model_dump_json())
+    told = profile(folder, "--size", "32")
+    assert "dropped: 16 pixels" in " ".join(told.output.split())
+    assert [each.size for each in QualityTable.read(written).sizes] == [32]
+    assert "makes no squares of 17 pixels" in profile(folder, "--size", "17").output
+
+
+def test_what_is_left_wide_is_said(folder: Path) -> None:
+    """All plans draw two prompts; decisive ones more, while there are pictures and prompts."""
+    result = profile(folder, "--coarse", "2", "--pictures", str(2 * PLANS + 1))
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert f"2 prompts by {PLANS} plans; then more" in said
+    (here,) = QualityTable.read(folder / "quality.json").sizes
+    counts = {str(row.plan): row.n for row in here.rows}
+    assert set(counts.values()) == {2, 4}
+    assert counts["cloud:4"] == 4
+    left = re.findall(r"(\S+) decides and is known to ([0-9.]+) points only, by (\d) prompts", said)
+    assert {plan: counts[plan] for plan, _, _ in left} == {plan: int(n) for plan, _, n in left}
+    assert all(float(points) > 1 for _, points, _ in left)
+
+
+def test_promises_are_held_against_fresh_prompts(folder: Path, measured: Path) -> None:
+    prompts = ("--prompts", folder.parent / "prompts.txt", "--verify")
+    assert "quality.json" in run("profile", folder, *prompts).output  # there is none yet
+    shutil.copy(measured, folder)
+    stale = run("profile", folder, *prompts, "--seed", "5")
+    assert stale.exit_code == 1
+    assert "not fresh" in " ".join(stale.output.split())
+    kept = run("profile", folder, *prompts, "--seed", "90")
+    assert kept.exit_code == 0, kept.output
+    assert "| 0.98 | `" in kept.output
+    assert not list(folder.glob("*.part.jsonl"))
+    table = QualityTable.read(folder / "quality.json")
+    wrong = table.model_copy(update={"sizes": tuple(map(careless, table.sizes))})
+    (folder / "quality.json").write_text(wrong.model_dump_json())
+    broken = run("profile", folder, *prompts, "--seed", "90")
+    assert broken.exit_code == 1
+    assert "**broken**" in broken.output
+    assert "break their floor" in broken.output
+
+
+def careless(size: SizeQuality) -> SizeQuality:
+    """All plans are said to be as good as the reference."""
+    flat = [
+        StageCurve(stage=stage, steps=4, loss=(0.0, 0.0)) for stage in ("device", "edge", "cloud")
+    ]
+    model = Model(power=1.0, curves=tuple(flat))
+    return size.model_copy(update={"model": model, "low": model})
 
 
 METRIC = """

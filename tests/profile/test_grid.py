@@ -9,9 +9,9 @@ STAGES = ("device", "edge", "cloud")
 
 def test_every_order_of_up_to_three_spans() -> None:
     found = list(orders(STAGES))
-    assert len(found) == len(set(found)) == 3 + 6 + 12
-    assert ("device", "cloud", "device") in found
-    assert ("device", "device", "cloud") not in found
+    assert len(found) == len(set(found)) == 3 + 6 + 6
+    assert ("edge", "device", "cloud") in found
+    assert ("device", "cloud", "device") not in found  # no router takes it
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 10, 11, 20, 25, 50])
@@ -20,7 +20,7 @@ def test_plans_have_the_steps_and_each_is_there_once(steps: int) -> None:
     assert {plan.steps for plan in found} == {steps}
     assert len({str(plan) for plan in found}) == len(found)
     odd = steps % 2  # a half of the steps is then rounded both ways
-    most = 3 + 6 * min(7 + odd, steps - 1) + 12 * math.comb(min(3 + odd, steps - 1), 2)
+    most = 3 + 6 * min(7 + odd, steps - 1) + 6 * math.comb(min(3 + odd, steps - 1), 2)
     assert len(found) == most if steps >= 10 else 3 <= len(found) <= most
 
 
