@@ -207,6 +207,18 @@ class Defaults(_Strict):
     codec_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
+class Watch(_Strict):
+    """Keeps one finished request in `every`, with its prompt and picture, for `diffusion-edge
+    profile --watch`; the last `most` of them.
+
+    folder: an absolute path, on the ingress's machine.
+    """
+
+    every: Annotated[int, Field(ge=1)]
+    folder: Annotated[str, Field(pattern=r"^/")]
+    most: Annotated[int, Field(ge=1)] = 1000
+
+
 class Settings(_Strict):
     """The part of the file that is ours: `applications[0].args`.
 
@@ -218,6 +230,7 @@ class Settings(_Strict):
     links: what is stated of them is the first guess, until hops were measured. Left out, any two
         stages have one; else those that are named.
     measure_links: false takes links for what is stated, for comparisons.
+    watch: left out, no request is kept.
     """
 
     family: Annotated[str, Field(min_length=1)]
@@ -231,6 +244,7 @@ class Settings(_Strict):
     start_timeout_s: Positive = 300.0
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)] = Field(default_factory=dict)
     links: list[LinkConfig] = Field(default_factory=list)
+    watch: Watch | None = None
     measure_links: bool = True
     emulate: EmulatePackets | None = None
 

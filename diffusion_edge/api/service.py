@@ -61,6 +61,14 @@ class Board(Protocol):
     ) -> AbstractContextManager[Kept]: ...
 
 
+class Watcher(Protocol):
+    """Keeps some results (`watch.Watcher`)."""
+
+    def saw(self, result: GenerationResult) -> bool: ...
+
+    def keep(self, result: GenerationResult) -> None: ...
+
+
 # (request, plan, image, time left) -> the bytes that the first stage gets
 PacketMaker = Callable[[ImageRequest, Plan, int, Times], bytes]
 
@@ -110,6 +118,7 @@ class Service:
         board: Board,
         transport: Transport,
         throttle: Throttle | None = None,
+        watcher: Watcher | None = None,
         packet: PacketMaker | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
     ) -> None:
@@ -119,6 +128,7 @@ class Service:
         self.board = board
         self._transport = Guarded(transport, settings.hop_timeout_s)
         self._throttle = throttle
+        self._watcher = watcher
         self._packet = packet or packets_for(card)
         self._draw_seed = draw_seed
         models = {name: card.stages[stage.model] for name, stage in settings.stages.items()}
@@ -168,7 +178,10 @@ class Service:
         steps = choice.plan.steps
         request, view = request.in_steps(steps), view.of_steps(steps)
         with self.board.promised(request, choice.plan, view) as kept:
-            return await self._carried_out(request, choice, kept)
+            result = await self._carried_out(request, choice, kept)
+        if self._watcher is not None and self._watcher.saw(result):
+            await asyncio.to_thread(self._watcher.keep, result)
+        return result
 
     async def _carried_out(
         self, request: ImageRequest, choice: Choice, kept: Kept

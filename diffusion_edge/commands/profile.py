@@ -17,7 +17,9 @@ from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.types import MAX_STEPS
 
 if TYPE_CHECKING:
+    from diffusion_edge.families.card import FamilyCard
     from diffusion_edge.profile.measure import Following, Task
+    from diffusion_edge.profile.metric import Metric
     from diffusion_edge.profile.wanted import Where
     from diffusion_edge.routing.quality import QualityTable
 
@@ -61,11 +63,15 @@ def profile(
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold the table's promises against fresh prompts.")
     ] = False,
+    watch: Annotated[
+        Path | None, typer.Option(help="A folder of served requests: is the table still true?")
+    ] = None,
 ) -> None:
     """Measure the quality of a family's plans, for the router. An interrupted run goes on.
 
     With --verify: draw what the router would take on prompts that the table has not seen (give
-    another seed), and fail where a floor is broken by more than a point.
+    another seed), and fail where a floor is broken by more than a point. With --watch: judge what
+    a server kept, as its config's `watch` says, and fail where it is worse than was promised.
     """
     from diffusion_edge.families.card import load_card
     from diffusion_edge.families.quiet import quiet_libraries
@@ -80,6 +86,10 @@ def profile(
             f"{card.name!r} makes no squares of {card.defaults.size} pixels: {card.sizes}"
         )
     found = load_metric(metric or card.metric)
+    if watch is not None:
+        quiet_libraries()
+        _watch(card, found, watch)
+        return
     lines, source = prompts_of(found, prompts, captions, seed, FRESH if verify else MANY)
     written = out or card.root / "quality.json"
     if not written.parent.is_dir():
@@ -194,4 +204,27 @@ def _verify(task: Task, written: Path) -> None:
     broken = sum(each.broken for each in found)
     if broken:
         typer.secho(f"{broken} of {len(found)} break their floor by more than a point", err=True)
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------------- watching
+
+
+def _watch(card: FamilyCard, metric: Metric, folder: Path) -> None:
+    """Exits with 1 where the table is no longer true."""
+    from diffusion_edge.profile.measure import fingerprint
+    from diffusion_edge.profile.progress import pictures_bar
+    from diffusion_edge.profile.watch import judge, kept
+
+    watched = kept(folder)
+    with pictures_bar(len(watched)) as advance:
+        seen = judge(card, metric, fingerprint(card), watched, advance)
+    low, high = seen.interval
+    typer.echo(
+        f"{seen.n} served requests: quality {seen.quality:.3f} ({low:.3f} to {high:.3f}, three "
+        f"standard errors); promised {seen.promised:.3f}, at least {seen.bound:.3f}; "
+        f"{seen.passed} could not be judged"
+    )
+    if not seen.is_true:
+        typer.secho("worse than was promised: the quality table is no longer true", err=True)
         raise typer.Exit(1)

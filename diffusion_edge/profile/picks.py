@@ -17,7 +17,6 @@ import numpy as np
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import NoPlan
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.profile import batch
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import EXACT, Held, ImageRequest, Link, Plan, StageStatus, Tier, View
@@ -116,9 +115,16 @@ def _busy(idle: View, name: str, steps: int) -> View:
 
 
 def _request(card: FamilyCard, steps: int, floor: float, deadline_s: float) -> ImageRequest:
-    return replace(
-        batch.request(card, "", 0),
+    defaults = card.defaults
+    return ImageRequest(
+        prompt="",
+        family=card.name,
         steps=steps,
+        seed=0,
+        solver=defaults.solver,
+        guidance=defaults.guidance,
+        width=defaults.size,
+        height=defaults.size,
         quality_floor=floor,
         deadline_s=deadline_s,
         policy=POLICY,

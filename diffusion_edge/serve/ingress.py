@@ -33,6 +33,7 @@ class Ingress:
         # Here and not above: the process that deploys has no need of torch.
         from diffusion_edge.api.http import create_app
         from diffusion_edge.api.service import Service
+        from diffusion_edge.api.watch import Watcher
 
         folder = family_folder(settings.family)
         card = load_card(folder)
@@ -51,13 +52,15 @@ class Ingress:
             measure_links=settings.measure_links,
         )
         transport = RayTransport(handles)
+        quality = _quality(folder, card)
         service = Service(
             card=card,
             settings=settings,
-            quality=_quality(folder, card),
+            quality=quality,
             board=self._board,
             transport=transport,
             throttle=transport.throttle,
+            watcher=Watcher(settings.watch, settings, quality) if settings.watch else None,
         )
         links = self._board.links
         links.expect(max(carried(service.request(ImagesBody(prompt="a picture"))).packet_bytes))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_edge.families.card import load_card
-from diffusion_edge.profile import bounds, picks, wanted
+from diffusion_edge.profile import bounds, measure, picks, wanted
 from diffusion_edge.profile.measure import Part, Task, with_plans
 from diffusion_edge.profile.metric import load_metric
 from diffusion_edge.profile.wanted import Where, nearest, reach
@@ -16,14 +16,16 @@ from diffusion_edge.types import Plan
 
 from .test_bounds import PLANS, drawn, rows
 
-PROMPTS = tuple(f"a red circle {i}" for i in range(400))
+PROMPTS = tuple(f"a red circle {i}" for i in range(208))
 ALONE = {"device": 0.85, "edge": 0.96, "cloud": 1.0}
 
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "DRAWS", 20)
-    monkeypatch.setattr(picks, "DEADLINES", 3)
+    monkeypatch.setattr(bounds, "DRAWS", 8)
+    monkeypatch.setattr(picks, "DEADLINES", 2)
+    for module in (measure, wanted):
+        monkeypatch.setattr(module, "BATCH", 64)
 
 
 @pytest.fixture
@@ -52,8 +54,8 @@ def followed(task: Task, where: Where) -> tuple[list[Part], dict[str, list[float
 
 def test_all_draw_the_coarse_prompts_and_decisive_ones_more(task: Task) -> None:
     parts, scores = followed(task, Where(coarse=80, pictures=20_000))
-    assert [(part.start, part.stop) for part in parts[:3]] == [(0, 32), (32, 64), (64, 80)]
-    assert all(set(part.plans) == set(task.plans) for part in parts[:3])
+    assert [(part.start, part.stop) for part in parts[:2]] == [(0, 64), (64, 80)]
+    assert all(set(part.plans) == set(task.plans) for part in parts[:2])
     counts = {plan: len(values) for plan, values in scores.items()}
     more = {plan for plan, count in counts.items() if count > 80}
     assert min(counts.values()) == 80
@@ -65,14 +67,14 @@ def test_all_draw_the_coarse_prompts_and_decisive_ones_more(task: Task) -> None:
 def test_it_stops_when_the_pictures_are_spent(task: Task) -> None:
     coarse = 80 * len(task.plans)
     parts, scores = followed(task, Where(coarse=80, pictures=coarse + 50))
-    assert len(parts) == 4
-    assert coarse + 50 <= sum(map(len, scores.values())) < coarse + 50 + 32 * len(task.plans)
-    assert len(followed(task, Where(coarse=80, pictures=1))[0]) == 3
+    assert len(parts) == 3
+    assert coarse + 50 <= sum(map(len, scores.values())) < coarse + 50 + 64 * len(task.plans)
+    assert len(followed(task, Where(coarse=80, pictures=1))[0]) == 2
 
 
 def test_what_is_narrow_is_enough(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wanted, "NARROW", 0.5)
-    assert len(followed(task, Where(coarse=80, pictures=20_000))[0]) == 3
+    assert len(followed(task, Where(coarse=80, pictures=20_000))[0]) == 2
 
 
 def test_the_nearest_row_has_the_same_stages_in_the_same_order() -> None:
