@@ -128,7 +128,8 @@ def _measure(task: Task, written: Path, steps: list[int], where: Where) -> None:
     count = sum(map(len, scores.values()))
     typer.echo(f"{written}: {len(task.plans)} plans of {edge} pixels, {count} pictures")
     if gone:
-        typer.echo(f"measured of other weights or otherwise, so dropped: {gone} pixels")
+        edges = ", ".join(map(str, gone))
+        typer.echo(f"measured of other weights or otherwise, so dropped: {edges} pixels")
     for line in summary(found):
         typer.echo(line)
     for row in wide(task, found):

@@ -38,7 +38,7 @@ from diffusion_edge.profile.fit import (
     quality,
 )
 from diffusion_edge.profile.intervals import Z
-from diffusion_edge.routing.cost import MAX_SPANS, cuts
+from diffusion_edge.routing.cost import cuts
 from diffusion_edge.routing.losses import Model
 from diffusion_edge.routing.quality import CONFIDENCE, QualityRow
 
@@ -48,6 +48,8 @@ Scores = Mapping[str, Sequence[float]]
 more of them than others."""
 
 DRAWS = 200
+SPANS = 3
+"""Of a plan that a router takes, at most."""
 ONE_SIDED = 1.644854
 """Standard errors to the lower end of a one-sided 95 % interval."""
 TOLERANCE = 1e-3
@@ -158,7 +160,7 @@ def _misfit(problem: Problem, estimate: Floats, residuals: Floats) -> float:
 def _plans(problem: Problem) -> Iterator[Spans]:
     """All that a router may take, in the numbers of steps that were measured."""
     for steps in problem.steps:
-        for count in range(1, min(MAX_SPANS, len(problem.stages), steps) + 1):
+        for count in range(1, min(SPANS, len(problem.stages), steps) + 1):
             for order in permutations(problem.stages, count):
                 for each in zip(*cuts(steps, count), strict=True):
                     yield tuple(zip(order, map(int, each), strict=True))
