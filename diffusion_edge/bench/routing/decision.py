@@ -30,8 +30,8 @@ PATIENCE = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Decisions:
-    """decide_s: each of a decision whose tables are known; table_s: each of the table of one
-    stage."""
+    """decide_s: each of a decision whose tables are known; table_s: each of the table of a stage
+    that is full."""
 
     decide_s: tuple[float, ...]
     table_s: tuple[float, ...]
@@ -45,7 +45,9 @@ def measured(
     for number in range(views):
         view = drawn_view(settings, rng)
         request = drawn_request(quality.family, view, rng, number)
-        table_s += [_seconds(partial(_table, request, view, stage)) for stage in view.stages]
+        for config in settings.stages.values():
+            full = _stage("full", config, rng, config.capacity)
+            table_s.append(_seconds(partial(_table, request, view, full)))
         choose = partial(policy(name), view=view, quality=quality)
         choose(request)  # makes what is kept: tables, and shapes above the floor
         again = replace(request, request_id="another", prompt="another")
@@ -59,9 +61,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.thread_time() - began
 
 
-def _table(request: ImageRequest, view: View, stage: str) -> None:
+def _table(request: ImageRequest, view: View, status: StageStatus) -> None:
     """What is made for the first request after a stage's report."""
-    status = view.stages[stage]
     ask = Ask(
         cells=view.cells,
         rows=status.rows(guided=True),
@@ -76,7 +77,7 @@ def _table(request: ImageRequest, view: View, stage: str) -> None:
 
 def drawn_view(settings: Settings, rng: random.Random) -> View:
     stages = {
-        f"{tier}-{number}": _stage(f"{tier}-{number}", config, rng)
+        f"{tier}-{number}": _stage(f"{tier}-{number}", config, rng, rng.randint(0, _some(config)))
         for tier, config in settings.stages.items()
         for number in range(REPLICAS)
     }
@@ -96,12 +97,16 @@ def drawn_view(settings: Settings, rng: random.Random) -> View:
     )
 
 
-def _stage(name: str, config: StageConfig, rng: random.Random) -> StageStatus:
+def _some(config: StageConfig) -> int:
+    """Images that a stage holds at most, where there is something to choose."""
+    return 8 if config.emulate is not None and len(config.emulate.curve) > 1 else 2
+
+
+def _stage(name: str, config: StageConfig, rng: random.Random, count: int) -> StageStatus:
     assert config.emulate is not None
     off = rng.uniform(1 - SPREAD, 1 + SPREAD)
     curve = {rows: seconds * off for rows, seconds in config.emulate.curve.items()}
-    batches = len(curve) > 1
-    held = tuple(_held(k, curve[1], rng) for k in range(rng.randint(0, 8 if batches else 2)))
+    held = tuple(_held(k, curve[1], rng) for k in range(count))
     return StageStatus(
         stage=name,
         tier=config.tier,
@@ -114,7 +119,7 @@ def _stage(name: str, config: StageConfig, rng: random.Random) -> StageStatus:
         decode_s={CELLS: config.emulate.decode_s * off},
         resident_bytes=0,
         emulated=True,
-        batches=batches,
+        batches=len(curve) > 1,
         held=held,
     )
 
