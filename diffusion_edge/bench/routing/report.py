@@ -258,7 +258,10 @@ def _by_link(runs: Sequence[Ran], ran: Ran) -> tuple[str, ...]:
 def _decisions(found: Decisions) -> Iterator[str]:
     title = f"Thread CPU time on drawn views of 3 tiers x {REPLICAS} stages, {STEPS} steps"
     head = ("", "times", "median", "p90", "p99")
-    kinds = (("a decision, its tables known", found.decide_s), ("the table of a full stage", found.table_s))
+    kinds = (
+        ("a decision, its tables known", found.decide_s),
+        ("the table of a full stage", found.table_s),
+    )
     rows = (
         (what, str(len(taken)), *(_seconds(quantile(taken, share)) for share in (0.5, 0.9, 0.99)))
         for what, taken in kinds
