@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 Curve = Mapping[int, float]
-"""Seconds of a forward pass by its rows; never empty."""
+"""Seconds of a forward pass by its rows, or of a call by what is in it; never empty."""
 
 
 def cells_of(shape: Sequence[int]) -> int:
@@ -41,6 +41,13 @@ def scaled(by_cells: Mapping[int, float], cells: int) -> float:
     """Seconds of one picture of a size: its own, or else the nearest's in proportion to cells."""
     near = nearest_size(by_cells, cells)
     return by_cells[near] * cells / near
+
+
+def of_pictures(by_cells: Mapping[int, Curve], cells: int) -> Curve:
+    """Seconds of a call that decodes pictures of a size, by how many: its own, or else the nearest
+    size's in proportion to cells."""
+    near = nearest_size(by_cells, cells)
+    return {count: took_s * cells / near for count, took_s in by_cells[near].items()}
 
 
 def nearest_size(known: Iterable[int], cells: int) -> int:

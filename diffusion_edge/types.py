@@ -325,7 +325,8 @@ class Held:
     arrives_s: seconds from the stage's report, 0 for what was there. due_s: when its steps should
     be done, seconds from the report; it orders the work (see `batching`). rows, cells: of it in a
     forward pass. encodes, decodes: whether its text is still to be encoded there, and its picture
-    decoded.
+    decoded. doubled: whether guidance doubles it in the model, whatever rows are counted for it; it
+    shares passes with its like only.
     """
 
     request: str
@@ -337,6 +338,27 @@ class Held:
     encodes: bool
     decodes: bool
     arrives_s: float = 0.0
+    doubled: bool = False
+
+
+Work = Literal["steps", "texts", "pictures"]
+"""What a stage's turn goes to: a forward pass, a call that encodes texts, or one that decodes
+pictures."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a stage does at the moment of its report, and what waits for its turn after that, who
+    waits longest first.
+
+    work: None where nothing runs, or nothing is told. images: in that pass or call, by their places
+    in `StageStatus.held`. left_s: seconds until it is expected to end.
+    """
+
+    work: Work | None = None
+    images: tuple[int, ...] = ()
+    left_s: float = 0.0
+    waiting: tuple[Work, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -346,11 +368,14 @@ class StageStatus:
     `step_s` has the seconds of a step by size (cells of the latent, see `curves`) and by rows in
     the forward pass (a guided sample is two rows), `decode_s` those of a picture by size: measured
     and seen while serving, or stated by the config if `emulated`; a sample then counts as one row.
+    `encode_s` is that of one text, `texts_s` and `pictures_s` (by cells) have the seconds of a call
+    for several, by how many, where they are known; a guided row brings a text of its own.
     `reaches` names the other stages that it can hand off to by now; None means all. `guiding`: a
     guided sample of a model that does not double takes one row. `queued` exceeds `capacity` where
-    hand-offs wait. `batches`: samples that wait share forward passes, of at most `most_rows` rows.
-    `held` has what was admitted and is not done, in order of arrival; where a board has merged its
-    promises in, also what was decided to come.
+    hand-offs wait. `batches`: samples that wait share forward passes, of at most `most_rows` rows;
+    `pads`: of always as many. `held` has what was admitted and is not done: first the pictures that
+    wait to be decoded, in that order, then the others in order of arrival; where a board has merged
+    its promises in, at last what was decided to come. `turn`: what of it is being done now.
     """
 
     stage: str
@@ -371,20 +396,35 @@ class StageStatus:
     batches: bool = False
     most_rows: int | None = None
     held: tuple[Held, ...] = ()
+    pads: bool = False
+    turn: Turn = Turn()
+    texts_s: Curve = field(default_factory=dict)
+    pictures_s: Mapping[int, Curve] = field(default_factory=dict)
 
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches
 
+    def doubles(self, guided: bool) -> bool:
+        """Whether the model makes a second pass of a sample, with the negative prompt."""
+        return guided and self.guiding == "doubled"
+
     def rows(self, guided: bool) -> int:
         """Of one sample in a forward pass."""
-        return 2 if guided and self.guiding == "doubled" and not self.emulated else 1
+        return 2 if self.doubles(guided) and not self.emulated else 1
 
     def seconds_per_step(self, guided: bool, cells: int) -> float:
         """Of one sample that steps alone."""
         return curves.seconds(curves.curve(self.step_s, cells), self.rows(guided))
 
-    def seconds_to_decode(self, cells: int) -> float:
-        return curves.scaled(self.decode_s, cells)
+    def seconds_to_encode(self, texts: int) -> float:
+        """In one call."""
+        return curves.seconds(self.texts_s or {1: self.encode_s}, texts)
+
+    def seconds_to_decode(self, cells: int, pictures: int = 1) -> float:
+        """In one call."""
+        if not self.pictures_s:
+            return pictures * curves.scaled(self.decode_s, cells)
+        return curves.seconds(curves.of_pictures(self.pictures_s, cells), pictures)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Promise:
     at_s: float
     arrives_s: float
     deadline_s: float
+    doubled: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -67,6 +68,7 @@ class Promise:
             encodes=True,
             decodes=self.decodes,
             arrives_s=arrives_s,
+            doubled=self.doubled,
         )
 
 
@@ -86,6 +88,7 @@ def promised(request: ImageRequest, plan: Plan, view: View, at_s: float) -> tupl
             at_s=at_s,
             arrives_s=arrives_s,
             deadline_s=request.deadline_s,
+            doubled=view.stages[span.stage].doubles(span_guided(span, request, view)),
         )
         for k, (span, by_image) in enumerate(
             zip(plan.spans, finish.arrivals(plan, request, view), strict=True)

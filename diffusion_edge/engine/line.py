@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from diffusion_edge.engine.turn import Seat
 from diffusion_edge.errors import StageLost
 
 
@@ -29,7 +30,7 @@ class Line(Generic[Who]):
     all who wait. turn: held during a round; what shares it takes turns.
     """
 
-    def __init__(self, work: Callable[[list[Who]], Awaitable[None]], turn: asyncio.Lock) -> None:
+    def __init__(self, work: Callable[[list[Who]], Awaitable[None]], turn: Seat) -> None:
         self._work = work
         self._turn = turn
         self._waiters: list[Who] = []

@@ -58,7 +58,7 @@ async def measure(
 
 async def _first(stage: _Stage, size: int, parts: int) -> Seconds:
     """Batches grow until two sizes in a row brought no more rows a second, or memory ends."""
-    encode_s = await stage.timed(lambda: stage.begin(size), REPEATS)
+    encode = {1: Recent((await stage.timed(lambda: stage.begin(size), REPEATS),))}
     trajectory = await stage.begin(size)
     cells, step_s, cuts = _cells(trajectory), dict[int, float](), dict[int, int]()
     too_many, idle = None, 0
@@ -76,8 +76,8 @@ async def _first(stage: _Stage, size: int, parts: int) -> Seconds:
         idle = 0 if best_rows(step_s) == rows else idle + 1
         if idle == 2:
             break
-    decode = {cells: Recent((await stage.decode_s(trajectory, REPEATS),))}
-    return Seconds({cells: Steps(step_s)}, encode_s, decode, cuts, too_many)
+    decode = {cells: {1: Recent((await stage.decode_s(trajectory, REPEATS),))}}
+    return Seconds({cells: Steps(step_s)}, encode, decode, cuts, too_many)
 
 
 async def _another(stage: _Stage, trajectory: Trajectory, known: Seconds) -> Seconds:
@@ -94,7 +94,7 @@ async def _another(stage: _Stage, trajectory: Trajectory, known: Seconds) -> Sec
     return replace(
         known,
         steps={**known.steps, cells: Steps(step_s)},
-        decode={**known.decode, cells: Recent((decode_s,))},
+        decode={**known.decode, cells: {1: Recent((decode_s,))}},
     )
 
 

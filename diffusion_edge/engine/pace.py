@@ -26,8 +26,37 @@ class RealClock:
         await asyncio.sleep(seconds)
 
 
-class Pace:
-    """Makes parts take the seconds stated for each, on one device that does one after the other.
+class Pace(Protocol):
+    """How fast parts are done on a device that does one after the other."""
+
+    slept_s: float
+    overruns: int
+
+    def ends_at(self, seconds: float, asked_at: float) -> float:
+        """When a part that begins now is expected to end, if it takes so many seconds."""
+
+    async def keep(self, seconds: float, asked_at: float, work: Awaitable[Result]) -> Result:
+        """The result of `work`. asked_at: on the clock, when the part could have begun on a free
+        device."""
+
+
+class OwnPace:
+    """Parts take as long as they do."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.slept_s = 0.0
+        self.overruns = 0
+
+    def ends_at(self, seconds: float, asked_at: float) -> float:
+        return self._clock.now() + seconds
+
+    async def keep(self, seconds: float, asked_at: float, work: Awaitable[Result]) -> Result:
+        return await work
+
+
+class StatedPace:
+    """Makes parts take the seconds stated for each.
 
     A part begins when the device is free and the part was asked for, whichever is later. So what a
     sleep overshoots, the next part makes up, and the total holds, but no part makes up for time
@@ -41,14 +70,16 @@ class Pace:
         self.slept_s = 0.0
         self.overruns = 0
 
-    async def keep(self, stated_s: float, asked_at: float, work: Awaitable[Result]) -> Result:
-        """The result of `work`, not before it is due. asked_at: on the clock, when the part could
-        have begun on a free device."""
+    def ends_at(self, seconds: float, asked_at: float) -> float:
+        return max(self._due, asked_at) + seconds
+
+    async def keep(self, seconds: float, asked_at: float, work: Awaitable[Result]) -> Result:
+        """Not before it is due."""
         began = self._clock.now()
-        self._due = max(self._due, asked_at) + stated_s
+        self._due = self.ends_at(seconds, asked_at)
         result = await work
         ended = self._clock.now()
-        self.overruns += ended - began > stated_s
+        self.overruns += ended - began > seconds
         if ended < self._due:
             await self._clock.sleep(self._due - ended)
             self.slept_s += self._clock.now() - ended

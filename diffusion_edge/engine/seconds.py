@@ -71,26 +71,28 @@ class Steps:
 
 @dataclass(frozen=True)
 class Seconds:
-    """What the parts of a span take: encode; and by cells of the latent, steps and decode.
+    """What the parts of a span take.
 
-    lanes: by rows times cells of a forward pass, into how many lanes it is cut. too_many: rows
-    times cells that memory did not hold, of which half are tried from then on; None if it held all.
+    steps: by cells of the latent. encode: of a call, by the texts in it. decode: of a call, by
+    cells and by the pictures in it. lanes: by rows times cells of a forward pass, into how many
+    lanes it is cut. too_many: rows times cells that memory did not hold, of which half are tried
+    from then on; None if it held all.
     stated: by a config; what is seen then changes nothing.
     """
 
     steps: Mapping[int, Steps]
-    encode_s: float
-    decode: Mapping[int, Recent]
+    encode: Mapping[int, Recent]
+    decode: Mapping[int, Mapping[int, Recent]]
     lanes: Mapping[int, int] = field(default_factory=lambda: {1: 1})
     too_many: int | None = None
     stated: bool = False
 
     @classmethod
     def of(cls, emulate: Emulate, cells: int) -> Seconds:
-        """What is stated of a size with so many cells. A sample counts as one row whether it is
-        guided or not."""
-        steps, decode = Steps(emulate.curve), Recent((emulate.decode_s,))
-        return cls({cells: steps}, emulate.encode_s, {cells: decode}, stated=True)
+        """What is stated of a size with so many cells. A sample counts as one row and one text
+        whether it is guided or not."""
+        encode, decode = Recent((emulate.encode_s,)), Recent((emulate.decode_s,))
+        return cls({cells: Steps(emulate.curve)}, {1: encode}, {cells: {1: decode}}, stated=True)
 
     @property
     def step_s(self) -> Mapping[int, Curve]:
@@ -98,9 +100,19 @@ class Seconds:
         return {cells: self.steps[cells].curve for cells in sorted(self.steps)}
 
     @property
+    def texts_s(self) -> Curve:
+        """Of a call, by the texts in it."""
+        return typical(self.encode)
+
+    @property
+    def pictures_s(self) -> Mapping[int, Curve]:
+        """Of a call, by cells and by the pictures in it."""
+        return {cells: typical(self.decode[cells]) for cells in sorted(self.decode)}
+
+    @property
     def decode_s(self) -> Mapping[int, float]:
         """Of one picture by cells."""
-        return {cells: self.decode[cells].typical_s for cells in sorted(self.decode)}
+        return {cells: curves.seconds(curve, 1) for cells, curve in self.pictures_s.items()}
 
     def curve(self, cells: int) -> Curve:
         """Seconds of a step by rows."""
@@ -109,8 +121,13 @@ class Seconds:
     def step(self, cells: int, rows: int) -> float:
         return curves.seconds(self.curve(cells), rows)
 
-    def decoding(self, cells: int) -> float:
-        return curves.scaled(self.decode_s, cells)
+    def encoding(self, texts: int) -> float:
+        """Of so many in one call."""
+        return curves.seconds(self.texts_s, texts)
+
+    def decoding(self, cells: int, pictures: int = 1) -> float:
+        """Of so many in one call."""
+        return curves.seconds(curves.of_pictures(self.pictures_s, cells), pictures)
 
     def rows(self, cells: int, unit: int, waiting: int, most: int) -> int:
         """Of the next forward pass at most, where `waiting` rows could share it.
@@ -139,14 +156,23 @@ class Seconds:
         kept = dict(list(others.items())[1 - SIZES :])
         return replace(self, steps={**kept, cells: self._steps(cells).after(rows, took_s)})
 
-    def after_decoding(self, cells: int, took_s: float) -> Seconds:
-        """With one more picture seen."""
+    def after_encoding(self, texts: int, took_s: float) -> Seconds:
+        """With one more call seen."""
         if self.stated:
             return self
-        others = {known: recent for known, recent in self.decode.items() if known != cells}
+        recent = self.encode.get(texts) or Recent((self.encoding(texts),))
+        return replace(self, encode={**self.encode, texts: recent.after(took_s)})
+
+    def after_decoding(self, cells: int, pictures: int, took_s: float) -> Seconds:
+        """With one more call seen."""
+        if self.stated:
+            return self
+        others = {known: calls for known, calls in self.decode.items() if known != cells}
         kept = dict(list(others.items())[1 - SIZES :])
-        recent = self.decode.get(cells, Recent((self.decoding(cells),)))
-        return replace(self, decode={**kept, cells: recent.after(took_s)})
+        own = self.decode.get(cells, {})
+        recent = own.get(pictures) or Recent((self.decoding(cells, pictures),))
+        calls = {**own, pictures: recent.after(took_s)}
+        return replace(self, decode={**kept, cells: calls})
 
     def out_of_memory(self, cells: int, rows: int) -> Seconds:
         """With one forward pass seen that memory did not hold."""
@@ -154,3 +180,8 @@ class Seconds:
 
     def _steps(self, cells: int) -> Steps:
         return self.steps.get(cells) or Steps(curves.curve(self.step_s, cells))
+
+
+def typical(recent: Mapping[int, Recent]) -> Curve:
+    """What is taken for each, in order."""
+    return {count: recent[count].typical_s for count in sorted(recent)}

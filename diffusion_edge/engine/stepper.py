@@ -15,6 +15,7 @@ from diffusion_edge.batching import Batching, Sample, company, next_batch
 from diffusion_edge.engine.line import Line, apart
 from diffusion_edge.engine.pace import Clock, Pace
 from diffusion_edge.engine.run import Trajectory
+from diffusion_edge.engine.turn import Seat
 
 
 class Step(Protocol):
@@ -48,27 +49,28 @@ class Stepper:
 
     turn: held during a step; what shares it takes turns with the steps. rows: of a forward pass at
     most, asked at every boundary with those that could share it; None steps one sample at a time.
-    pace, stated_s: for emulation, the device's pace and the seconds that a forward pass of so many
-    cells and rows shall take. on_step: told cells, rows and seconds of every forward pass.
+    pace: the device's. seconds: that a forward pass of so many cells and rows is known to take, or
+    shall take. on_step: told cells, rows and seconds of every forward pass.
     """
 
     def __init__(
         self,
         step: Step,
         clock: Clock,
-        turn: asyncio.Lock,
+        turn: Seat,
         *,
         mode: Batching,
         rows: Callable[[Sequence[Sample]], int | None],
         pace: Pace,
-        stated_s: Callable[[int, int], float | None],
+        seconds: Callable[[int, int], float],
         on_step: Callable[[int, int, float], None],
     ) -> None:
         self._take_step = step
         self._clock = clock
         self._mode = mode
         self._rows = rows
-        self._stated_s = stated_s
+        self._seconds = seconds
+        self._turn = turn
         self._on_step = on_step
         self._pace = pace
         self.line: Line[Entry] = Line(self._boundary, turn)
@@ -107,11 +109,11 @@ class Stepper:
         trajectories = self._padded([entry.trajectory for entry in batch], samples)
         cells, rows = samples[0].cells, len(trajectories) * samples[0].rows
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
-        work, stated_s = self._take_step(trajectories, rows), self._stated_s(cells, rows)
-        asked_at = max(
-            entry.asked_at for entry in batch
-        )  # a pass cannot begin before all are there
-        after = await (work if stated_s is None else self._pace.keep(stated_s, asked_at, work))
+        work, seconds = self._take_step(trajectories, rows), self._seconds(cells, rows)
+        # A pass cannot begin before all are there.
+        asked_at = max(entry.asked_at for entry in batch)
+        self._turn.does(batch, self._pace.ends_at(seconds, asked_at))
+        after = await self._pace.keep(seconds, asked_at, work)
         self._on_step(cells, rows, self._clock.now() - began)
         for entry, trajectory in zip(batch, after, strict=False):
             entry.trajectory = trajectory

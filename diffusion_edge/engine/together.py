@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from diffusion_edge.engine.line import Line, apart
 from diffusion_edge.engine.pace import Clock, Pace
+from diffusion_edge.engine.turn import Seat
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,25 +43,26 @@ class Together(Generic[Item, Result]):
     """Makes a result of each item, in calls for several.
 
     call: results in the items' order. turn: held during a call; what shares it takes turns.
-    most: how many of those that wait, in order of arrival, go into the next call. pace, stated_s:
-    for emulation, the device's pace and the seconds that a call for these items shall take.
+    most: how many of those that wait, in order of arrival, go into the next call. pace: the
+    device's. seconds: that a call for these items is known to take, or shall take.
     """
 
     def __init__(
         self,
         call: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         clock: Clock,
-        turn: asyncio.Lock,
+        turn: Seat,
         *,
         most: Callable[[Sequence[Item]], int],
         pace: Pace,
-        stated_s: Callable[[Sequence[Item]], float | None],
+        seconds: Callable[[Sequence[Item]], float],
     ) -> None:
         self._call = call
         self._clock = clock
         self._most = most
-        self._stated_s = stated_s
+        self._seconds = seconds
         self._pace = pace
+        self._turn = turn
         self.line: Line[_Waiting[Item, Result]] = Line(self._next, turn)
 
     async def make(self, item: Item) -> Made[Result]:
@@ -77,8 +79,9 @@ class Together(Generic[Item, Result]):
     async def _make(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
         items, asked_at = [entry.item for entry in batch], batch[0].asked_at
-        work, stated_s = self._call(items), self._stated_s(items)
-        results = await (work if stated_s is None else self._pace.keep(stated_s, asked_at, work))
+        work, seconds = self._call(items), self._seconds(items)
+        self._turn.does(items, self._pace.ends_at(seconds, asked_at))
+        results = await self._pace.keep(seconds, asked_at, work)
         ended = self._clock.now()
         slept_s, overruns = self._pace.slept_s - slept_s, self._pace.overruns - overruns
         for entry, result in zip(batch, results, strict=True):

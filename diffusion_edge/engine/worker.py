@@ -9,7 +9,7 @@ report between and during steps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,12 +27,13 @@ from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.engine.lanes import Lanes
 from diffusion_edge.engine.link import EmulatedLink, steady
 from diffusion_edge.engine.measure import ROWS, measure, resident_bytes
-from diffusion_edge.engine.pace import Clock, Pace, RealClock
+from diffusion_edge.engine.pace import Clock, OwnPace, RealClock, StatedPace
 from diffusion_edge.engine.probe import Greets, probed
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Made, Together
+from diffusion_edge.engine.turn import Seat, Turns
 from diffusion_edge.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -58,6 +59,7 @@ from diffusion_edge.types import (
     Tier,
     Times,
     Transport,
+    Turn,
 )
 
 HELD, HELD_BYTES = 1024, 256 * 2**20
@@ -78,6 +80,7 @@ class Job:
     arrived: float
     times: Times
     sample: Sample
+    doubled: bool
     encodes_left: int
     decodes_left: int
     entry: Entry | None = None
@@ -99,12 +102,19 @@ class Job:
             due_s=self.sample.due - now,
             encodes=self.encodes_left > 0,
             decodes=self.decodes_left > 0,
+            doubled=self.doubled,
         )
+
+    def is_among(self, items: Set[int]) -> bool:
+        """Whether a pass or a call that has items of these identities is for this job."""
+        entry = self.entry
+        own = (self.packet,) if entry is None else (entry, entry.trajectory)
+        return any(id(each) in items for each in own)
 
     def around_s(self, seconds: Seconds) -> float:
         """What encoding and decoding are still to take."""
         decoding_s = self.decodes_left * seconds.decoding(self.sample.cells)
-        return self.encodes_left * seconds.encode_s + decoding_s
+        return self.encodes_left * seconds.encoding(self.sample.rows) + decoding_s
 
 
 @dataclass(frozen=True)
@@ -179,32 +189,32 @@ class Worker:
         self._overruns = 0
         self._closed = False
         self._lanes = Lanes(f"steps-{stage}", threads)
-        # One turn for all three: beside each other on the same cores they take longer.
-        turn, pace = asyncio.Lock(), Pace(self._clock)
+        self._turns = Turns()
+        pace = StatedPace(self._clock) if emulate else OwnPace(self._clock)
         self._texts: Together[Packet, Trajectory] = Together(
-            lambda packets: self._lanes.run(partial(core.begin_all, family, packets)),
+            self._encode,
             self._clock,
-            turn,
+            Seat(self._turns, "texts"),
             most=lambda waiting: min(len(waiting), TEXTS) if self._together else 1,
             pace=pace,
-            stated_s=lambda _: emulate.encode_s if emulate else None,
+            seconds=lambda packets: self._seconds.encoding(self._texts_of(packets)),
         )
         self._pictures: Together[Trajectory, Picture] = Together(
             self._decode,
             self._clock,
-            turn,
+            Seat(self._turns, "pictures"),
             most=lambda waiting: alike(waiting) if self._together else 1,
             pace=pace,
-            stated_s=lambda ended: self._seconds.decoding(latent_cells(ended)) if emulate else None,
+            seconds=lambda ended: self._seconds.decoding(latent_cells(ended), len(ended)),
         )
         self._stepper = Stepper(
             self._step,
             self._clock,
-            turn,
+            Seat(self._turns, "steps"),
             mode=mode,
             rows=self._rows,
             pace=pace,
-            stated_s=lambda cells, rows: self._seconds.step(cells, rows) if emulate else None,
+            seconds=lambda cells, rows: self._seconds.step(cells, rows),
             on_step=self._learn,
         )
 
@@ -237,7 +247,7 @@ class Worker:
 
         A forward pass is seen when it has ended: what is in one now has its step still before it.
         """
-        seconds, now = self._seconds, self._clock.now()
+        seconds, now, jobs = self._seconds, self._clock.now(), self._pictures_first()
         return StageStatus(
             stage=self.stage,
             tier=self._tier,
@@ -246,7 +256,7 @@ class Worker:
             queued=len(self._jobs),
             capacity=self._capacity,
             step_s=seconds.step_s,
-            encode_s=seconds.encode_s,
+            encode_s=seconds.encoding(1),
             decode_s=seconds.decode_s,
             resident_bytes=resident_bytes(),
             emulated=self._emulate is not None,
@@ -255,8 +265,30 @@ class Worker:
             guiding=self._family.guiding,
             batches=self._batches,
             most_rows=self._most_rows,
-            held=tuple(job.held(now) for job in self._jobs),
+            held=tuple(job.held(now) for job in jobs),
+            pads=self._mode == "reproducible",
+            turn=self._told_turn(jobs, now),
+            texts_s=seconds.texts_s,
+            pictures_s=seconds.pictures_s,
         )
+
+    def _pictures_first(self) -> list[Job]:
+        """All jobs, those first that wait for their pictures, in that order."""
+        waiting = [made.item for made in self._pictures.line.waiting()]
+        places = {id(trajectory): place for place, trajectory in enumerate(waiting)}
+
+        def place(job: Job) -> int:
+            return places.get(id(job.entry and job.entry.trajectory), len(places))
+
+        return sorted(self._jobs, key=place)
+
+    def _told_turn(self, jobs: Sequence[Job], now: float) -> Turn:
+        waiting, doing = tuple(self._turns.waiting), self._turns.doing
+        if doing is None:
+            return Turn(waiting=waiting)
+        items = {id(item) for item in doing.items}
+        images = tuple(place for place, job in enumerate(jobs) if job.is_among(items))
+        return Turn(doing.work, images, max(doing.ends_at - now, 0.0), waiting)
 
     async def warm_up(self, size: int, solver: str, others: Sequence[int] = ()) -> Seconds:
         """Measures this stage on images of `size` pixels, and a little on `others` that soon take
@@ -308,6 +340,7 @@ class Worker:
             arrived=now,
             times=packet.left.shifted(now),
             sample=self._sample(packet, now),
+            doubled=self._doubled(packet),
             encodes_left=1,
             decodes_left=int(packet.plan.after_first() is None),
         )
@@ -330,12 +363,11 @@ class Worker:
 
     def _sample(self, packet: Packet, now: float) -> Sample:
         """What the rules of batching are told of a packet that arrives now."""
-        doubled = self._family.guiding == "doubled" and packet.guidance_now > 1
-        rows = 2 if doubled and not self._emulate else 1
+        rows = self._rows_of(packet)
         shape = self._family.latent_shape(packet.width, packet.height)
         cells = cells_of(shape)
         return Sample(
-            key=(shape, doubled),
+            key=(shape, self._doubled(packet)),
             rows=rows,
             cells=cells,
             due=batching.due(
@@ -345,6 +377,16 @@ class Worker:
                 self._mode,
             ),
         )
+
+    def _doubled(self, packet: Packet) -> bool:
+        return self._family.guiding == "doubled" and packet.guidance_now > 1
+
+    def _rows_of(self, packet: Packet) -> int:
+        """In a forward pass, and texts in a call."""
+        return 2 if self._doubled(packet) and not self._emulate else 1
+
+    def _texts_of(self, packets: Sequence[Packet]) -> int:
+        return sum(map(self._rows_of, packets))
 
     async def _work(self, job: Job) -> Outcome:
         try:
@@ -486,12 +528,20 @@ class Worker:
     def _learn(self, cells: int, rows: int, took_s: float) -> None:
         self._known = self._seconds.after_step(cells, rows, took_s)
 
+    async def _encode(self, packets: Sequence[Packet]) -> Sequence[Trajectory]:
+        """All in one call."""
+        began = self._clock.now()
+        begun = await self._lanes.run(partial(core.begin_all, self._family, packets))
+        took_s = self._clock.now() - began
+        self._known = self._seconds.after_encoding(self._texts_of(packets), took_s)
+        return begun
+
     async def _decode(self, ended: Sequence[Trajectory]) -> Sequence[Picture]:
-        """All in one call; its seconds are learned as so much for each."""
+        """All in one call."""
         began = self._clock.now()
         pictures = await self._lanes.run(partial(core.decode_all, self._family, ended))
-        took_s = (self._clock.now() - began) / len(ended)
-        self._known = self._seconds.after_decoding(latent_cells(ended), took_s)
+        took_s = self._clock.now() - began
+        self._known = self._seconds.after_decoding(latent_cells(ended), len(ended), took_s)
         return pictures
 
     @property

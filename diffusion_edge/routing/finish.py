@@ -33,7 +33,8 @@ RUNS = 16, 5
 class Ask:
     """What a request asks of a stage: images of `rows` rows and so many cells each, of up to
     `steps` steps. deadline_s: seconds from now; None for none. encodes: whether the stage is still
-    to encode the text when the request arrives. age_s: seconds from the stage's report to now."""
+    to encode the text when the request arrives. age_s: seconds from the stage's report to now.
+    doubled: as in `Held`."""
 
     cells: int
     rows: int
@@ -42,6 +43,7 @@ class Ask:
     deadline_s: float | None = None
     encodes: bool = True
     age_s: float = 0.0
+    doubled: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Forecasts:
         stage = Stage(status)
         self._ask = ask
         self._deadline_s = None if ask.deadline_s is None else ask.age_s + ask.deadline_s
-        self._number, self._kind = stage.kind(ask.cells, ask.rows)
+        self._number, self._kind = stage.kind(ask.cells, ask.rows, ask.doubled)
         self._mode = mode_of(status)
         base = Run(stage, [stage.image(held) for held in (*status.held, *more)])
         self._moments = [base.copy()]
@@ -187,7 +189,7 @@ def _read(
     many steps into it, no image with the due time of so many would have been in a pass that this
     one was left out of. From `sure` on that is not asked."""
     number, n = run.watched, 0
-    decode_s = run.images[number].kind.decode_s
+    decode_s = run.images[number].kind.decode_s[1]
     for count, began_s, took_s, wait_s, bar_s in run.passes:
         for k in range(n + 1, n + count + 1):
             if last_s[k - 1] == inf and (k >= sure or due_s[k - 1] >= bar_s):
@@ -221,6 +223,7 @@ class Tables:
             images=images,
             deadline_s=self._request.deadline_s,
             age_s=self._view.age_s.get(stage, 0.0),
+            doubled=status.doubles(guided),
         )
         return _kept(status, ask)
 

@@ -6,9 +6,9 @@ and calls alternate. Who is in a forward pass is decided by the rules of `batchi
 first, as many as pay. Between two changes of who is there all passes are alike, so many are played
 at once, and the cost of a forecast grows with the number of images, not of steps.
 
-What a report does not tell is taken so: the pass that runs at its time has just begun, so a
-forecast is late by up to one pass; passes larger than pay are not tried; several texts or pictures
-in one call take as long as one after the other.
+A forecast begins with the pass or call that runs when the stage reports, and with the lines that
+wait then. Passes larger than pay, which an engine tries now and then, are not foreseen: what they
+will take is not known before they were tried, and they are few.
 
 All seconds count from the moment of the report.
 """
@@ -22,7 +22,7 @@ from math import ceil, inf
 
 from diffusion_edge import batching, curves
 from diffusion_edge.batching import CELLS, TEXTS
-from diffusion_edge.types import Held, StageStatus
+from diffusion_edge.types import Held, StageStatus, Work
 
 # ---------------------------------------------------------------------------- what is known
 
@@ -31,36 +31,51 @@ from diffusion_edge.types import Held, StageStatus
 class Kind:
     """Images that can share forward passes.
 
-    pass_s: seconds of a forward pass by how many are in it, from 0 to as many as it has `places`.
-    pictures: of that many cells that are decoded in one call at most.
+    texts: of each. pass_s: seconds of a forward pass by how many are in it, from 0
+    to as many as it has `places`. decode_s: of a call by how many pictures are in it, from 0 to as
+    many as there are in one at most.
     """
 
     cells: int
+    texts: int
     pass_s: tuple[float, ...]
-    decode_s: float
-    pictures: int
+    decode_s: tuple[float, ...]
 
     @property
     def places(self) -> int:
         return len(self.pass_s) - 1
 
+    @property
+    def pictures(self) -> int:
+        return len(self.decode_s) - 1
+
 
 def kind_of(status: StageStatus, cells: int, rows: int) -> Kind:
     """How the stage treats images of one size that take so many rows each."""
     curve = curves.curve(status.step_s, cells)
-    paying = min(batching.best_rows(curve), status.most_rows or inf)
-    places = max(int(paying) // rows, 1) if status.batches else 1
+    places = _places(status, curve, rows)
+    filled = [places if status.pads else k for k in range(1, places + 1)]
+    pictures = max(CELLS // cells, 1) if together(status) else 1
     return Kind(
         cells=cells,
-        pass_s=(0.0, *(curves.seconds(curve, k * rows) for k in range(1, places + 1))),
-        decode_s=status.seconds_to_decode(cells),
-        pictures=max(CELLS // cells, 1) if together(status) else 1,
+        texts=1 if status.emulated else rows,
+        pass_s=(0.0, *(curves.seconds(curve, k * rows) for k in filled)),
+        decode_s=(0.0, *(status.seconds_to_decode(cells, k) for k in range(1, pictures + 1))),
     )
+
+
+def _places(status: StageStatus, curve: curves.Curve, rows: int) -> int:
+    """Samples of so many rows in a forward pass at most."""
+    if not status.batches:
+        return 1
+    paying = status.most_rows if status.pads else None
+    most = paying or min(batching.best_rows(curve), status.most_rows or inf)
+    return max(int(most) // rows, 1)
 
 
 def together(status: StageStatus) -> bool:
     """Whether texts that wait are encoded in one call, and pictures decoded in one."""
-    return status.batches and not status.emulated
+    return status.batches and not status.emulated and not status.pads
 
 
 def mode_of(status: StageStatus) -> batching.Batching:
@@ -82,25 +97,45 @@ class Image:
     arrives_s: float
 
 
+PASS, TEXT, PICTURE, RUNS = range(4)
+"""The lines, in the order in which they are taken to wait for the turn where a report does not tell
+it, and the pass or call that runs at its time."""
+
+LINES: tuple[Work, ...] = ("steps", "texts", "pictures")
+
+
 class Stage:
-    """What does not change while the rules are run: seconds, limits, and the images known."""
+    """What does not change while the rules are run: seconds, limits, and the images known.
+
+    encode_s: of a call by the texts in it. runs: the line that has the turn when the stage reports,
+    -1 for none; order: of those that wait then, which is PASS, TEXT, PICTURE where it is not told.
+    """
 
     def __init__(self, status: StageStatus) -> None:
         self._status = status
-        self._kinds: dict[tuple[int, int], tuple[int, Kind]] = {}
+        self._kinds: dict[tuple[int, int, bool], tuple[int, Kind]] = {}
+        self._encode_s: dict[int, float] = {}
         self.alike = True  # whether all images can share forward passes
-        self.encode_s = status.encode_s
         self.texts = TEXTS if together(status) else 1
         self.capacity = status.capacity
+        self.turn = status.turn
+        self.runs = LINES.index(status.turn.work) if status.turn.work else -1
+        told = [LINES.index(work) for work in status.turn.waiting]
+        self.order = (*told, *(line for line in (PASS, TEXT, PICTURE) if line not in told))
+
+    def encoding_s(self, texts: int) -> float:
+        if texts not in self._encode_s:
+            self._encode_s[texts] = self._status.seconds_to_encode(texts)
+        return self._encode_s[texts]
 
     def image(self, held: Held) -> Image:
-        number, kind = self.kind(held.cells, held.rows)
+        number, kind = self.kind(held.cells, held.rows, held.doubled)
         return Image(
             kind, number, held.steps, held.due_s, held.encodes, held.decodes, held.arrives_s
         )
 
-    def kind(self, cells: int, rows: int) -> tuple[int, Kind]:
-        key = cells, rows
+    def kind(self, cells: int, rows: int, doubled: bool) -> tuple[int, Kind]:
+        key = cells, rows, doubled
         if key not in self._kinds:
             self.alike = not self._kinds
             self._kinds[key] = len(self._kinds), kind_of(self._status, cells, rows)
@@ -108,10 +143,6 @@ class Stage:
 
 
 # ---------------------------------------------------------------------------- the rules, run ahead
-
-PASS, TEXT, PICTURE = range(3)
-"""The lines, in the order in which they are taken to wait for the turn when the stage reports."""
-
 
 Passes = tuple[int, float, float, float, float]
 """How many alike, when they begin, seconds of each, `Run._wait_s` at the last, `Run.bar_s`."""
@@ -169,8 +200,9 @@ class Run:
         self.passes: list[Passes] = []
         self.coming = [(image.arrives_s, i) for i, image in enumerate(images)]
         self.coming.sort(reverse=True)
-        self._arrive(-1)
-        self.turn.sort()
+        if stage.runs >= 0:
+            self.turn.append(RUNS)
+        self._reported()
 
     def copy(self) -> Run:
         other = Run.__new__(Run)
@@ -192,8 +224,7 @@ class Run:
         self.coming += [(image.arrives_s, first + k) for k, image in enumerate(images)]
         self.coming.sort(reverse=True)
         if images[0].arrives_s <= self.now:
-            self._arrive(-1)
-            self.turn.sort()
+            self._reported()
 
     def round(self) -> None:
         """One call, or as many equal passes as nothing comes between."""
@@ -206,8 +237,10 @@ class Run:
             self._passes()
         elif line == TEXT:
             self._encode()
-        else:
+        elif line == PICTURE:
             self._decode()
+        else:
+            self._go_on()
 
     def batch(self) -> list[int]:
         """Images of the next forward pass: `batching.next_batch` where `stepping` is sorted."""
@@ -235,7 +268,10 @@ class Run:
                 count = max(ceil((self.coming[-1][0] - began) / took_s), 1)
         if self.watching:
             self._watch(batch, count, took_s)
-        self.now = began + count * took_s
+        self._passed(batch, count, began + count * took_s)
+
+    def _passed(self, batch: Sequence[int], count: int, ends_s: float) -> None:
+        self.now, left = ends_s, self.left
         if self.coming:
             self._arrive(PASS)
         ended = []
@@ -266,10 +302,13 @@ class Run:
 
     def _encode(self) -> None:
         encoded = self.texts[: self.stage.texts]
-        del self.texts[: len(encoded)]
-        self.now += len(encoded) * self.stage.encode_s
+        self._encoded(encoded, self.now + self._encoding_s(encoded))
+
+    def _encoded(self, encoded: Sequence[int], ends_s: float) -> None:
+        self.now = ends_s
         if self.coming:
             self._arrive(TEXT)
+        del self.texts[: len(encoded)]
         if self.texts:
             self.turn.append(TEXT)
         for i in encoded:
@@ -282,17 +321,36 @@ class Run:
             if self.images[i].kind.cells != first.kind.cells:
                 break
             count += 1
-        decoded = self.pictures[:count]
-        del self.pictures[:count]
-        self.now += count * first.kind.decode_s
+        self._decoded(self.pictures[:count], self.now + first.kind.decode_s[count])
+
+    def _decoded(self, decoded: Sequence[int], ends_s: float) -> None:
+        self.now = ends_s
         if self.coming:
             self._arrive(PICTURE)
+        del self.pictures[: len(decoded)]
         if self.pictures:
             self.turn.append(PICTURE)
         for i in decoded:
             self._leave(i)
 
+    def _go_on(self) -> None:
+        """To the end of what runs when the stage reports. Who has left it meanwhile is not told; of
+        calls those who are in it come first in their line."""
+        line, turn = self.stage.runs, self.stage.turn
+        if line == PASS:
+            self._passed(turn.images, 1, turn.left_s)
+        elif line == TEXT:
+            self._encoded(turn.images, turn.left_s)
+        else:
+            self._decoded(turn.images, turn.left_s)
+
     # ------------------------------------------------------------------ coming and going
+
+    def _reported(self) -> None:
+        """All that are there when the stage reports take their places in the lines."""
+        running = self.turn[:1] == [RUNS]
+        self._arrive(self.stage.runs if running else -1)
+        self.turn[running:] = sorted(self.turn[running:], key=self.stage.order.index)
 
     def _arrive(self, line: int) -> None:
         """All that have arrived by now; `line` has the turn."""
@@ -352,8 +410,11 @@ class Run:
         others = len(self.stepping) - 1
         wait_s = 0.0 if PICTURE in self.turn else pass_s[min(others, len(pass_s) - 1)]
         if TEXT in self.turn:
-            wait_s += min(len(self.texts), self.stage.texts) * self.stage.encode_s
-        return wait_s + sum(self.images[i].kind.decode_s for i in self.pictures)
+            wait_s += self._encoding_s(self.texts[: self.stage.texts])
+        return wait_s + sum(self.images[i].kind.decode_s[1] for i in self.pictures)
+
+    def _encoding_s(self, encoded: Sequence[int]) -> float:
+        return self.stage.encoding_s(sum([self.images[i].kind.texts for i in encoded]))
 
 
 _LISTS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,6 +38,11 @@ class OnMachine(FakeFamily):
         super().__init__("edge")
         self.machine = machine
         self.on_decode: Callable[[int], object] = lambda rows: None
+        self.encode_s = 0.0
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        self.machine.clock.advance(self.encode_s * (1 + len(prompts)))
+        return super().encode_text(prompts)
 
     def predict(self, latent: Tensor, timestep: Tensor, g: Tensor, c: Conditioning) -> Tensor:
         self.machine.took(len(latent), latent[0, 0].numel())
@@ -141,6 +146,37 @@ async def test_a_stage_knows_the_seconds_of_every_size_it_served() -> None:
     assert status.step_s[4 * CELLS][1] == pytest.approx(0.01 + 0.0001 * 4 * CELLS)
     assert status.seconds_per_step(guided=False, cells=CELLS) == pytest.approx(0.0116)
     assert status.decode_s == pytest.approx({CELLS: 0.001 * CELLS, 4 * CELLS: 0.004 * CELLS})
+
+
+async def test_texts_are_told_in_the_seconds_that_calls_took_lately() -> None:
+    """Also where the stage is faster, or slower, than when it warmed up."""
+    async with a_stage(Machine()) as worker:
+        assert worker.status().encode_s == 0
+        worker._family.encode_s = 0.01  # type: ignore[attr-defined]  # of OnMachine
+        for count in (1, 3):
+            for _ in range(9):
+                await some(worker, count, steps=1)
+        told = worker.status()
+    assert told.texts_s == pytest.approx({1: 0.02, 3: 0.04})
+    assert told.encode_s == pytest.approx(0.02)
+    assert told.seconds_to_encode(2) == pytest.approx(0.03)
+
+
+async def test_every_size_that_is_served_keeps_up_with_what_it_takes() -> None:
+    """Steps and pictures, of the size of the warm-up and of another one."""
+    machine = Machine()
+    async with a_stage(machine) as worker:
+        for edge in (16, 32):
+            await some(worker, 1, edge=edge, steps=5)
+        machine.slow = lambda rows, cells: 0.5
+        worker._family.on_decode = lambda rows: machine.clock.advance(0.25)  # type: ignore[attr-defined]
+        for edge in (16, 32):
+            for _ in range(9):
+                await some(worker, 1, edge=edge, steps=1)
+        told = worker.status()
+    for cells in (CELLS, 4 * CELLS):
+        assert told.step_s[cells][1] == pytest.approx(0.51 + 0.0001 * cells)
+        assert told.decode_s[cells] == pytest.approx(0.25 + 0.001 * cells)
 
 
 async def test_pictures_decoded_in_one_call_are_told_in_the_seconds_of_one() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from diffusion_edge.batching import Sample
-from diffusion_edge.engine.pace import Pace
+from diffusion_edge.engine.pace import OwnPace
 from diffusion_edge.engine.run import Trajectory, begin
 from diffusion_edge.engine.stepper import Entry, Stepper
 from diffusion_edge.engine.together import Together
+from diffusion_edge.engine.turn import Seat, Turns
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import StageLost
 from tests.engine.test_worker import Gate, a_packet, a_worker, all_of, gate, half_way, handed
@@ -106,11 +107,11 @@ def a_stepper() -> Stepper:
     return Stepper(
         step,
         clock,
-        asyncio.Lock(),
+        Seat(Turns(), "steps"),
         mode="in-flight",
         rows=lambda company: 8,
-        pace=Pace(clock),
-        stated_s=lambda cells, rows: None,
+        pace=OwnPace(clock),
+        seconds=lambda cells, rows: 0.0,
         on_step=lambda *seen: None,
     )
 
@@ -130,7 +131,12 @@ def making() -> Callable[[], Any]:
 
     clock = FakeClock()
     made: Together[int, int] = Together(
-        call, clock, asyncio.Lock(), most=len, pace=Pace(clock), stated_s=lambda items: None
+        call,
+        clock,
+        Seat(Turns(), "texts"),
+        most=len,
+        pace=OwnPace(clock),
+        seconds=lambda items: 0.0,
     )
     return lambda: made.make(1)
 

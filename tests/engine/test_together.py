@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from diffusion_edge.engine.pace import Pace
+from diffusion_edge.engine.pace import OwnPace, StatedPace
 from diffusion_edge.engine.together import Made, Together
+from diffusion_edge.engine.turn import Seat, Turns
 from tests.fakes import FakeClock
 
 
@@ -42,10 +43,10 @@ def together(
     return Together(
         call,
         clock,
-        asyncio.Lock(),
+        Seat(Turns(), "texts"),
         most=lambda waiting: min(len(waiting), most),
-        pace=Pace(clock),
-        stated_s=lambda _: stated_s,
+        pace=OwnPace(clock) if stated_s is None else StatedPace(clock),
+        seconds=lambda _: stated_s or 0.0,
     )
 
 
@@ -119,9 +120,9 @@ async def test_who_leaves_during_a_call_costs_the_others_nothing() -> None:
 
 
 async def test_a_call_holds_the_turn() -> None:
-    call, turn, clock = Doubling(), asyncio.Lock(), FakeClock()
+    call, turn, clock = Doubling(), Seat(Turns(), "texts"), FakeClock()
     made: Together[int, int] = Together(
-        call, clock, turn, most=lambda waiting: 1, pace=Pace(clock), stated_s=lambda _: None
+        call, clock, turn, most=lambda waiting: 1, pace=OwnPace(clock), seconds=lambda _: 0.0
     )
     async with turn:
         task = asyncio.create_task(made.make(1))

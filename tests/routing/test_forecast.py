@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from diffusion_edge.batching import CELLS, TEXTS, Sample, best_rows, company, next_batch
 from diffusion_edge.curves import curve, scaled, seconds
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import Held, StageStatus
+from diffusion_edge.types import Held, StageStatus, Turn
 
 from .views import stage
 
@@ -41,8 +41,12 @@ class Played:
         self.placed: set[int] = set()
         self.there: list[int] = []
         self.coming = sorted(range(len(self.images)), key=lambda i: self.images[i].arrives_s)
-        self.arrive("")
-        self.asking.sort(key=["steps", "texts", "pictures"].index)
+        turn = self.status.turn
+        self.arrive(turn.work or "")
+        order = [*turn.waiting, "steps", "texts", "pictures"]
+        self.asking.sort(key=order.index)
+        if turn.work:
+            self.take_turn(turn.work, turn)
         while len(self.done) < len(self.images):
             if not self.asking:
                 self.now = self.images[self.coming[0]].arrives_s
@@ -51,10 +55,11 @@ class Played:
                 self.take_turn(self.asking.pop(0))
         return [self.done[i] for i in range(len(self.images))]
 
-    def take_turn(self, line: str) -> None:
+    def take_turn(self, line: str, running: Turn | None = None) -> None:
+        """running: what was begun before the report, with its images and the seconds left of it."""
         ended: list[int] = []
         if line == "steps":
-            batch, took_s = self.forward_pass()
+            batch, took_s = self.forward_pass() if running is None else told(running)
             self.after(took_s, line)
             for i in batch:
                 self.left[i] -= 1
@@ -62,8 +67,16 @@ class Played:
             self.steps = [i for i in self.steps if self.left[i]]
         elif line == "texts":
             ended = self.texts[: TEXTS if self.together else 1]
+            texts = sum(1 if self.status.emulated else self.images[i].rows for i in ended)
+            took_s = self.status.encode_s * texts
+            if running is not None:
+                ended, took_s = told(running)
             self.texts = self.texts[len(ended) :]
-            self.after(len(ended) * self.status.encode_s, line)
+            self.after(took_s, line)
+        elif running is not None:
+            ended, took_s = told(running)
+            self.pictures = self.pictures[len(ended) :]
+            self.after(took_s, line)
         else:
             cells = self.images[self.pictures[0]].cells
             for i in self.pictures:
@@ -136,6 +149,10 @@ class Played:
         self.give_places("")
 
 
+def told(running: Turn) -> tuple[list[int], float]:
+    return list(running.images), running.left_s
+
+
 ticks = st.integers(0, 400).map(lambda n: n * TICK)
 briefly = st.integers(0, 9).map(lambda n: n * TICK)
 
@@ -163,17 +180,40 @@ def stages(draw: st.DrawFn) -> StageStatus:
     took = [alone, alone + gains[0], alone + sum(gains[:2]), alone + sum(gains)]
     by_rows = {rows: n * TICK for rows, n in zip((1, 2, 4, 8), took, strict=True)}
     held = draw(st.lists(images(arriving=False), max_size=8))
+    capacity = draw(st.sampled_from((3, 32)))
     return replace(
         stage("hall", 0.0),
         step_s={64: by_rows},
         encode_s=draw(briefly),
         decode_s={64: draw(briefly)},
-        capacity=draw(st.sampled_from((3, 32))),
+        capacity=capacity,
         emulated=draw(st.booleans()),
         batches=draw(st.booleans()),
         most_rows=draw(st.sampled_from((None, 3, 4))),
         held=tuple(held),
+        turn=draw(turns(held[:capacity])),
     )
+
+
+@st.composite
+def turns(draw: st.DrawFn, held: Sequence[Held]) -> Turn:
+    """Something runs for some of those that wait for it, or for none if they have left."""
+    waiting = {
+        "texts": [i for i, image in enumerate(held) if image.encodes],
+        "steps": [i for i, image in enumerate(held) if not image.encodes and image.steps],
+        "pictures": [
+            i
+            for i, image in enumerate(held)
+            if not image.encodes and not image.steps and image.decodes
+        ],
+    }
+    order = draw(st.permutations([work for work, images in waiting.items() if images]))
+    if not order or draw(st.booleans()):
+        return Turn(waiting=tuple(order))
+    work, *others = order
+    alike = [i for i in waiting[work] if held[i].cells == held[waiting[work][0]].cells]
+    images = alike[: draw(st.integers(0, 2))] if work == "steps" else waiting[work][:1]
+    return Turn(work, tuple(images), draw(briefly), tuple(others))
 
 
 @settings(deadline=None, max_examples=300)
