@@ -260,3 +260,18 @@ def test_probes_take_at_most_one_percent_of_the_rate(link: Link) -> None:
     assert SMALL in sizes
     assert max(sizes) <= max(LARGE, SMALL)
     assert len(sizes) > 1 or link.bytes_per_s < 1e4  # both small and large ones
+
+
+def test_a_probe_that_was_tried_counts_as_use_whatever_came_of_it() -> None:
+    estimate = fed(LinkEstimate.start(), Link(1e7, 0.05), 4)
+    now = estimate.at + 1000.0
+    assert probe_bytes(estimate, LARGE, now, tried_at=now - QUIET_S + 0.1) is None
+    assert probe_bytes(estimate, LARGE, now, tried_at=now - 4 * QUIET_S) is not None
+    assert probe_bytes(estimate, LARGE, now, tried_at=estimate.at - 5.0) == probe_bytes(
+        estimate, LARGE, now
+    )
+    slow = LinkEstimate.start(
+        Link(SMALL / SHARE / QUIET_S / 2, 0.1)
+    )  # SMALL needs 40 quiet s or more
+    assert probe_bytes(slow, SMALL, 1000.0, tried_at=970.0) is None
+    assert probe_bytes(slow, SMALL, 1000.0, tried_at=500.0) == SMALL
