@@ -74,9 +74,7 @@ class RayTransport:
                 await asyncio.sleep(GREET_AGAIN_S)
 
     async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
-        if stage not in self._runs:
-            known = ", ".join(self._runs)
-            raise StageLost(f"there is no stage {stage!r}; there are {known}", stage=stage)
+        self._check(stage)
         with self._renewing.hold(stage) as lease:
             response = self._runs[stage].remote(packet, lease)
             finished = False
@@ -91,8 +89,14 @@ class RayTransport:
                 if not finished:
                     response.cancel()
 
+    def _check(self, stage: str) -> None:
+        if stage not in self._runs:
+            known = ", ".join(self._runs)
+            raise StageLost(f"there is no stage {stage!r}; there are {known}", stage=stage)
+
     async def greet(self, stage: str, data: bytes) -> AsyncGenerator[None, None]:
         """Yields once, when the stage has the bytes, which go the way of a packet."""
+        self._check(stage)
         response = self._greets[stage].remote(data)
         answered = False
         try:
