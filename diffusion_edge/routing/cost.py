@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from diffusion_edge.batching import drained_s
 from diffusion_edge.curves import curve
+from diffusion_edge.routing.kept import Kept
 from diffusion_edge.types import ImageRequest, Plan, Span, StageStatus, View
 
 Floats = NDArray[np.float64]
@@ -73,18 +74,30 @@ def of(
 
 def paid(status: StageStatus, guided: bool, images: int, view: View) -> Line:
     """What all images cost on a stage."""
-    size = images if status.batches else 1  # of what is stepped together
-    decode_s = status.seconds_to_decode(view.cells)
-    step_s = _step_s(status, guided, size, view.cells)
-    one = Line(size * status.encode_s, step_s, size * decode_s)
-    return one * (images // size * view.price_per_s[status.tier])
+    return _lines(status, guided, images, view)[0] * view.price_per_s[status.tier]
 
 
 def full_s(status: StageStatus, guided: bool, images: int, view: View) -> Line:
     """The seconds by which all images add to what a stage has to do, where so many share its
     forward passes that these are full."""
-    share_s = _share_s(status, guided, view.cells)
-    return Line(status.encode_s, share_s, status.seconds_to_decode(view.cells)) * images
+    return _lines(status, guided, images, view)[1]
+
+
+_LINES: Kept[tuple[Line, Line]] = Kept(256)
+
+
+def _lines(status: StageStatus, guided: bool, images: int, view: View) -> tuple[Line, Line]:
+    """Seconds that all images keep a stage busy, and `full_s`."""
+    asked = guided, images, view.cells
+    return _LINES.of(status, asked, lambda: _made_lines(status, *asked))
+
+
+def _made_lines(status: StageStatus, guided: bool, images: int, cells: int) -> tuple[Line, Line]:
+    size = images if status.batches else 1  # of what is stepped together
+    decode_s = status.seconds_to_decode(cells)
+    step_s = _step_s(status, guided, size, cells)
+    busy_s = Line(size * status.encode_s, step_s, size * decode_s) * (images // size)
+    return busy_s, Line(status.encode_s, _share_s(status, guided, cells), decode_s) * images
 
 
 def _share_s(status: StageStatus, guided: bool, cells: int) -> float:

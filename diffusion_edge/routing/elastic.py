@@ -17,7 +17,7 @@ terms are prices times seconds and all else is a ratio, neither unit matters.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
 from diffusion_edge.routing.finish import Table
@@ -51,14 +51,13 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
 
 def considered(request: ImageRequest, view: View, quality: QualityTable) -> Options:
     """All plans, charged as above. Raises NoPlan and QueueFull."""
-    names, each_s = stages_with_room(request, view), partial(worth, request, view)
-    return options(names, request, view, quality, each_s)
+    return options(stages_with_room(request, view), request, view, quality, worth(request, view))
 
 
-def worth(request: ImageRequest, view: View, known: Table) -> float:
-    """Of a second of a stage to those that come after, see above."""
+def worth(request: ImageRequest, view: View) -> Callable[[Table], float]:
+    """What a second of a stage is worth to those that come after, see above, by its table."""
     dearest = max(view.price_per_s[status.tier] for status in view.stages.values())
-    return CROWDING * dearest * (known.idle_s / request.deadline_s) ** 2
+    return lambda known: CROWDING * dearest * (known.idle_s / request.deadline_s) ** 2
 
 
 def stages_with_room(request: ImageRequest, view: View) -> list[str]:

@@ -7,7 +7,6 @@ its steps, so that many plans are read off a few runs of the rules.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
@@ -18,6 +17,7 @@ from diffusion_edge import batching
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Counts, Floats, hop_s
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
+from diffusion_edge.routing.kept import Kept
 from diffusion_edge.types import Held, ImageRequest, Plan, StageStatus, View
 
 # ---------------------------------------------------------------------------- one stage
@@ -225,21 +225,10 @@ class Tables:
             age_s=self._view.age_s.get(stage, 0.0),
             doubled=status.doubles(guided),
         )
-        return _kept(status, ask)
+        return _TABLES.of(status, ask, lambda: table(status, ask))
 
 
-_TABLES: OrderedDict[tuple[int, Ask], tuple[StageStatus, Table]] = OrderedDict()
-
-
-def _kept(status: StageStatus, ask: Ask) -> Table:
-    """A report is known by its identity, which is its own as long as it is kept with its tables."""
-    key = id(status), ask
-    found = _TABLES.get(key)
-    if found is None:
-        found = _TABLES[key] = status, table(status, ask)
-        if len(_TABLES) > KEPT:
-            _TABLES.popitem(last=False)
-    return found[1]
+_TABLES: Kept[Table] = Kept(KEPT)
 
 
 def predict(

@@ -8,6 +8,7 @@ images of a request through a span by either.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -71,8 +72,16 @@ class Leaving:
 
     def __init__(self, arrives_s: Sequence[Floats], leaves_s: Sequence[Floats]) -> None:
         most = max(map(len, arrives_s))
-        self.arrives_s = np.stack([_prolonged(of, most) for of in arrives_s])
-        self.leaves_s = np.stack([_prolonged(of, most) for of in leaves_s])
+        self.arrives_s = np.empty((len(arrives_s), most))
+        self.leaves_s = np.empty((len(leaves_s), most, leaves_s[0].shape[1]))
+        beyond = np.arange(1.0, most)
+        for i, (arrives, leaves) in enumerate(zip(arrives_s, leaves_s, strict=True)):
+            known = len(arrives)
+            self.arrives_s[i, :known], self.leaves_s[i, :known] = arrives, leaves
+            if known < most:  # what comes later by a second leaves later by one
+                more = beyond[: most - known]
+                self.arrives_s[i, known:] = arrives[-1] + more
+                self.leaves_s[i, known:] = leaves[-1] + more[:, None]
         self.steps = self.leaves_s.shape[2]
         self._flat, self._known = self.leaves_s.ravel(), self.arrives_s.ravel()
         self._end_s = float(self.arrives_s.max())
@@ -114,24 +123,37 @@ class Leaving:
         """How much later it gets by a second of arrival at most, between two of the moments, by
         number of steps: (P, len(at_s) - 1, N)."""
         known, stations = self.arrives_s, np.arange(len(self.arrives_s))[:, None]
-        rise = np.ones_like(self.leaves_s)  # as after the last arrival
+        rise: Floats = np.ones_like(self.leaves_s)  # as after the last arrival
         np.subtract(self.leaves_s[:, 1:], self.leaves_s[:, :-1], out=rise[:, :-1])
         rise[:, :-1] /= np.diff(known, axis=1)[:, :, None]
         piece = (known[:, None, 1:] <= at_s[:, None]).sum(axis=2)
-        begin = stations * known.shape[1] + piece
-        rise = rise.reshape(-1, self.steps)
-        most = np.maximum.reduceat(rise, begin.ravel()).reshape(*piece.shape, -1)[:, :-1]
-        steepest: Floats = np.maximum(most, rise.take(begin[:, 1:], axis=0))
-        return steepest
+        entry = stations * known.shape[1] + piece
+        return _most_of(rise.reshape(-1, self.steps), entry[:, :-1], entry[:, 1:])
 
 
-def _prolonged(of: Floats, most: int) -> Floats:
-    """By arrival, to so many of them: what comes later by a second leaves later by one."""
-    more = most - len(of)
-    if not more:
-        return of
-    beyond = np.arange(1.0, more + 1).reshape(-1, *(1,) * (of.ndim - 1))
-    return np.concatenate([of, of[-1] + beyond])
+def _most_of(rows: Floats, first: Counts, last: Counts) -> Floats:
+    """The largest of rows from the first to the last one, by column: the larger of two runs that
+    cover them, each as long as some power of two."""
+    level = np.log2(last - first + 1).astype(np.int64)
+    runs: Floats = np.empty((int(level.max()) + 1, *rows.shape))
+    runs[0] = rows
+    for k in range(1, len(runs)):
+        half = 1 << (k - 1)
+        np.maximum(runs[k - 1, :-half], runs[k - 1, half:], out=runs[k, :-half])
+        runs[k, -half:] = runs[k - 1, -half:]
+    flat = runs.reshape(-1, rows.shape[1])
+    begin = level * len(rows)
+    most: Floats = flat.take(begin + first, axis=0)
+    np.maximum(most, flat.take(begin + last + 1 - (1 << level), axis=0), out=most)
+    return most
+
+
+def of_sets(best: np.ufunc, rows: Floats, starts: Counts) -> Floats:
+    """By set, np.minimum or np.maximum of its rows. starts: the first row of each."""
+    found: Floats = np.empty((len(starts), *rows.shape[1:]))
+    for out, (begin, end) in zip(found, pairwise([*starts.tolist(), len(rows)]), strict=True):
+        best.reduce(rows[begin:end], axis=0, out=out)
+    return found
 
 
 class Earliest:
@@ -145,8 +167,8 @@ class Earliest:
     def __init__(self, leaving: Leaving, starts: Counts, until_s: float) -> None:
         self.steps = leaving.steps
         at_s = np.linspace(0.0, until_s, CELLS + 1)
-        self.leaves_s = np.minimum.reduceat(leaving.rows(at_s), starts, axis=0).ravel()
-        rise = np.maximum.reduceat(leaving.steepest(at_s), starts, axis=0).ravel()
+        self.leaves_s = of_sets(np.minimum, leaving.rows(at_s), starts).ravel()
+        rise = of_sets(np.maximum, leaving.steepest(at_s), starts).ravel()
         self._rise_s = rise * (until_s / CELLS)
         self._per_s = CELLS / until_s
 

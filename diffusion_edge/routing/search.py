@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from diffusion_edge.routing.cost import Bools, Counts, Floats, Line
-from diffusion_edge.routing.leaving import Moments, coarse, earliest, later, soonest, through
+from diffusion_edge.routing.leaving import Moments, coarse, later, soonest, through
 from diffusion_edge.routing.shapes import DIGITS, SPANS, Shapes, Spans, of_places
 from diffusion_edge.routing.stations import Stations
 from diffusion_edge.types import Plan, View
@@ -28,8 +27,9 @@ from diffusion_edge.types import Plan, View
 SLACK = 2 * 10.0**-DIGITS
 """Bounds and what they bound are sums in different orders."""
 
-CHUNKS = 8, 64, 256
-"""So many shapes are worked out at once: few until there is a plan to be better than."""
+CHUNK, FEW = 256, 8
+"""So many shapes are looked at closely at once, and so many of these are worked out before the rest
+of them is asked again whether it can be of use."""
 
 PROBES = 128
 """Shapes that are tried on one choice of stages each, for a first plan to be better than."""
@@ -78,12 +78,6 @@ def search(shapes: Shapes, known: Stations, asked: Asked) -> list[Found]:
     return Search(shapes, known, asked).best() if len(shapes) else []
 
 
-def _promise(first: Floats, then: Floats) -> Floats:
-    """What to begin with, the least first: only a guess, so nearly equal ones may change places."""
-    spread, most = float(np.ptp(first)) if len(first) else 0.0, float(then.max(initial=0.0))
-    return first + then * (1e-6 * spread / most) if spread * most > 0 else then
-
-
 class Best:
     """The best plan so far and the best over other stages or another order of them. first, then:
     what the second one has, of the two things that plans are ordered by."""
@@ -117,12 +111,38 @@ class Best:
             self.first, self.then = self.plans[1][0][:2]
 
 
+def _here_and_there(count: int) -> Counts:
+    """The first few, and further ones at growing distances."""
+    far = FEW * 2 ** np.arange(int(np.log2(count / FEW)) + 1)
+    return np.concatenate([np.arange(FEW), far[far < count]])
+
+
 def _least(keys: Sequence[Floats | Counts], among: Counts) -> int:
     for key in keys:
         if len(among) > 1:
             values = key[among]
             among = among[values == values.min()]
     return int(among[0])
+
+
+class Bounds(NamedTuple):
+    """Of shapes: of the two things that plans are ordered by."""
+
+    shape: Counts
+    first: Floats
+    then: Floats
+
+    def only(self, kept: Counts | Bools | slice) -> Bounds:
+        return Bounds(self.shape[kept], self.first[kept], self.then[kept])
+
+    def by_promise(self) -> Bounds:
+        """The least first: only a guess, so nearly equal ones may change places."""
+        spread = float(np.ptp(self.first)) if len(self.first) else 0.0
+        order = self.then
+        if spread > 0:
+            share = 1e-6 * spread / max(float(self.then.max()), 1e-300)
+            order = self.first + share * self.then
+        return self.only(order.argsort())
 
 
 class Tries:
@@ -157,14 +177,25 @@ class Search:
     def best(self) -> list[Found]:
         self._probe()
         self._look_ahead()
-        shape, first, then = self._promising()
-        for most in chain(CHUNKS, repeat(CHUNKS[-1])):
-            if not len(shape):
-                break
-            self._work_out(self._possible(shape[:most]))
-            left = most + np.flatnonzero(~self._best.worse(first[most:], then[most:]))
-            shape, first, then = shape[left], first[left], then[left]
+        left = self._promising()
+        if len(left.shape) > CHUNK:
+            self._try(left.only(_here_and_there(len(left.shape))))
+        while len((left := self._still(left)).shape):
+            self._try(left.only(slice(CHUNK)))
+            left = left.only(slice(CHUNK, None))
         return [self._found(*plan) for plan in self._best.plans]
+
+    def _try(self, some: Bounds) -> None:
+        near = self._closer(some)
+        if len(near.shape):
+            self._work_out(near.shape[:FEW])
+        rest = self._still(near.only(slice(FEW, None))).shape
+        if len(rest):
+            self._work_out(rest)
+
+    def _still(self, some: Bounds) -> Bounds:
+        """Those that may yet be of use."""
+        return some.only(~self._best.worse(some.first, some.then))
 
     # ------------------------------------------------------------------ a first plan
 
@@ -196,12 +227,11 @@ class Search:
             until_s = min(until_s, self._best.first)
         if until_s == inf:
             until_s = float(self._known.leaving.last.leaves_s.max())
-        self._earliest = earliest(self._known.leaving, self._known.starts, until_s)
+        self._earliest = self._known.earliest(until_s)
         self._coarse = coarse(self._earliest)
 
-    def _promising(self) -> tuple[Counts, Floats, Floats]:
-        """Shapes that may be of use, the best promise first, with bounds of what plans are ordered
-        by."""
+    def _promising(self) -> Bounds:
+        """Shapes that may be of use, the best promise first."""
         known, (*begin, end) = self._known, self._shapes.tree
         price, moments = np.zeros(1), (np.zeros(1),) * 2
         for k, span in enumerate(begin):
@@ -209,19 +239,25 @@ class Search:
             moments = self._onward(k, span, moments)
         price = price[end.parent]
         price += known.least_price[end.slot]
-        most = min(self._asked.price, self._best.first if self._asked.by == "price" else inf)
         shape = np.arange(len(price))
-        if most < inf:
-            shape = np.flatnonzero(price <= most + SLACK)
+        if self._most() < inf:
+            shape = np.flatnonzero(price <= self._most() + SLACK)
             end, price = end.only(shape), price[shape]
         _, last_s = self._onward(SPANS - 1, end, moments)
         tries = Tries(shape[self._useful(shape, price, last_s)])
         price, last_s = self._to_come(tries, 0)
-        useful = np.flatnonzero(self._useful(tries.shape, price, last_s))
-        shape = tries.shape[useful]
-        first, then = self._ordered(shape, price[useful], last_s[useful])
-        order = _promise(first, then).argsort()
-        return shape[order], first[order], then[order]
+        return self._bounds(tries.shape, price, last_s)
+
+    def _bounds(self, shape: Counts, price: Floats, finish_s: Floats) -> Bounds:
+        """Of those that may be of use."""
+        useful = self._useful(shape, price, finish_s)
+        shape = shape[useful]
+        return Bounds(shape, *self._ordered(shape, price[useful], finish_s[useful])).by_promise()
+
+    def _most(self) -> float:
+        """The highest price that is of use."""
+        by_price = self._asked.by == "price"
+        return min(self._asked.price, self._best.first) if by_price else self._asked.price
 
     def _onward(self, k: int, span: Spans, moments: Moments) -> Moments:
         first_s, last_s = moments
@@ -242,20 +278,25 @@ class Search:
             moments = through(self._earliest, j, place, moments, steps)
         return price, moments[1]
 
-    def _possible(self, shape: Counts) -> Counts:
-        """Shapes that can be of use when the ways of single stages are looked at, whatever these
-        cost."""
-        known, source = self._known, np.zeros((len(shape), 1), np.int64)
-        price, moments = np.zeros(len(shape)), (np.zeros(source.shape),) * 2
+    def _closer(self, some: Bounds) -> Bounds:
+        """What the ways over single stages tell of shapes, the best promise first. A stage that is
+        too dear whatever the others cost is no way."""
+        known, shape, source = self._known, some.shape, np.zeros((len(some.shape), 1), np.int64)
+        slots = [span.slot[shape] for span in self._shapes.spans]
+        price = np.sum([known.least_price[slot] for slot in slots], axis=0)
+        spare = (self._most() - price + SLACK)[:, None]
+        moments = (np.zeros(source.shape),) * 2
         for k, span in enumerate(self._shapes.spans):
-            price += known.least_price[span.slot[shape]]
-            station = known.members[span.place[shape]]
+            station, steps = known.members[span.place[shape]], span.steps[shape, None]
             between = source[:, :, None], station[:, None, :], span.handoff[shape, None, None]
             hop_s = known.hop_s(*between) if k else np.zeros((1, 1, station.shape[1]))
             moments = soonest(moments, hop_s)
-            moments = through(known.leaving, k, station, moments, span.steps[shape, None])
+            more = known.price[station * self._shapes.total + (steps - 1)]
+            more -= known.least_price[slots[k]][:, None]
+            moments = later(moments, np.where(more > spare, inf, 0.0))
+            moments = through(known.leaving, k, station, moments, steps)
             source = station
-        return shape[self._useful(shape, price, moments[1].min(axis=1))]
+        return self._bounds(shape, price, moments[1].min(axis=1))
 
     def _useful(self, shape: Counts, price: Floats, finish_s: Floats) -> Bools:
         """Whether what has such bounds may be better than what is known."""

@@ -11,16 +11,15 @@ time and costs nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import product
-from typing import Any
 
 import numpy as np
 
 from diffusion_edge.routing.cost import Bools, Counts, Floats, cuts
+from diffusion_edge.routing.kept import Kept
 from diffusion_edge.routing.quality import QualityTable, Size
 from diffusion_edge.types import Tier
 
@@ -113,30 +112,19 @@ class Shapes:
 
 def shapes(groups: Sequence[Group], steps: int, quality: QualityTable, size: Size) -> Shapes:
     """All of them, whatever their quality."""
-    return _kept(_every, quality, tuple(groups), steps, size)
+    asked = tuple(groups), steps, size
+    return _SHAPES.of(quality, asked, lambda: _every(quality, *asked))
 
 
 def above(
     groups: Sequence[Group], steps: int, quality: QualityTable, size: Size, floor: float
 ) -> Shapes:
     """Those that reach a quality floor."""
-    return _kept(_above, quality, tuple(groups), steps, size, round(floor, DIGITS))
+    asked = tuple(groups), steps, size, round(floor, DIGITS)
+    return _SHAPES.of(quality, asked, lambda: _above(quality, *asked))
 
 
-KEPT = 64
-"""Sets of shapes that are kept, the latest ones."""
-_SHAPES: OrderedDict[tuple[Any, ...], tuple[QualityTable, Shapes]] = OrderedDict()
-
-
-def _kept(make: Callable[..., Shapes], quality: QualityTable, *asked: Any) -> Shapes:
-    """A table is known by its identity, which is its own as long as it is kept with its shapes."""
-    key = make, id(quality), *asked
-    found = _SHAPES.get(key)
-    if found is None:
-        found = _SHAPES[key] = quality, make(quality, *asked)
-        if len(_SHAPES) > KEPT:
-            _SHAPES.popitem(last=False)
-    return found[1]
+_SHAPES: Kept[Shapes] = Kept(64)
 
 
 def _above(

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, repeat
 from math import inf
+from operator import attrgetter, itemgetter
 
 import numpy as np
 
 from diffusion_edge.routing.cost import Bools, Counts, Floats, Line
 from diffusion_edge.routing.finish import Table
-from diffusion_edge.routing.leaving import Leaving, Reads
+from diffusion_edge.routing.leaving import Earliest, Leaving, Reads, earliest, of_sets
 from diffusion_edge.routing.shapes import SPANS, Group
 from diffusion_edge.types import StageStatus, Tier, View
 
@@ -48,6 +49,7 @@ class Stations:
     price: Floats
     least_price: Floats
     least_s: Floats
+    _ahead: dict[float, Reads[Earliest]]
     allows: Callable[[Counts, Floats, Counts], Bools] | None = None
 
     @property
@@ -62,8 +64,15 @@ class Stations:
         """The same with other prices."""
         steps = len(self.price) // len(self.stage)
         prices = _prices([price[name] for name in self.names], steps)
-        least = np.minimum.reduceat(prices[:-1], self.starts)
+        least = of_sets(np.minimum, prices[:-1], self.starts)
         return replace(self, price=prices.ravel(), least_price=least.ravel())
+
+    def earliest(self, until_s: float) -> Reads[Earliest]:
+        """When latents could leave places, known in detail until then, or somewhat longer."""
+        for until, known in self._ahead.items():
+            if until_s <= until <= 2 * until_s:
+                return known
+        return self._ahead.setdefault(until_s, earliest(self.leaving, self.starts, until_s))
 
     def group_of(self) -> dict[str, Group]:
         """By stage."""
@@ -134,8 +143,9 @@ def stations(
         size=size,
         travel_s=travel_s.ravel(),
         price=prices.ravel(),
-        least_price=np.minimum.reduceat(prices[:-1], starts).ravel(),
+        least_price=of_sets(np.minimum, prices[:-1], starts).ravel(),
         least_s=_least_s(travel_s[:-1, :-1], np.array([*begin, stages]))[:, :, size].ravel(),
+        _ahead={},
     )
 
 
@@ -155,14 +165,17 @@ def _travel_s(names: Sequence[str], view: View, nbytes: Counts) -> Floats:
     stages = len(names)
     row = {name: i for i, name in enumerate(names)}
     travel_s = np.full((stages + 2, stages + 2, len(nbytes)), inf)
-    ends = [(row.get(a, -1), row.get(b, -1)) for a, b in view.links]
-    source, target = np.array(ends, np.int64).reshape(-1, 2).T
-    links = view.links.values()
-    delay_s = np.array([link.delay_s for link in links])
-    bytes_per_s = np.array([link.bytes_per_s for link in links])
-    travel_s[source, target] = delay_s[:, None] + nbytes / bytes_per_s[:, None]
-    travel_s[-1], travel_s[:, -1] = inf, inf  # of stages that are not asked for, too
+    source, target = (
+        np.fromiter(map(row.get, map(itemgetter(end), view.links), repeat(-1)), np.int64)
+        for end in (0, 1)
+    )
+    delay_s, bytes_per_s = (
+        np.fromiter(map(attrgetter(of), view.links.values()), np.float64)[:, None]
+        for of in ("delay_s", "bytes_per_s")
+    )
+    travel_s[source, target] = delay_s + nbytes / bytes_per_s
     travel_s[:, stages] = 0.0
+    travel_s[-1], travel_s[:, -1] = inf, inf  # of stages that are not asked for, too
     every = np.arange(stages)
     travel_s[every, every] = inf
     return travel_s

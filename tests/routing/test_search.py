@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -134,9 +133,9 @@ def same_as_brute_force(wanted: ImageRequest, seen: View, quality: QualityTable)
         guided = cost.guided(name, wanted, seen)
         table = tables.of(name, guided, wanted.images)
         paid[name] = cost.paid(status, guided, wanted.images, seen)
-        each_s = elastic.worth(wanted, seen, table)
+        each_s = elastic.worth(wanted, seen)(table)
         charged[name] = paid[name] + cost.full_s(status, guided, wanted.images, seen) * each_s
-    worth = partial(elastic.worth, wanted, seen)
+    worth = elastic.worth(wanted, seen)
     known = options(list(seen.stages), wanted, seen, quality, worth)
     in_time = Asked("price", finish_s=wanted.deadline_s)
     same(known.cheapest(), best(wanted, seen, quality, charged, in_time))
