@@ -225,6 +225,8 @@ class Search:
         until_s = self._asked.finish_s
         if self._asked.by == "finish":
             until_s = min(until_s, self._best.first)
+        elif not self._best.plans:
+            until_s *= 2  # nothing may be in time, and then this serves the next search, too
         if until_s == inf:
             until_s = float(self._known.leaving.last.leaves_s.max())
         self._earliest = self._known.earliest(until_s)
