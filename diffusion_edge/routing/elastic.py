@@ -90,6 +90,10 @@ def below_floor(
     )
     if not quality.sizes:
         message += f"; {quality.family!r} has no quality table, so other plans need a floor of 0"
+    elif quality.at(request.size) is None:
+        message += f"; nothing else is known of {request.width}x{request.height} pixels"
+    if request.steps < (fewest := quality.counts(request.size)[0]):
+        message += f"; nothing is known of fewer than {fewest} steps"
     if dead:
         message += f"; no live stage runs the model {' or '.join(map(repr, dead))}"
     if full and not dead:

@@ -10,12 +10,13 @@ from diffusion_edge.errors import InvalidPlan, InvalidRequest, NoPlan, QueueFull
 from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.elastic import CROWDING
 from diffusion_edge.routing.forecast import ahead
+from diffusion_edge.routing.losses import Model
 from diffusion_edge.routing.policies import POLICIES, policy
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import Choice, Held, ImageRequest, Plan, View
 
 from .brute import bundles
-from .views import CELLS, MODEL, late, request, row, stage, symmetric, table, view
+from .views import CELLS, MODEL, late, request, row, stage, symmetric, table, view, with_model
 
 
 def elastic(asked: ImageRequest, seen: View, quality: QualityTable | None = None) -> Choice:
@@ -528,3 +529,38 @@ def test_unknown_policy_names_the_known_ones() -> None:
     assert caught.value.param == "policy"
     on_one = {"cloud-only", "edge-only", "device-only"}
     assert set(POLICIES) == {"elastic", "earliest", "in-turn", "fixed"} | on_one
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": 19}, "nothing is known of fewer than 20 steps"),
+        ({"width": 96, "policy": "elastic"}, "nothing else is known of 96x64 pixels"),
+    ],
+    ids=["steps", "size"],
+)
+def test_a_refusal_says_what_was_not_measured(changes: dict[str, object], told: str) -> None:
+    only = view(stage("tower", 0.2))
+    with pytest.raises(NoPlan, match=told):
+        elastic(request(quality_floor=0.1, **changes), only)
+    assert elastic(request(quality_floor=0.0, **changes), only).quality == 0.0
+
+
+def test_floors_are_held_against_bounds_and_both_are_told() -> None:
+    known = symmetric()
+    (here,) = known.sizes
+    cautious = Model(power=0.8, curves=here.model.curves, hops=here.model.hops)
+    low = with_model(known, here.model, cautious)
+    asked = request(quality_floor=0.75, deadline_s=60.0)
+    for name in ("elastic", "earliest"):
+        choice = policy(name)(asked, three(), low)
+        models = of_models(choice.plan)
+        assert choice.quality == pytest.approx(low.relative(models, (64, 64)))
+        assert choice.quality_bound == pytest.approx(low.bound(models, (64, 64)))
+        assert choice.quality_bound >= 0.75
+    assert str(elastic(asked, three(), low).plan) != str(elastic(asked, three(), known).plan)
+    told = policy("fixed")(request(plan=Plan.parse("tower:20"), quality_floor=0.65), three(), low)
+    assert told.quality == pytest.approx(0.7)
+    assert "below the quality floor 0.65" in told.reason
+    with pytest.raises(NoPlan, match="best of tower"):
+        policy("in-turn")(request(quality_floor=0.65), view(stage("tower", 0.2)), low)
