@@ -472,7 +472,9 @@ class Choice:
     """A policy's plan with its prediction, and the runner-up with its own.
 
     `quality` is the estimate, `quality_bound` what the floor is held against (`routing.quality`).
-    `price` is what the policy weighed: the cost, and what else it counts.
+    `price` is what the policy weighed: the cost, and what else it counts. `predicted_90_s`: seconds
+    that nine in ten such requests stay below, where enough were served to tell
+    (`routing.calibration`).
     """
 
     plan: Plan
@@ -484,3 +486,4 @@ class Choice:
     runner_up_s: float | None = None
     quality_bound: float = 0.0
     price: float = 0.0
+    predicted_90_s: float | None = None

@@ -12,6 +12,7 @@ from diffusion_edge.api.schema import OutputFormat, ThrottleBody
 from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
 from diffusion_edge.errors import EdgeError
+from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.policies import POLICIES
 from diffusion_edge.routing.why import Alternative, Change, Why
 from diffusion_edge.types import Choice, ImageRequest, Link, Plan, StageStatus, View
@@ -67,12 +68,14 @@ def plan(
     pass, `decode_s` by cells. `packet_bytes` and `packet_codecs` are by hand-off step, from 0 to
     the number of steps; the bytes are another family's where `emulated` says so. `age_s` has the
     seconds since each stage's report, from which the times of the images that it holds count.
-    What a link is `known` by, see `_link`. `why` is null where the policy compares no plans.
+    What a link is `known` by, see `_link`. What `calibration` says of predictions, see
+    `_calibration`. `why` is null where the policy compares no plans.
     """
     return {
         "object": "plan",
         **_decision(asked, choice, service),
         "why": why and _why(why),
+        "calibration": _calibration(service.calibration),
         "prices_per_s": dict(view.price_per_s),
         "cells": view.cells,
         "packet_bytes": list(view.packet_bytes),
@@ -82,6 +85,18 @@ def plan(
         "links": [_link(pair, link, service) for pair, link in sorted(view.links.items())],
         "warnings": list(service.warnings(asked)),
         "emulated": _emulated(service.emulation()),
+    }
+
+
+def _calibration(known: Calibration) -> Json:
+    """By the requests that were served, the last ones: how far predictions were from the seconds
+    they took in the median, what nine in ten stayed below, both relative; and which share of those
+    that were told `predicted_90_s` did. null before enough were."""
+    return {
+        "served": known.served,
+        "median_error": known.median_error,
+        "actual_90": known.slow,
+        "below_90": known.below_share,
     }
 
 
@@ -163,7 +178,8 @@ def stages(statuses: Mapping[str, StageStatus]) -> Json:
 
 
 def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
-    """`steps_chosen_from` is null where the request named a number of steps or a plan.
+    """`predicted_90_s`, which nine in ten such requests stay below, is null before enough were
+    served. `steps_chosen_from` is null where the request named a number of steps or a plan.
     `late_by_s` and `below_floor_by` say what of deadline and floor is not held, 0 where it is.
     `quality` is relative to the reference alone in its default number of steps, as estimated;
     `quality_bound` is what the floor was held against. Both are null where it was not measured."""
@@ -178,6 +194,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "policy": asked.policy,
         "reason": choice.reason,
         "predicted_s": choice.predicted_s,
+        "predicted_90_s": choice.predicted_90_s,
         "late_by_s": max(choice.predicted_s - asked.deadline_s, 0.0),
         "below_floor_by": max(asked.quality_floor - choice.quality_bound, 0.0),
         "cost": choice.cost,

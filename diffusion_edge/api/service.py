@@ -26,6 +26,7 @@ from diffusion_edge.config import Settings
 from diffusion_edge.engine.hop import Guarded
 from diffusion_edge.errors import ConfigError, DeadlineExceeded, InvalidRequest, StageLost
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.policies import CONSIDERED, policy
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.why import Why, why
@@ -107,7 +108,7 @@ class Emulation:
 
 
 class Service:
-    """Holds no state of its own between requests."""
+    """Holds one value between requests: what those that were served say of predictions."""
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class Service:
         self._watcher = watcher
         self._packet = packet or packets_for(card)
         self._draw_seed = draw_seed
+        self.calibration = Calibration()
         models = {name: card.stages[stage.model] for name, stage in settings.stages.items()}
         self._guidance = {n: m.guidance for n, m in models.items() if m.guidance is not None}
         try:
@@ -155,6 +157,7 @@ class Service:
             choice,
             plan=choice.plan.with_guidance(self._guidance),
             runner_up=second and second.with_guidance(self._guidance),
+            predicted_90_s=self.calibration.predicted_90_s(choice.predicted_s),
         )
 
     def why(self, request: ImageRequest, view: View) -> Why | None:
@@ -203,6 +206,7 @@ class Service:
         except BaseExceptionGroup as failed:
             raise first_error(failed) from None
         seconds = time.monotonic() - began
+        self.calibration = self.calibration.observe(choice, seconds)
         done = [task.result() for task in tasks]
         warnings = list(self.warnings(request))
         warnings += [warning for event in done for warning in event.warnings]

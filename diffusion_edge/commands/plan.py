@@ -56,8 +56,11 @@ def show(answer: Mapping[str, Any]) -> None:
 def _chosen(answer: Mapping[str, Any]) -> list[str]:
     bound = answer["quality_bound"]
     quality = "unknown quality" if bound is None else f"quality at least {bound:.3g}"
+    seconds, nine_in_ten = f"{answer['predicted_s']:.2f} s", answer["predicted_90_s"]
+    if nine_in_ten is not None:
+        seconds += f" (nine in ten within {nine_in_ten:.2f} s)"
     return [
-        f"{answer['plan']}: {answer['predicted_s']:.2f} s, cost {answer['cost']:.3g}, {quality}",
+        f"{answer['plan']}: {seconds}, cost {answer['cost']:.3g}, {quality}",
         str(answer["reason"]),
     ]
 

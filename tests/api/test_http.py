@@ -90,6 +90,7 @@ async def test_the_answer() -> None:
     assert (ours["policy"], ours["deadline_ms"], ours["quality_floor"]) == ("elastic", 5000, 0.95)
     assert "cheapest" in ours["reason"]
     assert ours["predicted_s"] > 0
+    assert ours["predicted_90_s"] is None  # nothing was served before
     assert ours["runner_up"]["predicted_s"] > 0
     assert ours["deadline_met"] is True
     assert [image["seed"] for image in ours["images"]] == [7, 8]
@@ -183,6 +184,13 @@ async def test_what_is_not_held_is_told_by_how_much() -> None:
     held = {"plan": "hall:20", "deadline_ms": 60_000}
     told = (await post(GOOD | {"diffusion_edge": held}, path="/v1/plan")).json()
     assert (told["late_by_s"], told["below_floor_by"]) == (0, 0)
+
+
+async def test_a_plan_tells_how_right_predictions_were() -> None:
+    told = (await post(GOOD, path="/v1/plan")).json()
+    assert told["predicted_90_s"] is None
+    unknown = {"median_error": None, "actual_90": None, "below_90": None}
+    assert told["calibration"] == {"served": 0, **unknown}
 
 
 @pytest.mark.parametrize("codec", ["exact", "bf16", "int8"])

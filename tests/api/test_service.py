@@ -4,6 +4,7 @@ import pytest
 
 from diffusion_edge.api.service import Service
 from diffusion_edge.errors import ConfigError, DeadlineExceeded, NoPlan, QueueFull, StageLost
+from diffusion_edge.routing.calibration import LEAST, Calibration
 from diffusion_edge.types import Accepted, Event, Plan
 from tests.api.fakes import (
     FakeBoard,
@@ -108,6 +109,33 @@ async def test_a_larger_picture_is_predicted_to_take_longer_and_given_up_later()
         await made.generate(asked)
     first, _, second, _ = (packet["give_up"] for packet in transport.packets)
     assert 4 < second - first < 20
+
+
+async def test_requests_that_were_served_say_what_nine_in_ten_stay_below() -> None:
+    """The transport is far faster than the stages are said to be."""
+    made = service(FakeTransport())
+    for _ in range(LEAST):
+        assert (await made.generate(request())).choice.predicted_90_s is None
+    choice = made.plan(request())
+    assert choice.predicted_90_s is not None
+    assert 0 < choice.predicted_90_s < 0.9 * choice.predicted_s
+    assert (await made.generate(request())).choice.predicted_90_s == choice.predicted_90_s
+    assert (made.calibration.served, made.calibration.told) == (LEAST + 1, 1)
+
+
+async def test_who_leaves_or_gets_no_picture_teaches_nothing() -> None:
+    lost = StageLost("the stage 'hall' died", stage="hall")
+    failed = service(failing(lost, image=1))
+    with pytest.raises(StageLost):
+        await failed.generate(request())
+    transport = FakeTransport(gate=asyncio.Event(), expected=2)
+    left = service(transport)
+    task = asyncio.create_task(left.generate(request()))
+    await transport.all_started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (failed.calibration, left.calibration) == (Calibration(), Calibration())
 
 
 async def test_dead_stages_and_full_queues_are_told_apart() -> None:

@@ -32,6 +32,7 @@ def test_the_plan_why_and_the_others(
     answer = {
         "plan": "phone:14,hall:6",
         "predicted_s": 3.456,
+        "predicted_90_s": None,
         "cost": 1.0,
         "quality_bound": 0.96,
         "reason": "cheapest [of] some",
@@ -47,5 +48,7 @@ def test_the_plan_why_and_the_others(
         assert "4.00" in line
         assert change in line
     assert "and 2 kinds more" in printed
-    show(answer | {"why": None, "quality_bound": None})
-    assert "unknown quality" in capsys.readouterr().out
+    show(answer | {"why": None, "quality_bound": None, "predicted_90_s": 4.321})
+    printed = capsys.readouterr().out
+    assert "unknown quality" in printed
+    assert "3.46 s (nine in ten within 4.32 s)" in printed

@@ -181,7 +181,7 @@ class LinkEstimate:
     def slow(self) -> float:
         """The quantile of a hop's seconds over those predicted."""
         supposed = SUPPOSED[: max(len(SUPPOSED) - len(self.misses), 0)]
-        return exp(_quantile(sorted((*supposed, *self.misses)), self.level))
+        return exp(quantile(sorted((*supposed, *self.misses)), self.level))
 
     def _belief_at(self, time: float) -> Belief:
         """The newest that was held by then, or else the oldest that is known."""
@@ -196,7 +196,7 @@ def _weights(losses: Mapping[str, float]) -> dict[str, float]:
     return {name: part / total for name, part in raw.items()}
 
 
-def _quantile(ordered: list[float], level: float) -> float:
+def quantile(ordered: list[float], level: float) -> float:
     """Of one more draw from what `ordered` was drawn from (n + 1 places), between neighbours."""
     place = min(max(level * (len(ordered) + 1) - 1.0, 0.0), len(ordered) - 1.0)
     below = int(place)

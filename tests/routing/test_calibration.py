@@ -1,0 +1,84 @@
+"""How right predictions are said to be: quantiles that hold, also when the errors drift."""
+
+from __future__ import annotations
+
+import random
+from math import exp, log
+
+import pytest
+
+from diffusion_edge.routing.calibration import LEAST, WINDOW, Calibration
+from diffusion_edge.types import Choice, Plan
+
+
+def served(known: Calibration, *ratios: float, predicted_s: float = 2.0) -> Calibration:
+    """After requests that took so many times their predicted seconds, each told the quantile."""
+    for ratio in ratios:
+        choice = told(predicted_s, known.predicted_90_s(predicted_s))
+        known = known.observe(choice, ratio * predicted_s)
+    return known
+
+
+def told(predicted_s: float, predicted_90_s: float | None) -> Choice:
+    plan = Plan.of((("hall", 20),))
+    return Choice(plan, predicted_s, 1.0, 1.0, "", predicted_90_s=predicted_90_s)
+
+
+def test_nothing_is_told_before_nine_requests() -> None:
+    known = served(Calibration(), *[1.0] * (LEAST - 1))
+    assert (known.predicted_90_s(2.0), known.median_error, known.below_share) == (None, None, None)
+    known = served(known, 1.0)
+    assert (known.predicted_90_s(2.0), known.median_error) == (2.0, 0.0)
+    assert (known.served, known.told) == (LEAST, 0)
+
+
+def test_the_median_error_is_that_of_the_last_requests_high_or_low() -> None:
+    known = served(Calibration(), *[3.0] * 50, *[0.8, 1.1, 1.4] * (WINDOW // 3 + 1))
+    assert known.median_error == pytest.approx(0.2)
+    assert len(known.misses) == WINDOW
+    assert known.served == 50 + 3 * (WINDOW // 3 + 1)
+
+
+def test_the_quantile_goes_with_the_predicted_seconds() -> None:
+    ratios = [1.0 + 0.01 * k for k in range(100)]
+    random.Random(1).shuffle(ratios)
+    known = served(Calibration(), *ratios)
+    told_s = known.predicted_90_s(1.0)
+    assert told_s == pytest.approx(1.9, abs=0.05)
+    assert known.predicted_90_s(5.0) == pytest.approx(5 * told_s)
+
+
+@pytest.mark.parametrize("drifts", [False, True], ids=["alike", "drifting"])
+def test_nine_in_ten_are_done_before_what_they_were_told(drifts: bool) -> None:
+    chance, known = random.Random(3), Calibration()
+    for number in range(1500):
+        worse = 0.5 * number / 1500 if drifts else 0.0
+        known = served(known, exp(chance.gauss(worse, 0.2)))
+    assert known.below_share is not None
+    assert 0.85 <= known.below_share <= 0.95
+
+
+def test_a_jump_is_followed_better_than_by_the_plain_quantile_of_all_requests() -> None:
+    """The dumbest alternative: what nine in ten requests stayed below so far."""
+    chance, known = random.Random(5), Calibration()
+    ratios = [exp(chance.gauss(0.0 if k < 500 else 0.4, 0.15)) for k in range(1000)]
+    plain = 0
+    for k, ratio in enumerate(ratios):
+        known = served(known, ratio)
+        if k >= LEAST:
+            plain += ratio <= sorted(ratios[:k])[min(int(0.9 * k), k - 1)]
+    assert known.below_share is not None
+    assert abs(known.below_share - 0.9) < abs(plain / (1000 - LEAST) - 0.9)
+
+
+@pytest.mark.parametrize(("predicted_s", "actual_s"), [(0.0, 1.0), (1.0, 0.0)])
+def test_no_time_at_all_teaches_nothing(predicted_s: float, actual_s: float) -> None:
+    assert Calibration().observe(told(predicted_s, None), actual_s) == Calibration()
+
+
+def test_the_level_is_bound() -> None:
+    known = served(Calibration(), *[1.0] * LEAST)
+    for _ in range(400):
+        known = known.observe(told(1.0, 1.0), 9.0)
+    assert known.level == 0.995
+    assert log(known.slow or 0.0) == pytest.approx(log(9.0))
