@@ -21,6 +21,7 @@ from diffusion_edge.errors import EdgeError
 from diffusion_edge.types import Link, StageStatus, View
 
 QUIET_S = 300.0
+NOT_READY = httpx.codes.SERVICE_UNAVAILABLE
 EVERY_S = 0.1
 SETTLE_S = 0.5
 """For the board to hear from every stage that it is quiet."""
@@ -137,7 +138,13 @@ class Live:
         return idle_view(await self.plan(wanted, {"policy": "in-turn"}))
 
     async def _stages(self) -> dict[str, Any]:
-        stages: dict[str, Any] = _told(await self._http.get("/ready"))["stages"]
+        """What all stages report, once none is silent. Raises EdgeError if that takes too long."""
+        give_up = time.monotonic() + QUIET_S
+        response = await self._http.get("/ready")
+        while response.status_code == NOT_READY and time.monotonic() < give_up:
+            await asyncio.sleep(EVERY_S)
+            response = await self._http.get("/ready")
+        stages: dict[str, Any] = _told(response)["stages"]
         return stages
 
 

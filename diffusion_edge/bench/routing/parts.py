@@ -48,7 +48,7 @@ class Size:
     links: as steady. decisions: views.
     """
 
-    search: int = 200
+    search: int = 160
     precision: float = 1.05
     probes: int = 6
     steady: tuple[int, int] = (4, 100)
@@ -58,7 +58,7 @@ class Size:
     burst: int = 30
     bursts: int = 4
     forecast: Mapping[float, int] = field(
-        default_factory=lambda: {0.2: 60, 0.4: 80, 0.6: 80, 0.9: 100}
+        default_factory=lambda: {0.2: 50, 0.4: 60, 0.6: 80, 0.9: 80}
     )
     links: tuple[int, int] = (2, 100)
     decisions: int = 200
