@@ -133,10 +133,6 @@ class Live:
         """What /v1/plan says."""
         return _told(await self._http.post("/v1/plan", json=wanted.body(0, 0, options)))
 
-    async def view(self, wanted: Wanted) -> View:
-        """What a policy would see now if no stage had anything to do."""
-        return idle_view(await self.plan(wanted, {"policy": "in-turn"}))
-
     async def _stages(self) -> dict[str, Any]:
         """What all stages report, once none is silent. Raises EdgeError if that takes too long."""
         give_up = time.monotonic() + QUIET_S
