@@ -20,7 +20,7 @@ Batching = Literal["in-flight", "reproducible", "off"]
 size, so that a picture does not depend on its company in any bit. off: one sample at a time."""
 
 STRETCH = 3.0
-"""A request without an earlier deadline is due at this many times the seconds it takes alone."""
+"""A request is due at so many times the seconds it takes alone, if its deadline is not earlier."""
 
 GAIN = 1.05
 """A larger forward pass has to do this many times as many rows a second to be used."""
@@ -56,15 +56,15 @@ FIXED_ROWS = 8
 """Of every forward pass in mode `reproducible`, unless the config says otherwise."""
 
 
-def due(arrived: float, alone_s: float, deadline: float | None, mode: Batching) -> float:
+def due(arrived: float, alone_s: float, told: float | None, mode: Batching) -> float:
     """When a request should be done that would take `alone_s` on an idle replica.
 
-    In mode `off` it is the time of arrival: who came first is done first.
+    told: when its sender says that it is due, None for nothing said. In mode `off` it is the time
+    of arrival: who came first is done first.
     """
     if mode == "off":
         return arrived
-    fair = arrived + STRETCH * alone_s
-    return fair if deadline is None else min(fair, deadline)
+    return arrived + STRETCH * alone_s if told is None else told
 
 
 def best_rows(step_s: Curve) -> int:

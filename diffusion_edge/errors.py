@@ -12,6 +12,7 @@ EdgeError
 ├── NotFound                404  no such path
 ├── MethodNotAllowed        405
 ├── QueueFull               429  try again after `retry_after_s`
+├── CannotBeInTime          429  by the forecast; it could be after `retry_after_s`
 ├── StageLost               503  the stage that held the request died or cannot be reached
 ├── NoPlan                  503  no stage that could serve the request is alive
 ├── NotReady                503  a configured stage has not reported
@@ -108,6 +109,18 @@ class QueueFull(EdgeError):
     code = "queue_full"
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class CannotBeInTime(EdgeError):
+    """retry_after_s: None if it could not be in time even with nothing else to do."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "cannot_be_in_time"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

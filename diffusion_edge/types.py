@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Literal, Protocol
 
 from diffusion_edge import curves
@@ -16,6 +17,8 @@ TIERS: tuple[Tier, ...] = ("device", "edge", "cloud")
 Codec = Literal["exact", "bf16", "int8"]
 AskedCodec = Literal["exact", "bf16", "int8", "auto"]
 EXACT: Codec = "exact"
+Late = Literal["serve", "refuse"]
+"""What a request wants that cannot be in time: to be served late, or to be refused at once."""
 Guiding = Literal["doubled", "embedded", "off"]
 """How a denoiser is guided: by a second pass with the negative prompt, by the value of guidance as
 an input of its own, or not at all."""
@@ -160,9 +163,10 @@ def _guidance(given: str, part: str, plan: str) -> float:
 
 @dataclass(frozen=True)
 class Times:
-    """When a picture is due and when its work is given up, in seconds of one clock; None is never.
+    """When a picture is due and when its work is given up, in seconds of one clock.
 
-    Due times order the work. A picture that is late is still made until its work is given up.
+    Due times order the work; None leaves them to each stage. A picture that is late is still made
+    until its work is given up; None is never.
     """
 
     due: float | None = None
@@ -184,7 +188,8 @@ class ImageRequest:
     """What is asked for, with every default settled. `steps` counts what the solver resolves;
     `free_steps` has all numbers that the router may choose from, none where one was asked for.
 
-    `codec` is that of every hop; `auto` lets the family's measured losses decide.
+    `codec` is that of every hop; `auto` lets the family's measured losses decide. late: what is
+    wanted where it cannot be in time.
     """
 
     prompt: str
@@ -204,6 +209,7 @@ class ImageRequest:
     codec: AskedCodec = EXACT
     request_id: str = ""
     free_steps: tuple[int, ...] = ()
+    late: Late = "serve"
 
     @property
     def most_steps(self) -> int:
@@ -326,7 +332,8 @@ class Held:
     be done, seconds from the report; it orders the work (see `batching`). rows, cells: of it in a
     forward pass. encodes, decodes: whether its text is still to be encoded there, and its picture
     decoded. doubled: whether guidance doubles it in the model, whatever rows are counted for it; it
-    shares passes with its like only.
+    shares passes with its like only. latest_s: when it has to leave the stage for its request to be
+    in time, seconds from the report; inf if that is not known, or lost.
     """
 
     request: str
@@ -339,6 +346,7 @@ class Held:
     decodes: bool
     arrives_s: float = 0.0
     doubled: bool = False
+    latest_s: float = inf
 
 
 Work = Literal["steps", "texts", "pictures"]
@@ -474,7 +482,8 @@ class Choice:
     `quality` is the estimate, `quality_bound` what the floor is held against (`routing.quality`).
     `price` is what the policy weighed: the cost, and what else it counts. `predicted_90_s`: seconds
     that nine in ten such requests stay below, where enough were served to tell
-    (`routing.calibration`).
+    (`routing.calibration`). late: whether it is for a request that cannot be in time, or not
+    without making others late.
     """
 
     plan: Plan
@@ -487,3 +496,4 @@ class Choice:
     quality_bound: float = 0.0
     price: float = 0.0
     predicted_90_s: float | None = None
+    late: bool = False

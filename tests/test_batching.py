@@ -193,15 +193,14 @@ def test_an_earlier_deadline_goes_first() -> None:
     assert done == {"urgent": 5.0, "calm": 10.0}
 
 
-@pytest.mark.parametrize(
-    ("deadline", "when"),
-    [(None, 7.0 + STRETCH * 4.0), (8.0, 8.0), (0.0, 0.0), (-3.0, -3.0), (99.0, 7.0 + STRETCH * 4)],
-)
-def test_a_deadline_makes_nobody_wait_longer_and_zero_is_one(
-    deadline: float | None, when: float
-) -> None:
-    assert due(7.0, 4.0, deadline, "in-flight") == when
-    assert due(7.0, 4.0, deadline, "reproducible") == when
+@pytest.mark.parametrize("told", [8.0, 0.0, -3.0, 99.0])
+def test_what_is_told_to_be_due_is_due_then_and_zero_is_a_time(told: float) -> None:
+    assert due(7.0, 4.0, told, "in-flight") == told
+    assert due(7.0, 4.0, told, "reproducible") == told
+
+
+def test_what_is_not_told_is_due_by_its_own_seconds() -> None:
+    assert due(7.0, 4.0, None, "in-flight") == 7.0 + STRETCH * 4.0
 
 
 def test_first_come_first_served_when_off() -> None:

@@ -11,7 +11,7 @@ from diffusion_edge.api.links import Pair
 from diffusion_edge.api.schema import OutputFormat, ThrottleBody
 from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
-from diffusion_edge.errors import EdgeError
+from diffusion_edge.errors import CannotBeInTime, EdgeError, QueueFull
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.policies import POLICIES
 from diffusion_edge.routing.why import Alternative, Change, Why
@@ -21,14 +21,16 @@ Json = dict[str, Any]
 
 
 def error(failed: EdgeError) -> Json:
-    return {
-        "error": {
-            "message": failed.message,
-            "type": failed.type,
-            "param": failed.param,
-            "code": failed.code,
-        }
+    """`retry_after_s` is exact, where the header has whole seconds; null for what will not help."""
+    told: Json = {
+        "message": failed.message,
+        "type": failed.type,
+        "param": failed.param,
+        "code": failed.code,
     }
+    if isinstance(failed, QueueFull | CannotBeInTime):
+        told["retry_after_s"] = failed.retry_after_s
+    return {"error": told}
 
 
 def images(
@@ -181,8 +183,10 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
     """`predicted_90_s`, which nine in ten such requests stay below, is null before enough were
     served. `steps_chosen_from` is null where the request named a number of steps or a plan.
     `late_by_s` and `below_floor_by` say what of deadline and floor is not held, 0 where it is.
-    `quality` is relative to the reference alone in its default number of steps, as estimated;
-    `quality_bound` is what the floor was held against. Both are null where it was not measured."""
+    `late` says that it was decided that the request cannot be in time; `predicted_s` in an answer
+    is then its wait and what was foretold when it was begun. `quality` is relative to the reference
+    alone in its default number of steps, as estimated; `quality_bound` is what the floor was held
+    against. Both are null where it was not measured."""
     settings = service.settings
     order = [settings.stages[span.stage].model for span in choice.plan.spans]
     known = service.quality.knows(order, choice.plan.steps, asked.size)
@@ -197,6 +201,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "predicted_90_s": choice.predicted_90_s,
         "late_by_s": max(choice.predicted_s - asked.deadline_s, 0.0),
         "below_floor_by": max(asked.quality_floor - choice.quality_bound, 0.0),
+        "late": choice.late,
         "cost": choice.cost,
         "price": choice.price,
         "quality": choice.quality if known else None,

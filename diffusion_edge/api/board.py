@@ -3,7 +3,8 @@
 Between two reports the view has what was decided meanwhile (`promises`) beside what was reported.
 Times of what a stage holds count from its report, and the view says how old that is: so the record
 of a stage stays the same object until there is a report or a promise more or less, and what is
-computed of it can be kept (`finish`), while the stage's work since its report still counts. The
+computed of it can be kept (`finish`), while the stage's work since its report still counts. What a
+stage will do with what it has moves promises to the stages after it. The
 board's clock for this goes by ticks, whose differences have no rounding: requests that are decided
 one after another within a tick are due in that order, not in that of the last bit of a sum.
 """
@@ -21,8 +22,8 @@ from math import floor
 
 from diffusion_edge.api.carriage import Carriage
 from diffusion_edge.api.links import Links, Pair
-from diffusion_edge.api.promises import Kept, Promise, Promises, merged, promised
-from diffusion_edge.types import Carried, ImageRequest, Link, Plan, StageStatus, Tier, View
+from diffusion_edge.api.promises import Kept, Promises, merged, promised
+from diffusion_edge.types import Carried, Choice, ImageRequest, Link, StageStatus, Tier, View
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ EVERY_S = 0.2
 GIVE_UP_S = 5.0
 TICK_S = 1 / 16
 """A power of two. Shorter ones make tables more often, longer ones know ages less well."""
+SETTLING = 2
+"""Rounds in which what one stage foretells moves what is promised to others."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Merged:
-    """A report and the promises that were merged into it, both known by identity."""
+    """A report, known by identity, and the promises that were merged into it, by their version."""
 
     seen: _Seen
-    promises: tuple[Promise, ...]
+    version: int
     status: StageStatus
 
 
@@ -117,21 +120,25 @@ class Board:
         """The live stages, in the order of the config, with what is promised to them."""
         now = self._now()
         live = [n for n in self._ask if n in self._seen and self._seen[n].good_until >= now]
+        for _ in range(SETTLING):
+            for name in live:
+                self._status(name)
         return {name: self._status(name) for name in live}
 
     def promised(
-        self, request: ImageRequest, plan: Plan, view: View
+        self, request: ImageRequest, choice: Choice, view: View
     ) -> AbstractContextManager[Kept]:
-        """A plan that was decided on from `view` counts at once, until the block is left at the
-        latest."""
-        return self._promises.kept(promised(request, plan, view, self._tick_s()))
+        """What was decided from `view` counts at once, until the block is left at the latest."""
+        return self._promises.kept(promised(request, choice, view, self._tick_s()))
 
     def _status(self, name: str) -> StageStatus:
-        seen, promises = self._seen[name], self._promises.of(name)
+        seen, version = self._seen[name], self._promises.version(name)
         known = self._merged.get(name)
-        if known is None or known.seen is not seen or known.promises is not promises:
-            status = merged(seen.status, promises, seen.at_s)
-            known = self._merged[name] = _Merged(seen, promises, status)
+        if known is None or known.seen is not seen or known.version != version:
+            told, listed = self._promises.of(name), self._promises.listed(name)
+            status = merged(seen.status, told, seen.at_s, listed)
+            known = self._merged[name] = _Merged(seen, version, status)
+            self._promises.foretold(status, seen.at_s)
         return known.status
 
     def _tick_s(self) -> float:

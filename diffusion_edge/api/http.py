@@ -33,6 +33,7 @@ from diffusion_edge.api.service import GenerationResult, Service
 from diffusion_edge.errors import (
     BodyTimeout,
     BodyTooLarge,
+    CannotBeInTime,
     EdgeError,
     MethodNotAllowed,
     NotFound,
@@ -220,7 +221,7 @@ async def _client_gone(request: Request, _: Exception) -> Response:
 
 def error_response(error: EdgeError, headers: dict[str, str] | None = None) -> Response:
     headers = dict(headers or {})
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | CannotBeInTime) and error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, BodyTimeout):
         headers["Connection"] = "close"

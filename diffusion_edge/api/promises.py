@@ -8,15 +8,21 @@ stage lists it, or the stage is done with it, or the request ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import inf
+
+import numpy as np
 
 from diffusion_edge import batching, curves
-from diffusion_edge.routing import finish
+from diffusion_edge.routing import cost, due, finish
 from diffusion_edge.routing.cost import span_guided
-from diffusion_edge.routing.forecast import mode_of
+from diffusion_edge.routing.due import is_late
+from diffusion_edge.routing.forecast import ahead, mode_of
 from diffusion_edge.types import (
+    Choice,
     Done,
     Event,
     Held,
@@ -27,13 +33,18 @@ from diffusion_edge.types import (
     View,
 )
 
+MOVED_S = 1 / 32
+"""By less, nothing is made anew."""
+
 # ---------------------------------------------------------------------------- one promise
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Promise:
     """An image that is to take its steps up to `stop` on a stage. at_s: when that was decided, by
-    the board's clock; arrives_s, deadline_s: seconds from then."""
+    the board's clock; arrives_s, due_s: seconds from then, and so is latest_s, when it has to
+    leave the stage for its request to be in time; inf if that will not be. hop_s: from there to
+    the next one."""
 
     stage: str
     request: str
@@ -45,8 +56,12 @@ class Promise:
     decodes: bool
     at_s: float
     arrives_s: float
-    deadline_s: float
+    due_s: float
+    latest_s: float = inf
+    hop_s: float = 0.0
     doubled: bool = False
+    before: Promise | None = field(default=None, repr=False)
+    after: Promise | None = field(default=None, repr=False)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -64,18 +79,24 @@ class Promise:
             steps=self.steps,
             rows=self.rows,
             cells=self.cells,
-            due_s=batching.due(arrives_s, alone_s, since_s + self.deadline_s, mode_of(status)),
+            due_s=batching.due(arrives_s, alone_s, since_s + self.due_s, mode_of(status)),
             encodes=True,
             decodes=self.decodes,
             arrives_s=arrives_s,
+            latest_s=since_s + self.latest_s,
             doubled=self.doubled,
         )
 
 
-def promised(request: ImageRequest, plan: Plan, view: View, at_s: float) -> tuple[Promise, ...]:
+def promised(request: ImageRequest, choice: Choice, view: View, at_s: float) -> tuple[Promise, ...]:
     """One by span and image. view: what was decided from."""
-    last = len(plan.spans) - 1
-    return tuple(
+    plan, last = choice.plan, len(choice.plan.spans) - 1
+    tables = finish.Tables(request, view, choice.late)
+    arrives = finish.arrivals(plan, request, view, tables)
+    hops_s = _hops_s(plan, view)
+    latest = _latest(request, choice, arrives, hops_s)
+    due_s = due.decided_s(request, choice, view)
+    made = tuple(
         Promise(
             stage=span.stage,
             request=request.request_id,
@@ -87,32 +108,72 @@ def promised(request: ImageRequest, plan: Plan, view: View, at_s: float) -> tupl
             decodes=k == last,
             at_s=at_s,
             arrives_s=arrives_s,
-            deadline_s=request.deadline_s,
+            due_s=due_s,
+            latest_s=latest[k][image],
+            hop_s=hops_s[k],
             doubled=view.stages[span.stage].doubles(span_guided(span, request, view)),
         )
-        for k, (span, by_image) in enumerate(
-            zip(plan.spans, finish.arrivals(plan, request, view), strict=True)
-        )
+        for k, (span, by_image) in enumerate(zip(plan.spans, arrives, strict=True))
         for image, arrives_s in enumerate(by_image)
     )
+    for before, after in zip(made, made[request.images :], strict=False):
+        before.after, after.before = after, before
+    return made
+
+
+def _hops_s(plan: Plan, view: View) -> list[float]:
+    """Seconds from the stage of each span to the next one; 0 after the last."""
+    hops_s = [
+        float(cost.hop_s(a.stage, b.stage, np.array([b.start]), view)[0])
+        for a, b in pairwise(plan.spans)
+    ]
+    return [*hops_s, 0.0]
+
+
+def _latest(
+    request: ImageRequest,
+    choice: Choice,
+    arrives: Sequence[Sequence[float]],
+    hops_s: Sequence[float],
+) -> list[list[float]]:
+    """Until when each image may be on the stage of each span: as long as it is predicted to, and
+    what is left to the deadline."""
+    slack_s = request.deadline_s - choice.predicted_s
+    if is_late(request, choice):
+        return [[inf] * request.images for _ in hops_s]
+    leaves = [
+        [arrives_s - hop_s + slack_s for arrives_s in later]
+        for later, hop_s in zip(arrives[1:], hops_s, strict=False)
+    ]
+    return [*leaves, [request.deadline_s] * request.images]
 
 
 # ---------------------------------------------------------------------------- a stage's promises
 
 
-def merged(status: StageStatus, promises: Sequence[Promise], reported_s: float) -> StageStatus:
+def merged(
+    status: StageStatus,
+    promises: Sequence[Promise],
+    reported_s: float,
+    listed: Collection[Promise] = (),
+) -> StageStatus:
     """The report with what is promised to the stage beside what it holds; the very same record if
-    that is nothing.
+    that is nothing. listed: promises that the report lists, which know when these have to leave.
 
     `queued` and `queue_s`, which know no arrivals, count what goes straight there: what comes from
     another stage waits there for its place, as long as that takes.
     """
-    if not promises:
+    if not promises and not listed:
         return status
+    latest_s = {promise.key: promise.at_s - reported_s + promise.latest_s for promise in listed}
+    held = tuple(
+        replace(image, latest_s=latest_s.get((image.request, image.image), inf))
+        for image in status.held
+    )
     come = [promise for promise in promises if promise.arrives_s <= 0]
     return replace(
         status,
-        held=status.held + tuple(promise.held(status, reported_s) for promise in promises),
+        held=held + tuple(promise.held(status, reported_s) for promise in promises),
         queued=status.queued + len(come),
         queue_s=status.queue_s + sum(work_s(status, promise) for promise in come),
     )
@@ -140,10 +201,15 @@ class Promises:
         self._open: dict[str, tuple[Promise, ...]] = {}
         self._listed: set[Promise] = set()
         self._untold: dict[str, tuple[Promise, ...]] = {}
+        self._versions: dict[str, int] = {}
 
     def of(self, stage: str) -> tuple[Promise, ...]:
         """To a stage that has not listed them."""
         return self._untold.get(stage, ())
+
+    def listed(self, stage: str) -> tuple[Promise, ...]:
+        """To a stage that has listed them."""
+        return tuple(p for p in self._open.get(stage, ()) if p in self._listed)
 
     @contextmanager
     def kept(self, promises: Sequence[Promise]) -> Iterator[Kept]:
@@ -179,6 +245,35 @@ class Promises:
         self.end(done)
         self._settle({stage})
 
+    def foretold(self, status: StageStatus, reported_s: float) -> None:
+        """Runs a stage's rules ahead, and moves when its images are to come to the stages after it
+        and when they have to leave those before it. status: with what is promised to it."""
+        leaves = zip(status.held, ahead(status), strict=True)
+        leaves_s = {(image.request, image.image): reported_s + at_s for image, at_s in leaves}
+        for promise in self._open.get(status.stage, ()):
+            if promise.key in leaves_s:
+                self._moved(promise, leaves_s[promise.key] - promise.at_s)
+
+    def _moved(self, promise: Promise, leaves_s: float) -> None:
+        after, before = promise.after, promise.before
+        if after is not None:
+            arrives_s = leaves_s + promise.hop_s
+            if abs(after.arrives_s - arrives_s) > MOVED_S:
+                after.arrives_s = arrives_s
+                self._changed(after.stage)
+        if before is not None and promise.latest_s < inf:
+            latest_s = promise.latest_s - (leaves_s - promise.arrives_s) - before.hop_s
+            if abs(before.latest_s - latest_s) > MOVED_S:
+                before.latest_s = latest_s
+                self._changed(before.stage)
+
+    def version(self, stage: str) -> int:
+        """Another one whenever what `of` or `listed` tell of a stage has changed."""
+        return self._versions.get(stage, 0)
+
+    def _changed(self, stage: str) -> None:
+        self._versions[stage] = self._versions.get(stage, 0) + 1
+
     def __len__(self) -> int:
         """How many have not ended, listed or not."""
         return sum(len(promises) for promises in self._open.values())
@@ -188,6 +283,7 @@ class Promises:
             untold = tuple(p for p in self._open.get(stage, ()) if p not in self._listed)
             if untold != self._untold.get(stage, ()):
                 self._untold[stage] = untold
+                self._changed(stage)
 
 
 class Kept:

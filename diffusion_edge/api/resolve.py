@@ -58,6 +58,7 @@ def image_request(
         plan=plan,
         codec=options.codec or defaults.codec,
         request_id=request_id,
+        late=options.late or "serve",
     )
 
 

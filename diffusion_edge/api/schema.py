@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_edge.errors import InvalidRequest, UnsupportedParameter
-from diffusion_edge.types import MAX_GUIDANCE, AskedCodec
+from diffusion_edge.types import MAX_GUIDANCE, AskedCodec, Late
 
 MAX_PROMPT = 2000  # characters
 MAX_IMAGES = 10
@@ -49,6 +49,11 @@ class EdgeOptions(_Strict):
     deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     quality_floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Relative to the cloud model alone."
+    )
+    late: Late | None = Field(
+        default=None,
+        description="What is to become of a request that cannot be in time: serve it late, which "
+        "is the default, or refuse it at once.",
     )
     policy: str | None = None
     plan: str | None = Field(

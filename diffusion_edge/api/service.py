@@ -1,9 +1,9 @@
 """What the API offers, without HTTP and without Ray: decide on a plan, carry it out.
 
-A deadline is what the router aims at. A picture that comes late is still given out, with a
-warning; the work is given up, and DeadlineExceeded raised, at the deadline or at twice the
-predicted seconds, whichever is later. Both times go with the packets: stages order their work by
-the one and stop at the other.
+A deadline is what the router aims at. A request that cannot be in time is refused before any work,
+or waits here until there is room for it beside those that can, as it asks. A picture that comes
+late is given out, with a warning. When work is due and when it is given up (`routing.due`) goes
+with the packets: stages order their work by the one and stop at the other.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ from diffusion_edge.api.resolve import free_steps, image_request
 from diffusion_edge.api.schema import ImagesBody, ThrottleBody
 from diffusion_edge.config import Settings
 from diffusion_edge.engine.hop import Guarded
-from diffusion_edge.errors import ConfigError, DeadlineExceeded, InvalidRequest, StageLost
+from diffusion_edge.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    StageLost,
+)
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.routing import due, elastic
 from diffusion_edge.routing.calibration import Calibration
+from diffusion_edge.routing.late import refuse
 from diffusion_edge.routing.policies import CONSIDERED, policy
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.why import Why, why
@@ -44,7 +52,11 @@ from diffusion_edge.types import (
     View,
 )
 
-PATIENCE = 2.0  # times the predicted seconds
+AGAIN_S = 0.1
+"""Between two looks whether a late request can be begun."""
+
+LATE = 256
+"""Late requests that wait at most."""
 
 
 class Board(Protocol):
@@ -58,7 +70,7 @@ class Board(Protocol):
     def statuses(self) -> Mapping[str, StageStatus]: ...
 
     def promised(
-        self, request: ImageRequest, plan: Plan, view: View
+        self, request: ImageRequest, choice: Choice, view: View
     ) -> AbstractContextManager[Kept]: ...
 
 
@@ -108,7 +120,8 @@ class Emulation:
 
 
 class Service:
-    """Holds one value between requests: what those that were served say of predictions."""
+    """Holds between requests what those that were served say of predictions, and the order of those
+    that wait."""
 
     def __init__(
         self,
@@ -133,6 +146,8 @@ class Service:
         self._packet = packet or packets_for(card)
         self._draw_seed = draw_seed
         self.calibration = Calibration()
+        self._turn = asyncio.Lock()  # of late requests, in order of arrival
+        self._waiting = 0
         models = {name: card.stages[stage.model] for name, stage in settings.stages.items()}
         self._guidance = {n: m.guidance for n, m in models.items() if m.guidance is not None}
         try:
@@ -148,10 +163,16 @@ class Service:
         return replace(asked, free_steps=free_steps(asked, body, self.card, counts))
 
     def plan(self, request: ImageRequest, view: View | None = None) -> Choice:
-        """What would be done now. Raises NoPlan, QueueFull and InvalidRequest."""
-        seen = self.board.view(request) if view is None else view
-        seen = replace(seen, guidance=self._guidance)
+        """What would be done now. Raises NoPlan, QueueFull, CannotBeInTime and InvalidRequest."""
+        seen = self._guided(self.board.view(request) if view is None else view)
         choice = policy(request.policy)(request, seen, self.quality)
+        refuse(request, choice, seen)
+        return self._settled(choice)
+
+    def _guided(self, view: View) -> View:
+        return replace(view, guidance=self._guidance)
+
+    def _settled(self, choice: Choice) -> Choice:
         second = choice.runner_up
         return replace(
             choice,
@@ -176,37 +197,67 @@ class Service:
         Raises what `plan` raises, DeadlineExceeded, and what a stage raises: when one image
         fails, the others are cancelled.
         """
+        came, waited_s = time.monotonic(), 0.0
         view = self.board.view(request)
         choice = self.plan(request, view)
         steps = choice.plan.steps
         request, view = request.in_steps(steps), view.of_steps(steps)
-        with self.board.promised(request, choice.plan, view) as kept:
-            result = await self._carried_out(request, choice, kept)
+        if choice.late:
+            choice, view = await self._begun(request, choice)
+            waited_s = time.monotonic() - came
+        with self.board.promised(request, choice, view) as kept:
+            times = due.times(request, choice, self._guided(view)).shifted(time.monotonic())
+            told = replace(choice, predicted_s=waited_s + choice.predicted_s)
+            result = await self._carried_out(request, told, kept, came, times)
         if self._watcher is not None and self._watcher.saw(result):
             await asyncio.to_thread(self._watcher.keep, result)
         return result
 
-    async def _carried_out(
-        self, request: ImageRequest, choice: Choice, kept: Kept
-    ) -> GenerationResult:
-        began = time.monotonic()
-        limit_s = max(request.deadline_s, PATIENCE * choice.predicted_s)
-        times = Times(request.deadline_s, limit_s).shifted(began)
+    async def _begun(self, request: ImageRequest, late: Choice) -> tuple[Choice, View]:
+        """Waits until a request that cannot be in time can be begun. Raises what `plan` raises when
+        a stage has been lost."""
+        if self._waiting >= LATE:
+            raise QueueFull(
+                f"{self._waiting} requests that cannot be in time wait already",
+                retry_after_s=late.predicted_s,
+            )
+        self._waiting += 1
         try:
-            async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+            async with self._turn:
+                stages = set(self.board.statuses())
+                while True:
+                    view = self.board.view(request)
+                    choice = elastic.begun(request, self._guided(view), self.quality)
+                    if choice is not None:
+                        return self._settled(choice), view
+                    if not stages <= set(view.stages):
+                        self.plan(request, view)
+                        stages = set(view.stages)
+                    await asyncio.sleep(AGAIN_S)
+        finally:
+            self._waiting -= 1
+
+    async def _carried_out(
+        self, request: ImageRequest, choice: Choice, kept: Kept, came: float, times: Times
+    ) -> GenerationResult:
+        """came, times: on the monotonic clock."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(times.shifted(-began).give_up), asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._image(request, choice.plan, i, began, times, kept))
                     for i in range(request.images)
                 ]
         except TimeoutError:
             raise DeadlineExceeded(
-                f"no picture after {limit_s:g} s, with a deadline of {request.deadline_s:g} s; "
-                "the work was given up"
+                f"no picture after {time.monotonic() - came:.3g} s, with a deadline of "
+                f"{request.deadline_s:g} s; the work was given up"
             ) from None
         except BaseExceptionGroup as failed:
             raise first_error(failed) from None
-        seconds = time.monotonic() - began
-        self.calibration = self.calibration.observe(choice, seconds)
+        seconds = time.monotonic() - came
+        if not choice.late:  # which waited for others first
+            self.calibration = self.calibration.observe(choice, seconds)
         done = [task.result() for task in tasks]
         warnings = list(self.warnings(request))
         warnings += [warning for event in done for warning in event.warnings]

@@ -18,35 +18,92 @@ terms are prices times seconds and all else is a ratio, neither unit matters.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import inf
 
-from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
-from diffusion_edge.routing.finish import Table
+from diffusion_edge.errors import CannotBeInTime, InvalidRequest, NoPlan, QueueFull
+from diffusion_edge.routing.cost import guided
+from diffusion_edge.routing.finish import Table, Tables
+from diffusion_edge.routing.forecast import kind_of
+from diffusion_edge.routing.late import soonest_s
 from diffusion_edge.routing.options import Options, options
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.routing.room import can_hold, has_room, told, too_many
+from diffusion_edge.routing.room import can_hold, has_room, opens_s, told, too_many
 from diffusion_edge.types import Choice, ImageRequest, View
 
 CROWDING = 5.0
 """What a second of a stage is worth besides, in seconds of the dearest tier, when it has to do for
 as long as the deadline allows (LOG.md: Prices of what others lack)."""
 
+BESIDE = 1
+"""Late images that a stage has beside those that it steps together, so that it waits for none."""
+
 
 def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
-    """The lowest price above the floor within the deadline, or else the earliest above the floor.
+    """The lowest price above the floor within the deadline, of the plans that make nobody else late
+    who was promised to be in time; or else, as the request asks, the earliest above the floor.
 
-    What cannot be in time is served all the same, as early as it can be. Ties go to the earlier
+    What is served late is due after all that is known. Ties go to the earlier
     finish (or the lower cost), then to fewer hops, then to the stages that come first by name and
     the earlier hand-off. The runner-up is the best plan over other stages or another order of them;
     the second best as such is nearly always the same plan cut one step aside. Raises NoPlan, saying
-    what is missing, QueueFull, or InvalidRequest for more images than the stages that are needed
-    can ever hold.
+    what is missing, QueueFull, CannotBeInTime, or InvalidRequest for more images than the stages
+    that are needed can ever hold.
     """
     known = considered(request, view, quality)
     if not (count := known.count()):
         raise below_floor(request, view, quality, known.best_quality())
-    in_time = known.cheapest()
-    reason = _reason(request, quality, count, bool(in_time))
-    return known.choice(in_time or known.earliest(), reason)
+    if in_time := known.cheapest():
+        return known.choice(in_time, _reason(request, quality, count))
+    why = _why_late(known)
+    if request.late == "refuse":
+        raise CannotBeInTime(why, retry_after_s=_retry_after_s(request, view, quality))
+    names, tables = stages_with_room(request, view), Tables(request, view, last=True)
+    last = options(names, request, view, quality, tables=tables)
+    fastest = "the only plan" if count == 1 else f"the fastest of {count} plans"
+    reason = f"{why}; this is {fastest} above the floor"
+    return replace(last.choice(last.earliest(barred=True) or last.earliest(), reason), late=True)
+
+
+def begun(request: ImageRequest, view: View, quality: QualityTable) -> Choice | None:
+    """The plan of a request that cannot be in time, if it is to be begun now.
+
+    Until then no stage has it, so it takes nothing from those that can be in time: it is begun on
+    stages that have nothing to do for these, and that would step it at once or next.
+    """
+    names = [name for name in view.stages if _is_free(name, request, view)]
+    if not names:
+        return None
+    known = options(names, request, view, quality, tables=Tables(request, view, last=True))
+    found = known.earliest(barred=True)
+    if not found:
+        return None
+    reason = f"it cannot be in time; this is the fastest of {known.count()} plans that can begin"
+    return replace(known.choice(found, reason), late=True)
+
+
+def _is_free(name: str, request: ImageRequest, view: View) -> bool:
+    status = view.stages[name]
+    kind = kind_of(status, view.cells, status.rows(guided(name, request, view)))
+    in_time = any(image.latest_s < inf for image in status.held)
+    return can_hold(status, request) and not in_time and len(status.held) < kind.places + BESIDE
+
+
+def _why_late(known: Options) -> str:
+    """Which of deadline and floor does not hold, and by how much."""
+    asked = known.request
+    deadline = f"the deadline of {asked.deadline_s:g} s"
+    told = f"no plan meets {deadline} and the quality floor {asked.quality_floor:g}"
+    late_s = known.earliest()[0].finish_s - asked.deadline_s
+    if late_s <= 0:
+        return f"{told} without making requests late that were promised to be in time"
+    told += f": above the floor the earliest misses the deadline by {late_s:.2f} s"
+    best = known.best_in_time()
+    return told if best is None else f"{told}, within the deadline the best reaches {best:.3g}"
+
+
+def _retry_after_s(request: ImageRequest, view: View, quality: QualityTable) -> float | None:
+    return soonest_s(view, lambda then: bool(considered(request, then, quality).cheapest()))
 
 
 def considered(request: ImageRequest, view: View, quality: QualityTable) -> Options:
@@ -71,7 +128,7 @@ def stages_with_room(request: ImageRequest, view: View) -> list[str]:
         return room
     raise QueueFull(
         f"every stage's queue is full ({', '.join(sorted(able))})",
-        retry_after_s=min(view.stages[name].queue_s for name in able),
+        retry_after_s=min(opens_s(name, request, view) for name in able),
     )
 
 
@@ -97,22 +154,19 @@ def below_floor(
     if dead:
         message += f"; no live stage runs the model {' or '.join(map(repr, dead))}"
     if full and not dead:
-        retry_after_s = min(view.stages[name].queue_s for name in full)
+        retry_after_s = min(opens_s(name, request, view) for name in full)
         return QueueFull(f"{message}; full: {', '.join(full)}", retry_after_s=retry_after_s)
     if small and not dead:
         return too_many(request.images, small, f"{message}; ")
     return NoPlan(message)
 
 
-def _reason(request: ImageRequest, quality: QualityTable, count: int, in_time: bool) -> str:
+def _reason(request: ImageRequest, quality: QualityTable, count: int) -> str:
     floor = f"the quality floor {request.quality_floor:g}"
     if not quality.sizes:
         floor += f" ({quality.family!r} has no quality table: only {quality.reference!r} is known)"
     deadline = f"the deadline of {request.deadline_s:g} s"
-    if in_time and count == 1:
+    if count == 1:
         return f"the only plan that meets {floor}, and it meets {deadline}"
-    if in_time:
-        cheapest = f"cheapest of the plans that meet {deadline}, of {count} that meet {floor}"
-        return f"{cheapest}, counting what others wait for it"
-    fastest = "the only plan" if count == 1 else f"the fastest of {count} plans"
-    return f"no plan meets {deadline} and {floor}; this is {fastest} above the floor"
+    cheapest = f"cheapest of the plans that meet {deadline}, of {count} that meet {floor}"
+    return f"{cheapest}, counting what others wait for it"

@@ -16,6 +16,7 @@ import numpy as np
 from diffusion_edge import batching
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Counts, Floats, hop_s
+from diffusion_edge.routing.due import due_s
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
 from diffusion_edge.routing.kept import Kept
 from diffusion_edge.types import Held, ImageRequest, Plan, StageStatus, View
@@ -32,15 +33,15 @@ RUNS = 16, 5
 @dataclass(frozen=True)
 class Ask:
     """What a request asks of a stage: images of `rows` rows and so many cells each, of up to
-    `steps` steps. deadline_s: seconds from now; None for none. encodes: whether the stage is still
-    to encode the text when the request arrives. age_s: seconds from the stage's report to now.
-    doubled: as in `Held`."""
+    `steps` steps. due_s: seconds from now; None leaves it to the stage. encodes: whether the stage
+    is still to encode the text when the request arrives. age_s: seconds from the stage's report to
+    now. doubled: as in `Held`."""
 
     cells: int
     rows: int
     steps: int
     images: int = 1
-    deadline_s: float | None = None
+    due_s: float | None = None
     encodes: bool = True
     age_s: float = 0.0
     doubled: bool = False
@@ -112,12 +113,13 @@ Row = tuple[Floats, Floats, Floats]
 
 class Forecasts:
     """The rows of a table, in seconds from the report. The run without the request is made once;
-    those with it branch off it where the request arrives. idle_s: when that run ends."""
+    those with it branch off it where the request arrives. idle_s: when that run ends. without: that
+    run, at its end."""
 
     def __init__(self, status: StageStatus, ask: Ask, more: Sequence[Held]) -> None:
         stage = Stage(status)
         self._ask = ask
-        self._deadline_s = None if ask.deadline_s is None else ask.age_s + ask.deadline_s
+        self._told_s = None if ask.due_s is None else ask.age_s + ask.due_s
         self._number, self._kind = stage.kind(ask.cells, ask.rows, ask.doubled)
         self._mode = mode_of(status)
         base = Run(stage, [stage.image(held) for held in (*status.held, *more)])
@@ -125,6 +127,7 @@ class Forecasts:
         while base.open:
             base.round()
             self._moments.append(base.copy())
+        self.without = base
         self.idle_s = base.now
 
     def row(self, arrives_s: float) -> Row:
@@ -143,7 +146,7 @@ class Forecasts:
         left = RUNS[0 if arrives_s <= self._ask.age_s else 1]
         while open_:
             sure = open_[len(open_) - ceil(len(open_) / left)]
-            run = self._run(arrives_s, open_[-1])
+            run = self.run(arrives_s, open_[-1])
             _read(run, due_s, sure, last_s, done_s)
             open_ = [n for n in open_ if last_s[n - 1] == inf]
             left -= 1
@@ -155,7 +158,7 @@ class Forecasts:
         knots = np.unique(np.linspace(1, steps, RUNS[1]).round().astype(np.int64))
         found = []
         for n in knots.tolist():
-            run = self._run(arrives_s, n)
+            run = self.run(arrives_s, n)
             stepped_s = run.stepped_s[-images:]
             found.append((min(stepped_s), max(stepped_s), max(run.done_s[-images:])))
         every = np.arange(1, steps + 1)
@@ -166,9 +169,9 @@ class Forecasts:
 
     def _due_s(self, arrives_s: float, steps: int) -> float:
         alone_s = steps * self._kind.pass_s[1]
-        return batching.due(arrives_s, alone_s, self._deadline_s, self._mode)
+        return batching.due(arrives_s, alone_s, self._told_s, self._mode)
 
-    def _run(self, arrives_s: float, steps: int) -> Run:
+    def run(self, arrives_s: float, steps: int) -> Run:
         """With the request, whose images are the last ones, until it is done."""
         due_s, ask = self._due_s(arrives_s, steps), self._ask
         image = Image(self._kind, self._number, steps, due_s, ask.encodes, True, arrives_s)
@@ -201,6 +204,9 @@ def _read(
 
 # ---------------------------------------------------------------------------- plans
 
+LAST_S = 1e6
+"""Nothing else is due as late."""
+
 KEPT = 256
 """Tables that are kept, of the latest reports."""
 
@@ -208,24 +214,27 @@ KEPT = 256
 class Tables:
     """The tables of a view's stages for one request, each made when it is first asked for, and once
     for all requests that are alike, as long as nothing new is known of the stage and its report is
-    of one age."""
+    of one age. last: whether the request is due after all that is known."""
 
-    def __init__(self, request: ImageRequest, view: View) -> None:
+    def __init__(self, request: ImageRequest, view: View, last: bool = False) -> None:
         self._request = request
         self._view = view
+        self._due_s = LAST_S if last else due_s(request, view)
 
     def of(self, stage: str, guided: bool, images: int) -> Table:
-        status = self._view.stages[stage]
-        ask = Ask(
+        status, ask = self._view.stages[stage], self.ask(stage, guided, images)
+        return _TABLES.of(status, ask, lambda: table(status, ask))
+
+    def ask(self, stage: str, guided: bool, images: int) -> Ask:
+        return Ask(
             cells=self._view.cells,
-            rows=status.rows(guided),
+            rows=self._view.stages[stage].rows(guided),
             steps=self._request.most_steps,
             images=images,
-            deadline_s=self._request.deadline_s,
+            due_s=self._due_s,
             age_s=self._view.age_s.get(stage, 0.0),
-            doubled=status.doubles(guided),
+            doubled=self._view.stages[stage].doubles(guided),
         )
-        return _TABLES.of(status, ask, lambda: table(status, ask))
 
 
 _TABLES: Kept[Table] = Kept(KEPT)
@@ -251,25 +260,29 @@ def predict(
     return done_s
 
 
-def of_plan(plan: Plan, request: ImageRequest, view: View) -> float:
+def of_plan(plan: Plan, request: ImageRequest, view: View, tables: Tables | None = None) -> float:
     """Seconds until the last image of one plan is decoded, whose stages and links the view has."""
-    *_, (_, done_s) = _moments_of(plan, request, view)
+    *_, (_, done_s) = _moments_of(plan, request, view, tables)
     return float(done_s[0])
 
 
-def arrivals(plan: Plan, request: ImageRequest, view: View) -> tuple[tuple[float, ...], ...]:
+def arrivals(
+    plan: Plan, request: ImageRequest, view: View, tables: Tables | None = None
+) -> tuple[tuple[float, ...], ...]:
     """Seconds until each image comes to the stage of each span, by span and then by image. Those
     between the first and the last image are taken to come evenly."""
-    *coming, _ = _moments_of(plan, request, view)
+    *coming, _ = _moments_of(plan, request, view, tables)
     return tuple(
         tuple(np.linspace(float(first_s[0]), float(last_s[0]), request.images).tolist())
         for first_s, last_s in coming
     )
 
 
-def _moments_of(plan: Plan, request: ImageRequest, view: View) -> Iterator[tuple[Floats, Floats]]:
+def _moments_of(
+    plan: Plan, request: ImageRequest, view: View, tables: Tables | None
+) -> Iterator[tuple[Floats, Floats]]:
     stages, steps, guide = cost.parts(plan, request, view)
-    return _moments(stages, steps, guide, request.images, Tables(request, view), view)
+    return _moments(stages, steps, guide, request.images, tables or Tables(request, view), view)
 
 
 def _moments(

@@ -95,6 +95,7 @@ class Image:
     encodes: bool
     decodes: bool
     arrives_s: float
+    latest_s: float = inf
 
 
 PASS, TEXT, PICTURE, RUNS = range(4)
@@ -131,7 +132,14 @@ class Stage:
     def image(self, held: Held) -> Image:
         number, kind = self.kind(held.cells, held.rows, held.doubled)
         return Image(
-            kind, number, held.steps, held.due_s, held.encodes, held.decodes, held.arrives_s
+            kind=kind,
+            kind_id=number,
+            steps=held.steps,
+            due_s=held.due_s,
+            encodes=held.encodes,
+            decodes=held.decodes,
+            arrives_s=held.arrives_s,
+            latest_s=held.latest_s,
         )
 
     def kind(self, cells: int, rows: int, doubled: bool) -> tuple[int, Kind]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Line
 from diffusion_edge.routing.finish import Table, Tables
+from diffusion_edge.routing.harm import allows
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.search import Asked, Found, search
 from diffusion_edge.routing.shapes import Shapes, above, shapes
@@ -41,13 +42,20 @@ class Options:
         asked = self.request.steps, self.quality, self.request.size
         return shapes(self.known.groups, *asked)
 
-    def cheapest(self) -> list[Found]:
-        """In time, by what is charged."""
-        return search(self.good, self.known, Asked("price", finish_s=self.request.deadline_s))
+    def cheapest(self, barred: bool = True) -> list[Found]:
+        """In time, by what is charged. barred: with nobody else made late (`harm`)."""
+        in_time = Asked("price", finish_s=self.request.deadline_s, barred=barred)
+        return search(self.good, self.known, in_time)
 
-    def earliest(self) -> list[Found]:
+    def earliest(self, barred: bool = False) -> list[Found]:
         """By what is paid where the finish is the same."""
-        return search(self.good, self.known.charging(self.paid), Asked("finish"))
+        return search(self.good, self.known.charging(self.paid), Asked("finish", barred=barred))
+
+    def best_in_time(self) -> float | None:
+        """The highest bound of the plans in time that make nobody else late; None without any."""
+        in_time = Asked("bound", finish_s=self.request.deadline_s, barred=True)
+        found = search(self.every(), self.known, in_time)
+        return found[0].bound if found else None
 
     def charged_for(self, found: Found) -> float:
         return sum(amount for _, amount in found.of(self.charged))
@@ -86,12 +94,13 @@ def options(
 ) -> Options:
     """Of one to three spans over these stages. There may be none, or none above the floor.
 
-    worth: what a second of a stage is charged with besides what it costs, by its table.
+    worth: what a second of a stage is charged with besides what it costs, by its table. tables: of
+    the request as one that can be in time, unless given.
     """
     tables, paid, charged = tables or Tables(request, view), {}, {}
     of_all, of_one = {}, {}
-    for name in names:
-        guided = cost.guided(name, request, view)
+    guide = {name: cost.guided(name, request, view) for name in names}
+    for name, guided in guide.items():
         asked = view.stages[name], guided, request.images, view
         of_all[name] = tables.of(name, guided, request.images)
         if request.images > 1:
@@ -99,6 +108,7 @@ def options(
         paid[name] = cost.paid(*asked)
         charged[name] = paid[name] + cost.full_s(*asked) * worth(of_all[name])
     known = stations(view, request.steps, charged, of_all, of_one or None)
+    known = replace(known, allows=allows(known.names, guide, request.images, tables, view))
     floor = request.size, request.quality_floor
     good = above(known.groups, request.steps, quality, *floor)
     return Options(request, view, quality, known, charged, paid, good)

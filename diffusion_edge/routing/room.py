@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.types import ImageRequest, StageStatus
+from diffusion_edge.routing.forecast import ahead
+from diffusion_edge.types import ImageRequest, StageStatus, View
 
 
 def can_hold(status: StageStatus, request: ImageRequest) -> bool:
@@ -16,6 +17,17 @@ def can_hold(status: StageStatus, request: ImageRequest) -> bool:
 def has_room(status: StageStatus, request: ImageRequest) -> bool:
     """Whether it could do so now."""
     return status.queued + request.images <= status.capacity
+
+
+def opens_s(name: str, request: ImageRequest, view: View) -> float:
+    """Seconds until a stage that could hold the request has room for it, by its rules run ahead."""
+    status = view.stages[name]
+    leaves_s = sorted(ahead(status))
+    leaving = status.queued + request.images - status.capacity
+    if not leaves_s:
+        return status.queue_s
+    opens = leaves_s[min(max(leaving, 1), len(leaves_s)) - 1]
+    return max(opens - view.age_s.get(name, 0.0), 0.0)
 
 
 def too_many(images: int, capacity: Mapping[str, int], why: str = "") -> InvalidRequest:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from diffusion_edge.errors import InvalidRequest, NoPlan, QueueFull
+from diffusion_edge.errors import CannotBeInTime, InvalidRequest, NoPlan, QueueFull
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.types import Choice, ImageRequest, Plan, View
 
@@ -21,7 +21,7 @@ Order = Callable[[ImageRequest, Choice], tuple[float, ...]]
 
 def by_price(request: ImageRequest, choice: Choice) -> tuple[float, ...]:
     """As `elastic` does: in time and of least price, or else done first."""
-    if choice.predicted_s > request.deadline_s:
+    if choice.late or choice.predicted_s > request.deadline_s:
         return 1.0, choice.predicted_s, choice.cost
     return 0.0, choice.price, choice.predicted_s
 
@@ -44,7 +44,7 @@ def free(policy: Policy, order: Order) -> Policy:
         for steps in (request.steps, *others):
             try:
                 choice = policy(request.in_steps(steps), view.of_steps(steps), quality)
-            except (NoPlan, QueueFull, InvalidRequest) as error:
+            except (NoPlan, QueueFull, CannotBeInTime, InvalidRequest) as error:
                 refused.append(error)
             else:
                 found.append(choice)

@@ -125,7 +125,7 @@ class _Explained:
 
     def _best_of(self, every: Shapes, good: Shapes) -> Found | None:
         """None where no links lead from stage to stage."""
-        by_price, first = Asked("price", finish_s=self._deadline_s), Asked("finish")
+        by_price, first = Asked("price", finish_s=self._deadline_s, barred=True), Asked("finish")
         finest = Asked("bound", finish_s=self._deadline_s if self._in_time else inf)
         asked = [(good, first), (every, finest), (every, first)]
         if self._by_price:

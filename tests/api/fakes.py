@@ -27,9 +27,11 @@ from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.types import (
     Accepted,
     Carried,
+    Choice,
     Codec,
     Done,
     Event,
+    Held,
     HopRecord,
     ImageRequest,
     Picture,
@@ -94,13 +96,15 @@ def packet_bytes(codecs: Sequence[Codec]) -> tuple[int, ...]:
 
 @dataclass
 class FakeBoard:
-    """Every configured stage is alive and idle; `dead` and `full` name exceptions. A stage is the
-    slower at texts and pictures the earlier the config names it."""
+    """Every configured stage is alive and idle; `dead` and `full` name exceptions, and the hall is
+    busy for `busy_s`. A stage is the slower at texts and pictures the earlier the config names it.
+    """
 
     settings: Settings
     dead: set[str] = field(default_factory=set)
     full: set[str] = field(default_factory=set)
     reaches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    busy_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.links = Links(self.settings.first_guesses(), time.monotonic)
@@ -120,10 +124,15 @@ class FakeBoard:
                 resident_bytes=place,
                 emulated=stage.emulate is not None,
                 reaches=self.reaches.get(name),
+                held=self._held() if name == "hall" and self.busy_s else (),
             )
             for place, (name, stage) in enumerate(self.settings.stages.items(), 1)
             if name not in self.dead
         }
+
+    def _held(self) -> tuple[Held, ...]:
+        steps = round(self.busy_s / 0.05)
+        return (Held("before", 0, steps, 1, CELLS, -1.0, encodes=False, decodes=False),)
 
     def view(self, request: ImageRequest) -> View:
         codecs = codecs_by_step(request, None, 0.01)
@@ -138,7 +147,7 @@ class FakeBoard:
         return replace(seen, carried=carried)
 
     def promised(
-        self, request: ImageRequest, plan: Plan, view: View
+        self, request: ImageRequest, choice: Choice, view: View
     ) -> AbstractContextManager[Kept]:
         """Keeps none."""
         return nullcontext(Kept(Promises(), ()))

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import logging
+import math
 import random
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -62,7 +63,8 @@ def refused(response: httpx.Response) -> dict[str, Any]:
     """The error of an answer, in the one form that errors have."""
     body = response.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
+    more = {"retry_after_s"} if response.status_code == 429 else set()
+    assert set(body["error"]) == {"message", "type", "param", "code"} | more
     assert "Traceback" not in response.text
     error: dict[str, Any] = body["error"]
     return error
@@ -723,6 +725,23 @@ async def test_a_full_queue_says_when_to_come_again() -> None:
     board = FakeBoard(settings(), full={"phone", "tower", "hall"})
     response = await post(GOOD, service(board=board))
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+
+
+async def test_what_cannot_be_in_time_and_would_not_be_late_says_when_to_come_again() -> None:
+    """In whole seconds in the header, exactly in the body."""
+    made = service(board=FakeBoard(settings(), busy_s=3.3))
+    asked = ours(deadline_ms=2500, late="refuse", quality_floor=0.95, plan="hall:20")
+    response = await post(asked, made)
+    assert response.status_code == 429, response.text
+    told = refused(response)
+    assert told["code"] == "cannot_be_in_time"
+    exact_s = told["retry_after_s"]
+    assert response.headers["retry-after"] == str(math.ceil(exact_s))
+    assert 1.5 < exact_s < 3.3
+    never = await post(ours(deadline_ms=10, late="refuse"), made)
+    assert never.status_code == 429
+    assert refused(never)["retry_after_s"] is None
+    assert "retry-after" not in never.headers
 
 
 async def test_more_images_than_a_stage_ever_holds_are_a_wrong_request() -> None:

@@ -241,7 +241,7 @@ async def test_hops_of_pictures_measure_their_links(
         assert min(took_s) / 2 <= link.transfer_s(hop["nbytes"]) <= 2 * max(took_s)
     options = {"plan": "hall:4,tower:3", "deadline_ms": 0.001}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion_edge.api.service.PATIENCE", 0.0)
+        patch.setattr("diffusion_edge.routing.due.PATIENCE", 0.0)
         late = await api.post("/v1/images/generations", json=PROMPT | {"diffusion_edge": options})
     assert late.status_code == 504
     assert (await known())["hall", "tower"] == ("measured", 2)
@@ -281,7 +281,7 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
             await real(entry)
 
         monkeypatch.setattr(workers[name]._stepper, "take", take)
-    monkeypatch.setattr("diffusion_edge.api.service.PATIENCE", 1000.0)
+    monkeypatch.setattr("diffusion_edge.routing.due.PATIENCE", 1000.0)
     _, ours = await answered(api, diffusion_edge=options)
     assert ours["deadline_met"] is False
     assert any("the deadline of 0.0005 s was missed" in told for told in ours["warnings"])
@@ -294,7 +294,7 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
         assert due == times.due
     assert sites.packets["tower"].left.due < sites.packets["hall"].left.due
 
-    monkeypatch.setattr("diffusion_edge.api.service.PATIENCE", 0.0)
+    monkeypatch.setattr("diffusion_edge.routing.due.PATIENCE", 0.0)
     response = await api.post("/v1/images/generations", json=PROMPT | {"diffusion_edge": options})
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "deadline_exceeded"

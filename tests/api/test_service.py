@@ -1,11 +1,32 @@
 import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
-from diffusion_edge.api.service import Service
-from diffusion_edge.errors import ConfigError, DeadlineExceeded, NoPlan, QueueFull, StageLost
+from diffusion_edge.api.promises import Kept, Promises
+from diffusion_edge.api.service import AGAIN_S, GenerationResult, Service
+from diffusion_edge.errors import (
+    CannotBeInTime,
+    ConfigError,
+    DeadlineExceeded,
+    NoPlan,
+    QueueFull,
+    StageLost,
+)
 from diffusion_edge.routing.calibration import LEAST, Calibration
-from diffusion_edge.types import Accepted, Event, Plan
+from diffusion_edge.routing.due import times
+from diffusion_edge.types import (
+    Accepted,
+    Choice,
+    Event,
+    Held,
+    ImageRequest,
+    Plan,
+    StageStatus,
+    View,
+)
 from tests.api.fakes import (
     FakeBoard,
     FakeTransport,
@@ -15,6 +36,7 @@ from tests.api.fakes import (
     service,
     settings,
 )
+from tests.routing.views import CELLS
 
 
 async def test_every_image_has_its_own_seed_and_packet() -> None:
@@ -92,12 +114,66 @@ async def test_a_late_picture_is_given_out_with_a_warning() -> None:
 
 @pytest.mark.parametrize("deadline_s", [0.0, 1.0, 1.7, 300.0])
 async def test_the_packet_knows_when_it_is_due_and_when_it_is_given_up(deadline_s: float) -> None:
+    """At its deadline, or at a few times the seconds it takes alone."""
     transport = FakeTransport()
-    result = await service(transport).generate(request(deadline_s=deadline_s, images=2))
-    limit_s = max(deadline_s, 2 * result.choice.predicted_s)
+    made, asked = service(transport), request(deadline_s=deadline_s, images=2)
+    told = times(asked, made.plan(asked), made.board.view(asked))
+    await made.generate(asked)
     for packet in transport.packets:
-        assert deadline_s - 10 < packet["due"] <= deadline_s
-        assert packet["give_up"] - packet["due"] == pytest.approx(limit_s - deadline_s)
+        assert told.due - 10 < packet["due"] <= told.due
+        assert packet["give_up"] - packet["due"] == pytest.approx(told.give_up - told.due)
+
+
+async def test_late_requests_wait_for_each_other_in_order_and_leave_no_trace() -> None:
+    """Premises: nothing is in time; the stages begin two at once each, and the gate holds all."""
+    gate = asyncio.Event()
+    transport = FakeTransport(gate=gate, expected=2)
+    stages = {"hall": {"tier": "cloud", "model": "cloud", "emulate": {"step_s": 0.05}}}
+    made = service(transport, Filling(settings(stages=stages, links=[])), stages=stages, links=[])
+    asked = request(policy="elastic", deadline_s=0.001, images=1, width=64)
+    tasks = [asyncio.create_task(made.generate(replace(asked, seed=10 * k))) for k in range(4)]
+    await transport.all_started.wait()
+    await asyncio.sleep(3 * AGAIN_S)
+    assert [packet["seed"] for packet in transport.packets] == [0, 10]
+    tasks[2].cancel()
+    gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[2], asyncio.CancelledError)
+    assert [packet["seed"] for packet in transport.packets] == [0, 10, 30]
+    last = results[3]
+    assert isinstance(last, GenerationResult)
+    assert last.choice.late
+    assert last.choice.predicted_s > 3 * AGAIN_S + 1.0
+    assert last.seconds > 3 * AGAIN_S
+
+
+class Filling(FakeBoard):
+    """Stages hold what was promised to them and has not ended."""
+
+    def statuses(self) -> Mapping[str, StageStatus]:
+        found = super().statuses()
+        images = tuple(Held("r", k, 20, 1, CELLS, 9.0, True, True) for k in range(self.running))
+        return {name: replace(status, held=images) for name, status in found.items()}
+
+    running = 0
+
+    @contextmanager
+    def promised(self, request: ImageRequest, choice: Choice, view: View) -> Iterator[Kept]:
+        self.running += 1
+        yield Kept(Promises(), ())
+        self.running -= 1
+
+
+async def test_what_cannot_be_in_time_is_refused_before_any_work_if_it_asks_so() -> None:
+    transport = FakeTransport()
+    made = service(transport)
+    for name in ("elastic", "earliest", "cloud-only"):
+        asked = request(policy=name, deadline_s=0.5, late="refuse")
+        with pytest.raises(CannotBeInTime, match=r"misses the deadline( of 0\.5 s)? by"):
+            await made.generate(asked)
+        with pytest.raises(CannotBeInTime):
+            made.plan(asked)
+    assert transport.packets == []
 
 
 async def test_a_larger_picture_is_predicted_to_take_longer_and_given_up_later() -> None:

@@ -52,7 +52,7 @@ def played(
 ) -> float:
     """When the request is done, by running the rules for it."""
     alone_s = steps * kind_of(status, ask.cells, ask.rows).pass_s[1]
-    due_s = due(arrives_s, alone_s, ask.deadline_s, mode_of(status))
+    due_s = due(arrives_s, alone_s, ask.due_s, mode_of(status))
     new = [
         Held("new", k, steps, ask.rows, ask.cells, due_s, ask.encodes, decodes, arrives_s)
         for k in range(ask.images)
@@ -72,7 +72,7 @@ loads = pytest.mark.parametrize(
 
 
 def asked(status: StageStatus, **more: float) -> Ask:
-    return Ask(CELLS, 2 if status.batches else 1, 50, deadline_s=12.0, **more)  # type: ignore[arg-type]
+    return Ask(CELLS, 2 if status.batches else 1, 50, due_s=12.0, **more)  # type: ignore[arg-type]
 
 
 @loads
@@ -146,7 +146,7 @@ def test_what_a_stage_did_since_its_report_is_taken_as_done(
     """A request that comes now is one that comes so long after the report."""
     status = loaded(held, curve)
     now = asked(status)
-    then = replace(now, deadline_s=12.0 + age_s)
+    then = replace(now, due_s=12.0 + age_s)
     known, old = table(status, replace(now, age_s=age_s)), table(status, now)
     told = [(n, read(known, known.last_s, 0.0, n)) for n in range(1, 51, 3)]
     really = [played(status, then, age_s, n, decodes=False) - age_s for n, _ in told]
@@ -161,7 +161,7 @@ def test_what_a_stage_did_since_its_report_is_taken_as_done(
 def test_who_comes_later_after_one_report_does_not_pass_who_came_before() -> None:
     """Both ask for the same and have the same deadline; the first one is promised to the stage."""
     status = loaded(0, ALONE)
-    ask = Ask(CELLS, 1, 20, deadline_s=1.0, age_s=0.5)
+    ask = Ask(CELLS, 1, 20, due_s=1.0, age_s=0.5)
     first = Held("first", 0, 20, 1, CELLS, 0.5 + 1.0, True, True, arrives_s=0.5)
     known = table(replace(status, held=(first,)), ask)
     alone_s = 0.03 + 20 * 0.1 + 0.05

@@ -300,10 +300,13 @@ def test_where_no_plan_is_in_time_the_reason_counts_those_above_the_floor() -> N
     seen = view(stage("tower", 0.2), stage("hall", 0.05))
     late = "no plan meets the deadline of 0.1 s and the quality floor"
     best = elastic(request(deadline_s=0.1, quality_floor=1.0), seen)
-    assert best.reason == f"{late} 1; this is the only plan above the floor"
-    any_ = elastic(request(deadline_s=0.1, quality_floor=0.1), seen)
+    by = "above the floor the earliest misses the deadline by"
+    assert best.reason == f"{late} 1: {by} 0.90 s; this is the only plan above the floor"
+    some = elastic(request(deadline_s=0.1, quality_floor=0.1), seen)
     # Each stage alone, and 19 hand-offs in either order.
-    assert any_.reason == f"{late} 0.1; this is the fastest of 40 plans above the floor"
+    assert (
+        some.reason == f"{late} 0.1: {by} 0.90 s; this is the fastest of 40 plans above the floor"
+    )
 
 
 def test_the_runner_up_uses_other_stages_and_is_no_better() -> None:

@@ -67,7 +67,7 @@ def _table(request: ImageRequest, view: View, status: StageStatus) -> None:
         cells=view.cells,
         rows=status.rows(guided=True),
         steps=request.steps,
-        deadline_s=request.deadline_s,
+        due_s=request.deadline_s,
     )
     finish.table(status, ask)
 

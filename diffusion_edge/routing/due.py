@@ -1,0 +1,52 @@
+"""When a request is due, and when its work is given up.
+
+Due times order the work of stages (`batching`). One that can be in time is due at its deadline, or
+earlier if it is short: at a few times the seconds that it takes alone, so that a long request with
+a far deadline lets short ones pass. One that cannot is due when it is promised, so what can still
+be in time goes first; and it is given up by its promise, not by a deadline that is lost already.
+"""
+
+from __future__ import annotations
+
+from diffusion_edge.batching import STRETCH
+from diffusion_edge.routing.cost import guided
+from diffusion_edge.types import Choice, ImageRequest, Times, View
+
+PATIENCE = 2.0
+"""Times the predicted seconds, after which work is given up, if that is past the deadline."""
+LATE_PATIENCE = 5.0
+"""The same for what is late in any case: others that are late fill its forward passes meanwhile."""
+
+
+def is_late(request: ImageRequest, choice: Choice) -> bool:
+    """Whether it was decided that the request cannot be in time."""
+    return choice.late or choice.predicted_s > request.deadline_s
+
+
+def times(request: ImageRequest, choice: Choice, view: View) -> Times:
+    """In seconds from the decision."""
+    patience = LATE_PATIENCE if choice.late else PATIENCE
+    give_up_s = max(request.deadline_s, patience * choice.predicted_s)
+    return Times(decided_s(request, choice, view), give_up_s)
+
+
+def decided_s(request: ImageRequest, choice: Choice, view: View) -> float:
+    """When it is due, in seconds from the decision. A policy that does not say that it serves
+    late has predicted by the due time of what can be in time, so that holds."""
+    return choice.predicted_s if choice.late else due_s(request, view)
+
+
+def due_s(request: ImageRequest, view: View) -> float:
+    """Of a request that can be in time, in seconds from the decision."""
+    return min(request.deadline_s, STRETCH * alone_s(request, view))
+
+
+def alone_s(request: ImageRequest, view: View) -> float:
+    """What one image takes on the fastest stage if that has nothing else to do, in as many steps as
+    it may have."""
+    return min(
+        status.encode_s
+        + request.most_steps * status.seconds_per_step(guided(name, request, view), view.cells)
+        + status.seconds_to_decode(view.cells)
+        for name, status in view.stages.items()
+    )

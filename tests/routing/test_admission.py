@@ -1,0 +1,159 @@
+"""What happens when there is more work than can be in time: on views by hand, and on a virtual
+clock (`clock`)."""
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from diffusion_edge.errors import CannotBeInTime
+from diffusion_edge.routing import elastic
+from diffusion_edge.routing.finish import Ask
+from diffusion_edge.routing.harm import harmless
+from diffusion_edge.routing.policies import policy
+from diffusion_edge.types import Choice, Held, ImageRequest, Plan, StageStatus, View
+
+from .clock import Fate, live
+from .views import CELLS, request, stage, symmetric, view
+
+BEST_IN_TIME = 8
+"""Of a burst of 30, by `python -m tests.routing.offline in-time 30`."""
+
+
+def chosen(asked: ImageRequest, seen: View) -> Choice:
+    return policy(asked.policy)(asked, seen, symmetric())
+
+
+def held(steps: int, *, latest_s: float = inf, due_s: float = 1.0) -> Held:
+    return Held("other", 0, steps, 1, CELLS, due_s, False, False, latest_s=latest_s)
+
+
+def busy(name: str, step_s: float, *images: Held) -> StageStatus:
+    """Its seconds are stated: else who came first would go first."""
+    return replace(stage(name, step_s), held=images, queued=len(images), emulated=True)
+
+
+# ---------------------------------------------------------------------------- nobody else is late
+
+
+def test_a_stage_takes_as_many_steps_as_leave_the_others_in_time() -> None:
+    """Premises: ten steps of 0.1 s are to be done by 2.05 s, and the request is due before them."""
+    status = busy("tower", 0.1, held(10, latest_s=2.05, due_s=9.0))
+    known = harmless(status, Ask(CELLS, 1, 20, due_s=2.0))
+    assert known.most[0] == 10
+    after = harmless(status, Ask(CELLS, 1, 20, due_s=99.0))  # due after them it only waits
+    assert after.most[0] == 20
+
+
+def test_who_is_late_in_any_case_does_not_count_unless_it_was_promised() -> None:
+    for latest_s, most in ((inf, 20), (0.5, 0)):  # what is promised leaves no later than it would
+        status = busy("tower", 0.1, held(10, latest_s=latest_s, due_s=9.0))
+        assert harmless(status, Ask(CELLS, 1, 20, due_s=2.0)).most[0] == most
+
+
+def test_a_request_goes_where_nobody_is_late_for_it() -> None:
+    """Premises: it is due before what the free stage has promised, which has nothing to spare."""
+    asked = request(deadline_s=6.0, quality_floor=0.5)
+    free = {"device": 0.0, "edge": 0.0, "cloud": 4.0}
+    for latest_s, stages in ((99.0, {"tower"}), (1.0, {"hall"})):
+        tower = busy("tower", 0.1, held(10, latest_s=latest_s, due_s=20.0))
+        seen = replace(view(tower, stage("hall", 0.1), prices=free), links={})
+        assert {span.stage for span in chosen(asked, seen).plan.spans} == stages
+
+
+# ---------------------------------------------------------------------------- refused, or late
+
+
+def crowded(queue_s: float = 5.0) -> View:
+    """One stage that reaches the floor, where 20 steps take a second."""
+    return replace(view(stage("phone", 0.4), stage("hall", 0.05, queue_s=queue_s)), links={})
+
+
+def test_what_cannot_be_in_time_is_refused_with_the_moment_when_it_could_be() -> None:
+    asked = request(deadline_s=2.0, late="refuse")
+    with pytest.raises(CannotBeInTime, match=r"misses the deadline by 4\.00 s") as caught:
+        chosen(asked, crowded())
+    told = caught.value.retry_after_s
+    assert told == pytest.approx(4.0, abs=5.0 / 100)
+    later = chosen(asked, crowded(5.0 - told))
+    assert later.predicted_s <= 2.0
+    with pytest.raises(CannotBeInTime):
+        chosen(asked, crowded(5.0 - told + 0.1))
+
+
+def test_it_says_how_good_it_could_be_in_time() -> None:
+    both = view(stage("tower", 0.05), stage("hall", 0.05, queue_s=5.0))
+    with pytest.raises(CannotBeInTime, match=r"within the deadline the best reaches 0\.7"):
+        chosen(request(deadline_s=1.0, late="refuse"), both)
+
+
+@pytest.mark.parametrize("name", ["elastic", "earliest", "in-turn", "cloud-only", "fixed"])
+def test_what_could_not_be_in_time_even_on_idle_stages_is_told_no_moment(name: str) -> None:
+    plan = Plan.parse("hall:20") if name == "fixed" else None
+    asked = request(deadline_s=0.5, late="refuse", policy=name, plan=plan)
+    with pytest.raises(CannotBeInTime) as caught:
+        elastic_or_refused(asked, crowded())
+    assert caught.value.retry_after_s is None
+
+
+@pytest.mark.parametrize("name", ["earliest", "in-turn", "cloud-only"])
+def test_other_policies_refuse_by_their_own_plan(name: str) -> None:
+    asked = request(deadline_s=2.0, late="refuse", policy=name)
+    with pytest.raises(CannotBeInTime, match=r"misses the deadline of 2 s by 4\.00 s") as caught:
+        elastic_or_refused(asked, crowded())
+    assert caught.value.retry_after_s == pytest.approx(4.0, abs=5.0 / 100)
+    assert elastic_or_refused(replace(asked, late="serve"), crowded()).predicted_s > 2.0
+
+
+def elastic_or_refused(asked: ImageRequest, seen: View) -> Choice:
+    """As the service has it."""
+    from diffusion_edge.routing.late import refuse
+
+    choice = chosen(asked, seen)
+    refuse(asked, choice, seen)
+    return choice
+
+
+def test_a_late_request_is_begun_where_nothing_is_to_be_in_time() -> None:
+    asked = request(deadline_s=0.5)
+    in_time = busy("hall", 0.05, held(2, latest_s=9.0))
+    assert elastic.begun(asked, view(stage("phone", 0.4), in_time), symmetric()) is None
+    others = busy("hall", 0.05, held(2))
+    late = elastic.begun(asked, view(stage("phone", 0.4), others), symmetric())
+    assert late is not None
+    assert (str(late.plan), late.late) == ("hall:20", True)
+    full = busy("hall", 0.05, held(2), held(2))
+    assert elastic.begun(asked, view(stage("phone", 0.4), full), symmetric()) is None
+
+
+# ---------------------------------------------------------------------------- bursts and overload
+
+
+def in_time(fates: list[Fate]) -> int:
+    return sum(fate.in_time for fate in fates)
+
+
+def broken(fates: list[Fate]) -> list[Fate]:
+    """Promised to be in time, and were not."""
+    return [f for f in fates if f.choice and not f.choice.late and not f.in_time]
+
+
+def test_of_thirty_at_once_as_many_are_in_time_as_could_be_and_all_others_are_answered() -> None:
+    at = live()
+    served = at.play("elastic", at.burst(30))
+    assert in_time(served) >= 0.9 * BEST_IN_TIME
+    assert not broken(served)
+    assert all(fate.done_s < inf for fate in served)
+    refused = at.play("elastic", at.burst(30, late="refuse"))
+    assert in_time(refused) >= 0.9 * BEST_IN_TIME
+    assert all(fate.in_time or isinstance(fate.refused, CannotBeInTime) for fate in refused)
+
+
+def test_twice_what_can_be_in_time_leaves_in_time_what_can_be() -> None:
+    """`earliest` has far fewer, as each takes from those before it."""
+    at = live()
+    arrivals = at.poisson(1.3, 40, seed=5)
+    late, many = at.play("earliest", arrivals), at.play("elastic", arrivals)
+    assert in_time(many) > 1.4 * in_time(late)
+    assert len(broken(many)) <= 1
+    assert not any(fate.given_up for fate in many)
