@@ -480,10 +480,10 @@ class Choice:
     """A policy's plan with its prediction, and the runner-up with its own.
 
     `quality` is the estimate, `quality_bound` what the floor is held against (`routing.quality`).
-    `price` is what the policy weighed: the cost, and what else it counts. `predicted_90_s`: seconds
-    that nine in ten such requests stay below, where enough were served to tell
-    (`routing.calibration`). late: whether it is for a request that cannot be in time, or not
-    without making others late.
+    `price` is what the policy weighed: the cost, and what else it counts. `predicted_50_s` and
+    `predicted_90_s`: seconds that one in two and nine in ten such requests stay below, where enough
+    were served to tell (`routing.calibration`); `predicted_s` knows nobody who comes later. late:
+    whether it is for a request that cannot be in time, or not without making others late.
     """
 
     plan: Plan
@@ -495,5 +495,6 @@ class Choice:
     runner_up_s: float | None = None
     quality_bound: float = 0.0
     price: float = 0.0
+    predicted_50_s: float | None = None
     predicted_90_s: float | None = None
     late: bool = False

@@ -91,12 +91,15 @@ def plan(
 
 
 def _calibration(known: Calibration) -> Json:
-    """By the requests that were served, the last ones: how far predictions were from the seconds
-    they took in the median, what nine in ten stayed below, both relative; and which share of those
-    that were told `predicted_90_s` did. null before enough were."""
+    """By the last requests that were served: how far predictions were in the median from the
+    seconds these took (`_50`: how far `predicted_50_s` was); what one in two and nine in ten stayed
+    below, over `predicted_s`; and the share of those that were told `predicted_90_s` and stayed
+    below it. null before enough were."""
     return {
         "served": known.served,
         "median_error": known.median_error,
+        "median_error_50": known.median_error_50,
+        "actual_50": known.usual,
         "actual_90": known.slow,
         "below_90": known.below_share,
     }
@@ -180,13 +183,13 @@ def stages(statuses: Mapping[str, StageStatus]) -> Json:
 
 
 def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
-    """`predicted_90_s`, which nine in ten such requests stay below, is null before enough were
-    served. `steps_chosen_from` is null where the request named a number of steps or a plan.
-    `late_by_s` and `below_floor_by` say what of deadline and floor is not held, 0 where it is.
-    `late` says that it was decided that the request cannot be in time; `predicted_s` in an answer
-    is then its wait and what was foretold when it was begun. `quality` is relative to the reference
-    alone in its default number of steps, as estimated; `quality_bound` is what the floor was held
-    against. Both are null where it was not measured."""
+    """`predicted_50_s` and `predicted_90_s`, which one in two and nine in ten such requests stay
+    below, are null before enough were served. `steps_chosen_from` is null where the request named
+    a number of steps or a plan. `late_by_s` and `below_floor_by` say what of deadline and floor is
+    not held, 0 where it is. `late` says that it was decided that the request cannot be in time;
+    `predicted_s` in an answer is then its wait and what was foretold when it was begun. `quality`
+    is relative to the reference alone in its default number of steps, as estimated;
+    `quality_bound` is what the floor was held against. Both are null where it was not measured."""
     settings = service.settings
     order = [settings.stages[span.stage].model for span in choice.plan.spans]
     known = service.quality.knows(order, choice.plan.steps, asked.size)
@@ -198,6 +201,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "policy": asked.policy,
         "reason": choice.reason,
         "predicted_s": choice.predicted_s,
+        "predicted_50_s": choice.predicted_50_s,
         "predicted_90_s": choice.predicted_90_s,
         "late_by_s": max(choice.predicted_s - asked.deadline_s, 0.0),
         "below_floor_by": max(asked.quality_floor - choice.quality_bound, 0.0),

@@ -175,10 +175,9 @@ class Service:
     def _settled(self, choice: Choice) -> Choice:
         second = choice.runner_up
         return replace(
-            choice,
+            self.calibration.of(choice),
             plan=choice.plan.with_guidance(self._guidance),
             runner_up=second and second.with_guidance(self._guidance),
-            predicted_90_s=self.calibration.predicted_90_s(choice.predicted_s),
         )
 
     def why(self, request: ImageRequest, view: View) -> Why | None:

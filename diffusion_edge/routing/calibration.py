@@ -26,12 +26,13 @@ LEAST = 9
 class Calibration:
     """What finished requests say of predictions. A value: `observe` makes another.
 
-    misses: logarithms of actual seconds over predicted, newest last. level: of the quantile among
-    them. served: requests in all; told, below: those that were told a 90 % quantile, and those of
-    them that were done before it.
+    misses: logarithms of actual seconds over predicted, newest last; corrected: over those that one
+    in two was told to stay below. level: of the quantile among them. served: requests in all; told,
+    below: those that were told a 90 % quantile, and those of them that were done before it.
     """
 
     misses: tuple[float, ...] = ()
+    corrected: tuple[float, ...] = ()
     level: float = QUANTILE
     served: int = 0
     told: int = 0
@@ -44,15 +45,30 @@ class Calibration:
             return self
         misses = (*self.misses, log(actual_s / told.predicted_s))[-WINDOW:]
         found = replace(self, misses=misses, served=self.served + 1)
-        if told.predicted_90_s is None:
+        if told.predicted_50_s is None or told.predicted_90_s is None:
             return found
+        corrected = (*self.corrected, log(actual_s / told.predicted_50_s))[-WINDOW:]
         late = actual_s > told.predicted_90_s
         level = min(max(self.level + EASE * (late - (1.0 - QUANTILE)), 0.5), 0.995)
-        return replace(found, level=level, told=self.told + 1, below=self.below + (not late))
+        told_all, below = self.told + 1, self.below + (not late)
+        return replace(found, corrected=corrected, level=level, told=told_all, below=below)
 
-    def predicted_90_s(self, predicted_s: float) -> float | None:
-        """Seconds that nine in ten of such requests stay below; None before LEAST were served."""
-        return None if self.slow is None else predicted_s * self.slow
+    def of(self, choice: Choice) -> Choice:
+        """With what one in two and nine in ten of such requests stay below; as it is before LEAST
+        were served."""
+        if self.usual is None or self.slow is None:
+            return choice
+        predicted_s = choice.predicted_s
+        return replace(
+            choice,
+            predicted_50_s=predicted_s * self.usual,
+            predicted_90_s=predicted_s * self.slow,
+        )
+
+    @cached_property
+    def usual(self) -> float | None:
+        """The median of actual over predicted seconds: what comes later takes its part."""
+        return None if len(self.misses) < LEAST else exp(median(self.misses))
 
     @cached_property
     def slow(self) -> float | None:
@@ -64,11 +80,20 @@ class Calibration:
     @cached_property
     def median_error(self) -> float | None:
         """Of predictions, relative, whether they were too high or too low."""
-        if len(self.misses) < LEAST:
-            return None
-        return median(abs(exp(miss) - 1.0) for miss in self.misses)
+        return _median_error(self.misses)
+
+    @cached_property
+    def median_error_50(self) -> float | None:
+        """The same of what one in two was told to stay below."""
+        return _median_error(self.corrected)
 
     @property
     def below_share(self) -> float | None:
         """Of the requests that were told a 90 % quantile, those that were done before it."""
         return self.below / self.told if self.told else None
+
+
+def _median_error(misses: tuple[float, ...]) -> float | None:
+    if len(misses) < LEAST:
+        return None
+    return median(abs(exp(miss) - 1.0) for miss in misses)

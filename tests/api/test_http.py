@@ -191,8 +191,9 @@ async def test_what_is_not_held_is_told_by_how_much() -> None:
 async def test_a_plan_tells_how_right_predictions_were() -> None:
     told = (await post(GOOD, path="/v1/plan")).json()
     assert told["predicted_90_s"] is None
-    unknown = {"median_error": None, "actual_90": None, "below_90": None}
-    assert told["calibration"] == {"served": 0, **unknown}
+    calibration = told["calibration"]
+    assert calibration.pop("served") == 0
+    assert set(calibration.values()) == {None}
 
 
 @pytest.mark.parametrize("codec", ["exact", "bf16", "int8"])
