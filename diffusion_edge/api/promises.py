@@ -188,7 +188,7 @@ def work_s(status: StageStatus, promise: Promise) -> float:
         else promise.steps * curves.seconds(curve, promise.rows)
     )
     decode_s = status.seconds_to_decode(promise.cells) if promise.decodes else 0.0
-    return status.encode_s + steps_s + decode_s
+    return status.seconds_to_encode(promise.rows) + steps_s + decode_s
 
 
 # ---------------------------------------------------------------------------- all of them

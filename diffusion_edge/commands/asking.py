@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +16,11 @@ URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option(help="A running server.")]
 
 
-def ask(url: str, path: str, body: Mapping[str, object]) -> dict[str, Any]:
-    """The object of a good answer. Raises InvalidRequest with what any other one says."""
+def ask(
+    url: str, path: str, body: Mapping[str, object], needed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The object of a good answer, which has what is needed. Raises InvalidRequest with what any
+    other one says."""
     import httpx
 
     from diffusion_edge.urls import is_this_machine
@@ -33,7 +36,13 @@ def ask(url: str, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         raise InvalidRequest(f"{url} does not answer: {error}") from None
     except (httpx.InvalidURL, ValueError) as error:
         raise InvalidRequest(f"{url} cannot be asked this: {error}") from None
-    return _answer(response, url)
+    answer = _answer(response, url)
+    missing = [name for name in needed if name not in answer]
+    if missing:
+        raise InvalidRequest(
+            f"{url} answered without {', '.join(missing)}; is it this server, of this version?"
+        )
+    return answer
 
 
 def _answer(response: httpx.Response, url: str) -> dict[str, Any]:

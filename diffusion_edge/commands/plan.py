@@ -11,6 +11,9 @@ import typer
 from diffusion_edge.commands.arguments import CODECS, check_text
 from diffusion_edge.commands.asking import URL, Url, ask
 
+SHOWN = ("plan", "predicted_s", "predicted_90_s", "cost", "quality_bound", "reason", "why")
+"""What is shown of an answer."""
+
 
 def plan(
     prompt: str,
@@ -33,7 +36,7 @@ def plan(
     if steps is not None:
         body["num_inference_steps"] = steps
     check_text("prompt", prompt)
-    answer = ask(url, "/v1/plan", body)
+    answer = ask(url, "/v1/plan", body, () if as_json else SHOWN)
     if as_json:
         typer.echo(json.dumps(answer))
         return

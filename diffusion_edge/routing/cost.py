@@ -5,11 +5,11 @@ the steps on the k-th stage, one entry per plan. A plan alone is an array of one
 
 The cost is busy seconds times the tier's price, whoever waits: of every span
 
-    encode_s + steps * step_s (+ decode_s on the last stage)
+    seconds to encode + steps * step_s (+ decode_s on the last stage)
 
 Seconds of a step and of decoding are those of the request's size. A stage that batches takes all
 images of the request at once, with the step_s of the forward passes that they share. Every stage
-encodes the text itself. When a plan would be done `finish` says.
+encodes the texts itself, as many as the sample has rows. When a plan would be done `finish` says.
 """
 
 from __future__ import annotations
@@ -94,10 +94,11 @@ def _lines(status: StageStatus, guided: bool, images: int, view: View) -> tuple[
 
 def _made_lines(status: StageStatus, guided: bool, images: int, cells: int) -> tuple[Line, Line]:
     size = images if status.batches else 1  # of what is stepped together
+    encode_s = status.seconds_to_encode(status.rows(guided))
     decode_s = status.seconds_to_decode(cells)
     step_s = _step_s(status, guided, size, cells)
-    busy_s = Line(size * status.encode_s, step_s, size * decode_s) * (images // size)
-    return busy_s, Line(status.encode_s, _share_s(status, guided, cells), decode_s) * images
+    busy_s = Line(size * encode_s, step_s, size * decode_s) * (images // size)
+    return busy_s, Line(encode_s, _share_s(status, guided, cells), decode_s) * images
 
 
 def _share_s(status: StageStatus, guided: bool, cells: int) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from diffusion_edge.batching import STRETCH
 from diffusion_edge.routing.cost import guided
-from diffusion_edge.types import Choice, ImageRequest, Times, View
+from diffusion_edge.types import Choice, ImageRequest, StageStatus, Times, View
 
 PATIENCE = 2.0
 """Times the predicted seconds, after which work is given up, if that is past the deadline."""
@@ -45,8 +45,12 @@ def alone_s(request: ImageRequest, view: View) -> float:
     """What one image takes on the fastest stage if that has nothing else to do, in as many steps as
     it may have."""
     return min(
-        status.encode_s
-        + request.most_steps * status.seconds_per_step(guided(name, request, view), view.cells)
-        + status.seconds_to_decode(view.cells)
+        _alone_s(status, guided(name, request, view), request.most_steps, view.cells)
         for name, status in view.stages.items()
     )
+
+
+def _alone_s(status: StageStatus, guided: bool, steps: int, cells: int) -> float:
+    encode_s = status.seconds_to_encode(status.rows(guided))
+    steps_s = steps * status.seconds_per_step(guided, cells)
+    return encode_s + steps_s + status.seconds_to_decode(cells)

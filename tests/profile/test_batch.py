@@ -80,9 +80,11 @@ def test_a_codec_acts_at_its_hop_alone(card: FamilyCard, stages: dict[str, Famil
 def test_plans_come_by_steps_and_the_first_stage_alone_before_others(
     card: FamilyCard, stages: dict[str, Family]
 ) -> None:
-    plans = [str(plan) for plan, _ in batch.pictures(stages, requests(card), PLANS[::-1])]
-    assert plans[0] == "cloud:4"
-    assert plans[-1] == "cloud:3,device:3"
+    """Numbers of steps in the order in which they are given."""
+    plans = [str(plan) for plan, _ in batch.pictures(stages, requests(card), PLANS)]
+    assert (plans[0], plans[-1]) == ("cloud:4", "cloud:3,device:3")
+    turned = [str(plan) for plan, _ in batch.pictures(stages, requests(card), PLANS[::-1])]
+    assert turned == [plans[-1], *plans[:-1]]
 
 
 def test_what_plans_share_is_run_once(

@@ -92,7 +92,7 @@ def test_noise_shows_in_the_error_on_left_out_rows_but_hardly_in_the_model() -> 
     misses = [abs(quality(found, row.plan) - quality(TRUTH, row.plan)) for row in rows]
     assert off
     assert 0.018 < off.mean < 0.035  # the mean of |normal| is 0.8 of its deviation
-    assert np.mean(misses) < 0.01
+    assert np.mean(misses) < 0.8 * 0.03 / 2
 
 
 def test_the_error_of_a_row_is_that_of_a_model_which_has_not_seen_it() -> None:

@@ -28,7 +28,7 @@ seconds = st.floats(0.001, 2.0)
 def test_cost_is_busy_seconds_times_price(
     order: list[str], steps: list[int], images: int, each_s: list[float]
 ) -> None:
-    """Whoever waits; guided steps, texts on every stage, pictures on the last one."""
+    """Whoever waits; guided steps, two texts on every stage, pictures on the last one."""
     kinds = ("step_s", "guided_s", "encode_s", "decode_s")
     told = {name: dict(zip(kinds, each_s[4 * k :], strict=False)) for k, name in enumerate(NAMES)}
     seen = view(*(stage(name, queue_s=3.0, **told[name]) for name in NAMES))
@@ -36,7 +36,7 @@ def test_cost_is_busy_seconds_times_price(
     expected = 0.0
     for span in plan.spans:
         own = told[span.stage]
-        busy_s = own["encode_s"] + span.steps * own["guided_s"]
+        busy_s = 2 * own["encode_s"] + span.steps * own["guided_s"]
         busy_s += own["decode_s"] if span == plan.spans[-1] else 0.0
         expected += images * busy_s * seen.price_per_s[MODEL[span.stage]]
     asked = request(steps=plan.steps, images=images)
@@ -55,16 +55,17 @@ def test_by_hand() -> None:
         delay_s=0.1,
         nbytes=20_000,
     )
-    # The edge ends at 1 + 0.2 + 10 * 0.1 = 2.2, the latent arrives at 2.5, the cloud is free at 4.
+    # Two texts each. The edge ends at 1 + 2 * 0.2 + 10 * 0.1 = 2.4, the latent arrives at 2.7, the
+    # cloud is free at 4.
     finish_s, price = predict_plan(Plan.parse("tower:10,hall:10"), request(), seen)
-    assert finish_s == pytest.approx(4.0 + 0.1 + 10 * 0.05 + 0.3)
-    assert price == pytest.approx(1.2 * 1.0 + 0.9 * 4.0)
+    assert finish_s == pytest.approx(4.0 + 2 * 0.1 + 10 * 0.05 + 0.3)
+    assert price == pytest.approx(1.4 * 1.0 + 1.0 * 4.0)
 
 
 def test_two_spans_on_one_stage_take_no_hop() -> None:
     seen = view(stage("hall", 0.1, encode_s=0.2))
     finish_s, price = predict_plan(Plan.parse("hall:8,hall:12"), request(), seen)
-    assert (finish_s, price) == (pytest.approx(2.4), pytest.approx(4.0 * 2.4))
+    assert (finish_s, price) == (pytest.approx(2.8), pytest.approx(4.0 * 2.8))
 
 
 def test_what_a_stage_has_to_do_grows_by_a_share_of_full_passes() -> None:
@@ -76,10 +77,10 @@ def test_what_a_stage_has_to_do_grows_by_a_share_of_full_passes() -> None:
     )
     seen = view(alone, shared)
     assert cost.full_s(alone, True, 3, seen) == Line(
-        start=pytest.approx(3 * 0.2), step=pytest.approx(3 * 0.1), end=pytest.approx(3 * 9.0)
+        start=pytest.approx(3 * 2 * 0.2), step=pytest.approx(3 * 0.1), end=pytest.approx(3 * 9.0)
     )
     assert cost.full_s(shared, True, 3, seen) == Line(
-        start=pytest.approx(3 * 0.1), step=pytest.approx(3 * 0.04), end=pytest.approx(3 * 0.3)
+        start=pytest.approx(3 * 2 * 0.1), step=pytest.approx(3 * 0.04), end=pytest.approx(3 * 0.3)
     )
 
 
@@ -92,10 +93,10 @@ def test_images_of_a_request_share_forward_passes_where_the_stage_batches() -> N
     def predicted(images: int, status: StageStatus) -> tuple[float, float]:
         return predict_plan(Plan.parse("hall:20"), request(images=images), view(status))
 
-    in_turn = 4 * (0.1 + 20 * 0.1 + 0.2)
+    in_turn = 4 * (2 * 0.1 + 20 * 0.1 + 0.2)
     assert predicted(4, alone) == pytest.approx((in_turn, 4 * in_turn))
     for images, step_s in ((1, 0.1), (2, 0.12), (4, 0.16), (6, 1.5 * 0.16)):
-        together = images * 0.3 + 20 * step_s
+        together = images * 0.4 + 20 * step_s
         finish_s, price = predicted(images, batching)
         assert price == pytest.approx(4 * together)
         assert finish_s == pytest.approx(together + (0.8 if images == 6 else 0.0))  # two passes
