@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from diffusion_edge.api.links import Pair
@@ -15,7 +16,7 @@ from diffusion_edge.errors import CannotBeInTime, EdgeError, QueueFull
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.policies import POLICIES
 from diffusion_edge.routing.why import Alternative, Change, Why
-from diffusion_edge.types import Choice, ImageRequest, Link, Plan, StageStatus, View
+from diffusion_edge.types import Choice, Held, ImageRequest, Link, Plan, StageStatus, View
 
 Json = dict[str, Any]
 
@@ -178,8 +179,16 @@ def model(service: Service) -> Json:
 
 
 def stages(statuses: Mapping[str, StageStatus]) -> Json:
-    """By name; `emulated` says that the seconds are stated by the config."""
-    return {name: asdict(statuses[name]) for name in sorted(statuses)}
+    """By name; `emulated` says that the seconds are stated by the config. What is `held` and was
+    not promised to be in time has no `latest_s`."""
+    return {
+        name: {**asdict(statuses[name]), "held": list(map(_held, statuses[name].held))}
+        for name in sorted(statuses)
+    }
+
+
+def _held(image: Held) -> Json:
+    return {**asdict(image), "latest_s": image.latest_s if isfinite(image.latest_s) else None}
 
 
 def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:

@@ -172,7 +172,7 @@ def corruption(count: int, size: int) -> Tensor:
     On this schedule signal and noise are equal at t = 260 and only 1 % of the signal's power is
     left at 670: what lies above teaches no more than the background. A picture of twice the edge
     says everything with four times the values, so it is as legible at a quarter of the signal's
-    share: its middle lies at t = 490 where the other's is at 350.
+    share: its middle lies at t = 500 where the other's is at 400.
     """
     middle = {64: -0.4, 128: 0.0}[size]
     spread = torch.rand(count)

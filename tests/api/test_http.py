@@ -446,6 +446,17 @@ async def test_plan_shows_what_it_was_decided_from() -> None:
     assert body["cost"] >= 0
 
 
+async def test_what_was_promised_no_time_is_told_without_one() -> None:
+    """JSON has no infinity."""
+    board = FakeBoard(settings(), busy_s=3.3)
+    (held,) = board.statuses()["hall"].held
+    assert held.latest_s == math.inf
+    body = (await post(GOOD, service(board=board), "/v1/plan")).json()
+    (told,) = body["stages"]["hall"]["held"]
+    assert told["latest_s"] is None
+    assert told["steps"] == held.steps
+
+
 async def test_models_health_and_readiness() -> None:
     async with client() as http:
         listed = (await http.get("/v1/models")).json()

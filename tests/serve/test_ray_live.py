@@ -132,7 +132,9 @@ def test_real_load_on_the_cloud_moves_the_hand_off(server: Server) -> None:
 
     def chosen() -> dict[str, int]:
         """Steps by stage."""
-        answer = server.http.post("/v1/plan", json=body).json()
+        response = server.http.post("/v1/plan", json=body)
+        assert response.status_code == 200, response.text
+        answer = response.json()
         assert "fastest" in answer["reason"]
         return {span["stage"]: span["stop"] - span["start"] for span in answer["spans"]}
 
@@ -146,7 +148,7 @@ def test_real_load_on_the_cloud_moves_the_hand_off(server: Server) -> None:
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(server.generate, "hall:100", diffusion_edge={"deadline_ms": 1})
         while hall_queue_s() < 1.5:
-            assert not load.done(), "the load ended before the board saw it"
+            assert not load.done(), f"ended before the board saw it: {load.result().text[:500]}"
         under_load = chosen()
         assert load.result().status_code == 200
     assert under_load.get("hall", 0) < 20
@@ -216,8 +218,9 @@ def test_every_link_is_measured_also_where_no_picture_went(server: Server) -> No
     """Few of these tests' plans begin on the phone; by now its links were quiet for long."""
     ended, pause = time.monotonic() + 60.0, threading.Event()
     while True:
-        answer = server.http.post("/v1/plan", json={"prompt": "a red circle"}).json()
-        links = {(link["source"], link["target"]): link for link in answer["links"]}
+        response = server.http.post("/v1/plan", json={"prompt": "a red circle"})
+        assert response.status_code == 200, response.text
+        links = {(link["source"], link["target"]): link for link in response.json()["links"]}
         assert len(links) == 6
         if {link["known"] for link in links.values()} <= {"measured", "stale"}:
             break
