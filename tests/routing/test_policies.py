@@ -144,7 +144,7 @@ def price_of(plan: Plan, asked: ImageRequest, seen: View) -> float:
     price = cost.of_plan(plan, asked, seen)
     for k, span in enumerate(plan.spans):
         status = seen.stages[span.stage]
-        busy_s = status.encode_s + span.steps * status.step_s[CELLS][2]
+        busy_s = 2 * status.encode_s + span.steps * status.step_s[CELLS][2]
         if k + 1 == len(plan.spans):
             busy_s += status.decode_s[CELLS]
         idle_s = max(ahead(status), default=0.0)
