@@ -100,7 +100,7 @@ class Task:
 
 
 def train_autoencoder(task: Task, part: Part) -> None:
-    """L1 + L2 on pictures, of which every other one is in any colours.
+    """L1 + L2 on pictures, of which every other one is in any colours; for `refine`, three of four.
 
     Latents are held to mean 0 and deviation 1 a channel, so that they need no scaling factor, and
     get noise before they are decoded, so that the decoder forgives a denoiser's small errors.
@@ -121,7 +121,8 @@ def train_autoencoder(task: Task, part: Part) -> None:
     shadow = Shadow({part: learner}, task.dtype, rate=3e-4 if part == "refine" else 1e-3)
     folder = SHARED / ("preview" if part == "preview" else "vae")
     rng = random.Random()
-    kinds = [(size, recolour) for recolour in (False, True, True, True) for size in SIZES]
+    recolours = (False, True, True, True) if part == "refine" else (False, True)
+    kinds = [(size, recolour) for recolour in recolours for size in SIZES]
     pools = [Pictures(rng, size, int(4096 * share(size)), recolour) for size, recolour in kinds]
     saved = time.monotonic()
     for step, (spent, progress) in enumerate(budget(task.minutes, part)):
