@@ -58,7 +58,7 @@ def told(worker: Any, clock: VirtualClock, turns: list[tuple[Any, ...]]) -> Iter
         turns.append((turn.work, turn.images, round(turn.left_s, 6)))
         await sleep(seconds / 2)
 
-    clock.sleep = noting  # type: ignore[method-assign]
+    clock.sleep = noting  # type: ignore[method-assign]  # one fake more
     yield
 
 

@@ -72,7 +72,7 @@ loads = pytest.mark.parametrize(
 
 
 def asked(status: StageStatus, **more: float) -> Ask:
-    return Ask(CELLS, 2 if status.batches else 1, 50, due_s=12.0, **more)  # type: ignore[arg-type]
+    return Ask(CELLS, 2 if status.batches else 1, 50, due_s=12.0, **more)  # type: ignore[arg-type]  # mixed
 
 
 @loads

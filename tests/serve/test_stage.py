@@ -36,7 +36,7 @@ class Hall(Stage):
 @serve.deployment
 class Tower(Stage):
     def __init__(self, hall: Any) -> None:
-        self._worker = Sender()  # type: ignore[assignment]
+        self._worker = Sender()  # type: ignore[assignment]  # a fake
         self._transport = RayTransport({"hall": hall})
 
 

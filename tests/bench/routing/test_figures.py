@@ -31,7 +31,7 @@ LOST = Answer(0.0, 9.0, "deadline_exceeded")
 
 def found(**parts: object) -> Found:
     capacity = Capacity(1.0, 1.05, 1.0, (ran(made(1.0)),))
-    return Found(Wanted(20, 4.0, 0.9), {"hall": 2.0}, capacity, **parts)  # type: ignore[arg-type]
+    return Found(Wanted(20, 4.0, 0.9), {"hall": 2.0}, capacity, **parts)  # type: ignore[arg-type]  # mixed
 
 
 def reached(goals: list[figures.Goal], what: str) -> str:
