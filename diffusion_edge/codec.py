@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.errors import InvalidTensor, NotFinite
-from diffusion_edge.types import Codec
+from diffusion_edge.plan import Codec
 
 MAX_RANK = 8
 _LEVELS = 127

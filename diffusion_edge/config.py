@@ -29,7 +29,9 @@ from pydantic import (
 from diffusion_edge.batching import Batching
 from diffusion_edge.curves import Curve
 from diffusion_edge.errors import ConfigError, InvalidPlan
-from diffusion_edge.types import EXACT, TIERS, AskedCodec, Link, Plan, Tier
+from diffusion_edge.plan import EXACT, TIERS, Plan, Tier
+from diffusion_edge.request import AskedCodec
+from diffusion_edge.view import Link
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

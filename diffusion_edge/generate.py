@@ -10,7 +10,8 @@ from diffusion_edge.engine.run import begin, decode, finish, step, warnings_of
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import new_packet, take, write
-from diffusion_edge.types import ImageRequest, Picture, Plan
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest, Picture
 
 
 @dataclass(frozen=True)

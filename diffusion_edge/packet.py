@@ -39,19 +39,10 @@ from diffusion_edge.errors import (
     WrongPlan,
     WrongPosition,
 )
+from diffusion_edge.plan import EXACT, MAX_GUIDANCE, MAX_STEPS, Codec, Plan, Span
+from diffusion_edge.request import NEVER, ImageRequest, Times
 from diffusion_edge.schedule import Prediction, Scaling, Schedule
 from diffusion_edge.solver import build_table
-from diffusion_edge.types import (
-    EXACT,
-    MAX_GUIDANCE,
-    MAX_STEPS,
-    NEVER,
-    Codec,
-    ImageRequest,
-    Plan,
-    Span,
-    Times,
-)
 
 VERSION = 3
 MAX_BYTES = 64 * 1024 * 1024

@@ -10,7 +10,7 @@ from math import inf
 from statistics import fmean
 
 from diffusion_edge.bench.answered import Answer
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_edge.codec import decode, encode, part_names
 from diffusion_edge.errors import InvalidTensor, NotFinite
-from diffusion_edge.types import Codec
+from diffusion_edge.plan import Codec
 
 CODECS: tuple[Codec, ...] = ("exact", "bf16", "int8")
 TINY = 2.0**-126  # the smallest normal float32

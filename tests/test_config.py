@@ -22,7 +22,7 @@ from diffusion_edge.config import (
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
 from diffusion_edge.traces import read_rates
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 
 CONFIGS = REPOSITORY / "serve_configs"
 EMULATED = REPOSITORY / "tests" / "emulated.yaml"

@@ -38,6 +38,8 @@ from diffusion_edge.packet import (
     take,
     write,
 )
+from diffusion_edge.plan import Codec, Plan, Span
+from diffusion_edge.request import NEVER, ImageRequest, Times
 from diffusion_edge.schedule import (
     SOLVERS,
     Schedule,
@@ -47,7 +49,6 @@ from diffusion_edge.schedule import (
     resolved_steps,
 )
 from diffusion_edge.solver import history_length
-from diffusion_edge.types import NEVER, Codec, ImageRequest, Plan, Span, Times
 from tests.forged import HEAD, Json, body_of, joined, parts_of, seal, with_tensors
 
 SPACE = "ab" * 16

@@ -22,9 +22,10 @@ import torch
 
 from diffusion_edge.errors import PacketError
 from diffusion_edge.packet import Packet, new_packet, read, write
+from diffusion_edge.plan import Codec, Plan
+from diffusion_edge.request import ImageRequest, Times
 from diffusion_edge.schedule import SOLVERS, Schedule
 from diffusion_edge.solver import build_table, history_length
-from diffusion_edge.types import Codec, ImageRequest, Plan, Times
 from tests.forged import HEAD, Json, joined, parts_of, seal
 from tests.long import often
 

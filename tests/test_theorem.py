@@ -19,8 +19,9 @@ from diffusion_edge.engine.run import Trajectory, begin, run_last_span, run_span
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Family
 from diffusion_edge.packet import Packet, write
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Done, Event
 from diffusion_edge.schedule import SOLVERS
-from diffusion_edge.types import Done, Event, Plan
 from tests.theorem import (
     ASKED,
     BOUND,

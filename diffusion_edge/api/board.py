@@ -23,7 +23,9 @@ from math import floor
 from diffusion_edge.api.carriage import Carriage
 from diffusion_edge.api.links import Links, Pair
 from diffusion_edge.api.promises import Kept, Promises, merged, promised
-from diffusion_edge.types import Carried, Choice, ImageRequest, Link, StageStatus, Tier, View
+from diffusion_edge.plan import Tier
+from diffusion_edge.request import ImageRequest
+from diffusion_edge.view import Carried, Choice, Link, StageStatus, View
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from diffusion_edge.curves import cells_of
 from diffusion_edge.families.card import FamilyCard, LatentShape
+from diffusion_edge.plan import Codec
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.codecs import CodecTable, codecs_by_step
-from diffusion_edge.types import Codec, ImageRequest
 
 
 @dataclass(frozen=True)

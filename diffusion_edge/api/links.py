@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from diffusion_edge.request import Done
 from diffusion_edge.routing.links.estimate import LinkEstimate, LinkView
 from diffusion_edge.routing.links.probes import SMALL, probe_bytes
-from diffusion_edge.types import Done, Link
+from diffusion_edge.view import Link
 
 Pair = tuple[str, str]
 SAME_S = 0.25

@@ -13,7 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_edge import __version__
 from diffusion_edge.api.schema import OutputFormat
-from diffusion_edge.types import ImageRequest, Picture, Plan
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest, Picture
 
 # The names that other tools show for the same step rules.
 SAMPLERS: Mapping[str, str] = {

@@ -17,21 +17,13 @@ from math import inf
 import numpy as np
 
 from diffusion_edge import batching, curves
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Done, Event, ImageRequest, Progress
 from diffusion_edge.routing import cost, due, finish
 from diffusion_edge.routing.cost import span_guided
 from diffusion_edge.routing.due import is_late
 from diffusion_edge.routing.forecast import ahead, mode_of
-from diffusion_edge.types import (
-    Choice,
-    Done,
-    Event,
-    Held,
-    ImageRequest,
-    Plan,
-    Progress,
-    StageStatus,
-    View,
-)
+from diffusion_edge.view import Choice, Held, StageStatus, View
 
 MOVED_S = 1 / 32
 """By less, nothing is made anew."""

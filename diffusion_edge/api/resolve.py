@@ -15,10 +15,11 @@ from diffusion_edge.errors import (
 )
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.sizes import parse_size
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.policies import CONSIDERED, policy
 from diffusion_edge.routing.room import too_many
 from diffusion_edge.schedule import check, resolved_steps
-from diffusion_edge.types import ImageRequest, Plan
 
 OURS = "diffusion_edge"
 

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffusion_edge.errors import InvalidRequest, UnsupportedParameter
-from diffusion_edge.types import MAX_GUIDANCE, AskedCodec, Late
+from diffusion_edge.plan import MAX_GUIDANCE
+from diffusion_edge.request import AskedCodec, Late
 
 MAX_PROMPT = 2000  # characters
 MAX_IMAGES = 10

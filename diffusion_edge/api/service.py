@@ -32,25 +32,23 @@ from diffusion_edge.errors import (
     StageLost,
 )
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import (
+    Done,
+    HopRecord,
+    ImageRequest,
+    Picture,
+    SpanRecord,
+    Times,
+    Transport,
+)
 from diffusion_edge.routing import due, elastic
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.late import refuse
 from diffusion_edge.routing.policies import CONSIDERED, policy
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.why import Why, why
-from diffusion_edge.types import (
-    Choice,
-    Done,
-    HopRecord,
-    ImageRequest,
-    Picture,
-    Plan,
-    SpanRecord,
-    StageStatus,
-    Times,
-    Transport,
-    View,
-)
+from diffusion_edge.view import Choice, StageStatus, View
 
 AGAIN_S = 0.1
 """Between two looks whether a late request can be begun."""

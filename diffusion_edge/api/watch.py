@@ -14,9 +14,9 @@ from pathlib import Path
 from diffusion_edge.api.png import Made, encode
 from diffusion_edge.api.service import GenerationResult
 from diffusion_edge.config import Settings, Watch
+from diffusion_edge.plan import EXACT, Plan
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.tables import Table
-from diffusion_edge.types import EXACT, Plan
 
 log = logging.getLogger(__name__)
 

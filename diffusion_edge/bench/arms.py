@@ -24,8 +24,9 @@ from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.pipeline import Loading
 from diffusion_edge.packet import new_packet, write
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Done, Picture
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import Done, Picture, Plan
 
 ONE_BY_ONE = "stock pipeline, one at a time"
 BY_WAITING = "stock pipeline, batched by waiting"

@@ -32,7 +32,7 @@ from diffusion_edge.routing.links.candidates import NEUTRAL, Hop, miss
 from diffusion_edge.routing.links.estimate import LinkEstimate, candidates
 from diffusion_edge.routing.links.probes import probe_bytes
 from diffusion_edge.traces import joined, transfer_s
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 
 GAPS_S = (0.7, 4.0, 25.0)
 SCALES = (1.0, 0.4)

@@ -19,9 +19,9 @@ from diffusion_edge.engine import run as core
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.plan import Span
 from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.solver import apply, build_table
-from diffusion_edge.types import Span
 
 STOCK = "eight stock schedulers' `step`"
 PREPARED = "`solver.apply`, rows and histories prepared"

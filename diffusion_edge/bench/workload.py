@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.schedule import resolved_steps
-from diffusion_edge.types import ImageRequest
 
 PROMPTS = (
     "a red circle on a white background",

@@ -15,8 +15,8 @@ from diffusion_edge.commands.arguments import (
 )
 from diffusion_edge.config import Defaults, read_text
 from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.plan import MAX_STEPS
 from diffusion_edge.routing.codecs import FILE
-from diffusion_edge.types import MAX_STEPS
 
 if TYPE_CHECKING:
     from diffusion_edge.profile.codecs import Task

@@ -12,9 +12,10 @@ import typer
 
 from diffusion_edge.commands.arguments import CODECS, FAMILY, SOLVER_NAMES, check_text
 from diffusion_edge.errors import InvalidPlan, InvalidRequest
+from diffusion_edge.plan import EXACT, Plan
+from diffusion_edge.request import AskedCodec, ImageRequest
 from diffusion_edge.schedule import check as check_schedule
 from diffusion_edge.schedule import resolved_steps
-from diffusion_edge.types import EXACT, AskedCodec, ImageRequest, Plan
 
 if TYPE_CHECKING:
     from diffusion_edge.api.schema import OutputFormat

@@ -14,7 +14,7 @@ from diffusion_edge.commands.arguments import (
     prompts_of,
 )
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.types import MAX_STEPS
+from diffusion_edge.plan import MAX_STEPS
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard

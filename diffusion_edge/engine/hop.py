@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from diffusion_edge.errors import StageLost
-from diffusion_edge.types import Event, Transport
+from diffusion_edge.request import Event, Transport
 
 
 class Guarded:

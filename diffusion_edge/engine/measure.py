@@ -20,7 +20,7 @@ from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.engine.seconds import Recent, Seconds, Steps
 from diffusion_edge.families.base import Family
 from diffusion_edge.packet import Packet
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 
 ROWS = (1, 2, 4, 8, 16, 32)
 REPEATS = 3

@@ -20,9 +20,10 @@ from torch import Tensor
 from diffusion_edge.errors import InvalidTensor, NotFinite, WrongPosition
 from diffusion_edge.families.base import Conditioning, Family, join, split
 from diffusion_edge.packet import Packet
+from diffusion_edge.plan import Span
+from diffusion_edge.request import Picture
 from diffusion_edge.schedule import Schedule
 from diffusion_edge.solver import Table, apply, build_table
-from diffusion_edge.types import Picture, Span
 
 Predict = Callable[[Tensor, Tensor, Tensor, Conditioning], Tensor]
 """As `Family.predict`."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffusion_edge.types import Work
+from diffusion_edge.view import Work
 
 
 @dataclass(frozen=True)

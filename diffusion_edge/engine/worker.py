@@ -44,23 +44,20 @@ from diffusion_edge.errors import (
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import LatentShape
 from diffusion_edge.packet import Packet, take, tensor_bytes, write
-from diffusion_edge.traces import Trace
-from diffusion_edge.types import (
+from diffusion_edge.plan import Tier
+from diffusion_edge.request import (
     Accepted,
     Done,
     Event,
-    Held,
     HopRecord,
-    Link,
     Picture,
     Progress,
     SpanRecord,
-    StageStatus,
-    Tier,
     Times,
     Transport,
-    Turn,
 )
+from diffusion_edge.traces import Trace
+from diffusion_edge.view import Held, Link, StageStatus, Turn
 
 HELD, HELD_BYTES = 1024, 256 * 2**20
 """Hand-offs that wait for a place on this stage, and bytes of their packets, at most."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.packet import Offer
+from diffusion_edge.plan import Guiding
+from diffusion_edge.request import Picture
 from diffusion_edge.schedule import Schedule
-from diffusion_edge.types import Guiding, Picture
 
 
 @dataclass(frozen=True)

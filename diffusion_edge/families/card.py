@@ -18,8 +18,8 @@ from diffusion_edge.families import hub
 from diffusion_edge.families.sizes import GivenSizes
 from diffusion_edge.families.space import space
 from diffusion_edge.families.weights import json_object
+from diffusion_edge.plan import MAX_GUIDANCE, MAX_STEPS, Tier
 from diffusion_edge.schedule import fitting, trained_unlike
-from diffusion_edge.types import MAX_GUIDANCE, MAX_STEPS, Tier
 
 NOISE = Path("scheduler") / "scheduler_config.json"
 _NO_ARCHITECTURE = (

@@ -14,8 +14,8 @@ from transformers import CLIPTextModel, T5EncoderModel
 
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.families.pipeline import PipelineFamily
+from diffusion_edge.plan import Guiding
 from diffusion_edge.schedule import Schedule, resolve
-from diffusion_edge.types import Guiding
 
 
 class Architecture(PipelineFamily):

@@ -37,8 +37,9 @@ from diffusion_edge.families.weights import (
     tokenizer_files,
 )
 from diffusion_edge.packet import Offer
+from diffusion_edge.plan import Guiding
+from diffusion_edge.request import Picture
 from diffusion_edge.schedule import Bounds, Schedule, bounds, fitting, resolve
-from diffusion_edge.types import Guiding, Picture
 
 log = logging.getLogger(__name__)
 

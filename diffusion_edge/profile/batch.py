@@ -12,7 +12,8 @@ from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, new_packet, read, write
-from diffusion_edge.types import Codec, ImageRequest, Picture, Plan
+from diffusion_edge.plan import Codec, Plan
+from diffusion_edge.request import ImageRequest, Picture
 
 Taken = tuple[int, str, Codec | None]
 """One step of a plan: steps in all, the stage, and the codec in which the latent just came in."""

@@ -27,14 +27,15 @@ from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, new_packet, read, write
+from diffusion_edge.plan import Codec, Plan
 from diffusion_edge.profile import batch
 from diffusion_edge.profile.intervals import Z
 from diffusion_edge.profile.ledger import open_ledger
 from diffusion_edge.profile.measure import BATCH, fingerprint
 from diffusion_edge.profile.metric import Metric
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.codecs import CodecRow, CodecTable
 from diffusion_edge.schedule import resolved_steps
-from diffusion_edge.types import Codec, ImageRequest, Plan
 
 LOSSY: tuple[Codec, ...] = ("bf16", "int8")
 

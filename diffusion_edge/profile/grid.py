@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations
 
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 
 HANDOFFS: dict[int, tuple[float, ...]] = {
     1: (),

@@ -11,7 +11,7 @@ import numpy as np
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing.links.candidates import Hop
 from diffusion_edge.traces import Trace, read_rates, read_round_trips, transfer_s
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 
 HEAD = 1200
 """Bytes of a packet besides its tensors."""

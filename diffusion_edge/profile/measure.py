@@ -10,11 +10,12 @@ from typing import Any
 
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import batch, grid
 from diffusion_edge.profile.ledger import open_ledger
 from diffusion_edge.profile.metric import Metric
+from diffusion_edge.request import Picture
 from diffusion_edge.schedule import resolved_steps
-from diffusion_edge.types import Picture, Plan
 
 BATCH = 32
 

@@ -29,7 +29,7 @@ from typing import cast
 import numpy as np
 
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.types import Picture
+from diffusion_edge.request import Picture
 
 Score = Callable[[str, Picture, Picture], float]
 Prompts = Callable[[int, int], Sequence[str]]

@@ -17,9 +17,11 @@ import numpy as np
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import NoPlan
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.plan import EXACT, Plan, Tier
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import EXACT, Held, ImageRequest, Link, Plan, StageStatus, Tier, View
+from diffusion_edge.view import Held, Link, StageStatus, View
 
 POLICY = "elastic"
 FLOORS = (0.85, 0.9, 0.95, 0.98)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_edge.errors import ConfigError
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import grid, intervals
 from diffusion_edge.profile.bounds import Bounded, bounded
 from diffusion_edge.profile.fit import left_out
@@ -25,7 +26,6 @@ from diffusion_edge.routing.quality import (
     QualityTable,
     SizeQuality,
 )
-from diffusion_edge.types import Plan
 
 DIGITS = 4
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile.measure import BATCH, Part, Scores, Task, up_to, with_reference
 from diffusion_edge.profile.picks import picks
 from diffusion_edge.profile.table import draft
 from diffusion_edge.routing.quality import QualityRow, QualityTable
-from diffusion_edge.types import Plan
 
 NARROW = 0.01
 """How far a quality's 95 % interval may reach to either side."""

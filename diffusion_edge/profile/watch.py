@@ -21,8 +21,8 @@ from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.profile import batch, intervals
 from diffusion_edge.profile.measure import BATCH, of_size, reference_of
 from diffusion_edge.profile.metric import Metric
+from diffusion_edge.request import Picture
 from diffusion_edge.routing.quality import Interval
-from diffusion_edge.types import Picture
 
 REACH = 3.0
 """Standard errors."""

@@ -12,7 +12,7 @@ from math import exp, log
 from statistics import median
 
 from diffusion_edge.routing.links.estimate import EASE, QUANTILE, quantile
-from diffusion_edge.types import Choice
+from diffusion_edge.view import Choice
 
 WINDOW = 200
 """Requests that the quantiles are taken from."""

@@ -21,8 +21,9 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from diffusion_edge.plan import EXACT, Codec
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.tables import Record, Table
-from diffusion_edge.types import EXACT, Codec, ImageRequest
 
 FILE = "codecs.json"
 SMALLEST_FIRST: tuple[Codec, ...] = ("int8", "bf16")

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from diffusion_edge.batching import drained_s
 from diffusion_edge.curves import curve
+from diffusion_edge.plan import Plan, Span
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.kept import Kept
-from diffusion_edge.types import ImageRequest, Plan, Span, StageStatus, View
+from diffusion_edge.view import StageStatus, View
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -9,8 +9,9 @@ be in time goes first; and it is given up by its promise, not by a deadline that
 from __future__ import annotations
 
 from diffusion_edge.batching import STRETCH
+from diffusion_edge.request import ImageRequest, Times
 from diffusion_edge.routing.cost import guided
-from diffusion_edge.types import Choice, ImageRequest, StageStatus, Times, View
+from diffusion_edge.view import Choice, StageStatus, View
 
 PATIENCE = 2.0
 """Times the predicted seconds, after which work is given up, if that is past the deadline."""

@@ -5,10 +5,11 @@ It looks at nobody but its own request, and at no price: what a router that weig
 
 from __future__ import annotations
 
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.elastic import below_floor, stages_with_room
 from diffusion_edge.routing.options import Options, options
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Choice, ImageRequest, View
+from diffusion_edge.view import Choice, View
 
 
 def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:

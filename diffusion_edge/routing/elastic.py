@@ -22,6 +22,7 @@ from dataclasses import replace
 from math import inf
 
 from diffusion_edge.errors import CannotBeInTime, InvalidRequest, NoPlan, QueueFull
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.cost import guided
 from diffusion_edge.routing.finish import Table, Tables
 from diffusion_edge.routing.forecast import kind_of
@@ -29,7 +30,7 @@ from diffusion_edge.routing.late import soonest_s
 from diffusion_edge.routing.options import Options, options
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.room import can_hold, has_room, opens_s, told, too_many
-from diffusion_edge.types import Choice, ImageRequest, View
+from diffusion_edge.view import Choice, View
 
 CROWDING = 5.0
 """What a second of a stage is worth besides, in seconds of the dearest tier, when it has to do for

@@ -14,12 +14,14 @@ from math import ceil, inf
 import numpy as np
 
 from diffusion_edge import batching
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Counts, Floats, hop_s
 from diffusion_edge.routing.due import due_s
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
 from diffusion_edge.routing.kept import Kept
-from diffusion_edge.types import Held, ImageRequest, Plan, StageStatus, View
+from diffusion_edge.view import Held, StageStatus, View
 
 # ---------------------------------------------------------------------------- one stage
 

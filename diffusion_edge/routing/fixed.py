@@ -8,10 +8,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 from diffusion_edge.errors import InvalidPlan, NoPlan
+from diffusion_edge.plan import Plan, Tier
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.room import can_hold, too_many
-from diffusion_edge.types import Choice, ImageRequest, Plan, Tier, View
+from diffusion_edge.view import Choice, View
 
 
 def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:

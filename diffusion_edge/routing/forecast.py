@@ -22,7 +22,7 @@ from math import ceil, inf
 
 from diffusion_edge import batching, curves
 from diffusion_edge.batching import CELLS, TEXTS
-from diffusion_edge.types import Held, StageStatus, Work
+from diffusion_edge.view import Held, StageStatus, Work
 
 # ---------------------------------------------------------------------------- what is known
 

@@ -18,7 +18,7 @@ import numpy as np
 from diffusion_edge.routing.cost import Bools, Counts, Floats
 from diffusion_edge.routing.finish import KEPT, Ask, Forecasts, Tables
 from diffusion_edge.routing.kept import Kept
-from diffusion_edge.types import StageStatus, View
+from diffusion_edge.view import StageStatus, View
 
 ARRIVALS = 6
 """For which it is known what a stage can take, until all are gone that could be made late."""

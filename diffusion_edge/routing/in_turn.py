@@ -7,10 +7,12 @@ nor what a stage has to do. A preview takes a turn, too.
 from __future__ import annotations
 
 from diffusion_edge.errors import NoPlan
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.elastic import stages_with_room
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Choice, ImageRequest, Plan, View
+from diffusion_edge.view import Choice, View
 
 
 def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:

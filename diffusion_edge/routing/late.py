@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from diffusion_edge.errors import CannotBeInTime
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import finish
 from diffusion_edge.routing.due import is_late
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import Choice, ImageRequest, View
+from diffusion_edge.view import Choice, View
 
 HALVINGS = 7
 """So the moment is right to the 128th part of the time until all is done."""

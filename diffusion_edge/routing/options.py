@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from diffusion_edge.plan import Tier
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Line
 from diffusion_edge.routing.finish import Table, Tables
@@ -13,7 +15,7 @@ from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.search import Asked, Found, search
 from diffusion_edge.routing.shapes import Shapes, above, shapes
 from diffusion_edge.routing.stations import Stations, stations
-from diffusion_edge.types import Choice, ImageRequest, Tier, View
+from diffusion_edge.view import Choice, View
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from functools import partial
 
 from diffusion_edge.config import nearest
 from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import earliest, elastic, fixed, in_turn
 from diffusion_edge.routing.options import Options
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.steps import Policy, by_finish, by_price, free
-from diffusion_edge.types import ImageRequest, View
+from diffusion_edge.view import View
 
 POLICIES: Mapping[str, Policy] = {
     "elastic": free(elastic.choose, by_price),

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
+from diffusion_edge.plan import Plan
 from diffusion_edge.routing.losses import Floats, Model, merged
 from diffusion_edge.routing.tables import Record, Table
-from diffusion_edge.types import Plan
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[float, float]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import ImageRequest, StageStatus, View
+from diffusion_edge.view import StageStatus, View
 
 
 def can_hold(status: StageStatus, request: ImageRequest) -> bool:

@@ -18,11 +18,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from diffusion_edge.plan import Plan
 from diffusion_edge.routing.cost import Bools, Counts, Floats, Line
 from diffusion_edge.routing.leaving import Moments, coarse, later, soonest, through
 from diffusion_edge.routing.shapes import DIGITS, SPANS, Shapes, Spans, of_places
 from diffusion_edge.routing.stations import Stations
-from diffusion_edge.types import Plan, View
+from diffusion_edge.view import View
 
 SLACK = 2 * 10.0**-DIGITS
 """Bounds and what they bound are sums in different orders."""

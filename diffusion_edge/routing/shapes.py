@@ -18,10 +18,10 @@ from itertools import product
 
 import numpy as np
 
+from diffusion_edge.plan import Tier
 from diffusion_edge.routing.cost import Bools, Counts, Floats, cuts
 from diffusion_edge.routing.kept import Kept
 from diffusion_edge.routing.quality import QualityTable, Size
-from diffusion_edge.types import Tier
 
 SPANS = 3
 """Of a plan at most."""

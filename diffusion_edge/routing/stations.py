@@ -16,11 +16,12 @@ from operator import attrgetter, itemgetter
 
 import numpy as np
 
+from diffusion_edge.plan import Tier
 from diffusion_edge.routing.cost import Bools, Counts, Floats, Line
 from diffusion_edge.routing.finish import Table
 from diffusion_edge.routing.leaving import Earliest, Leaving, Reads, earliest, of_sets
 from diffusion_edge.routing.shapes import SPANS, Group
-from diffusion_edge.types import StageStatus, Tier, View
+from diffusion_edge.view import StageStatus, View
 
 
 @dataclass(frozen=True)

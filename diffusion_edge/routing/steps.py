@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from diffusion_edge.errors import CannotBeInTime, InvalidRequest, NoPlan, QueueFull
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Choice, ImageRequest, Plan, View
+from diffusion_edge.view import Choice, View
 
 
 class Policy(Protocol):

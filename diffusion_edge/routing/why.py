@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from math import inf, log
 from typing import Literal
 
+from diffusion_edge.plan import Plan, Tier
 from diffusion_edge.routing.options import Options
 from diffusion_edge.routing.search import SLACK, Asked, Found, search
 from diffusion_edge.routing.shapes import Group, Shapes
-from diffusion_edge.types import Plan, Tier
 
 KINDS = 48
 """That are looked at, those of fewer spans first: as many as three groups make, and some more."""

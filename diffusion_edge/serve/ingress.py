@@ -20,7 +20,7 @@ from diffusion_edge.routing.codecs import codec_table
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.schedule import resolved_steps
 from diffusion_edge.sites.ray import RayTransport
-from diffusion_edge.types import StageStatus
+from diffusion_edge.view import StageStatus
 
 
 @serve.ingress()

@@ -10,10 +10,11 @@ from ray import serve
 
 from diffusion_edge.config import Settings, family_folder, trace_file
 from diffusion_edge.families.card import charged_shape, load_card
+from diffusion_edge.request import Event
 from diffusion_edge.sites.lease import Leases
 from diffusion_edge.sites.ray import RayTransport
 from diffusion_edge.traces import Trace, read_rates
-from diffusion_edge.types import Event, StageStatus
+from diffusion_edge.view import StageStatus
 
 
 class Stage:

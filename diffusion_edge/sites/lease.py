@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from diffusion_edge.engine.hop import as_generator
 from diffusion_edge.errors import StageLost
-from diffusion_edge.types import Event
+from diffusion_edge.request import Event
 
 log = logging.getLogger(__name__)
 

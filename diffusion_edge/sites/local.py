@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import StageLost
-from diffusion_edge.types import Event
+from diffusion_edge.request import Event
 
 
 class LocalTransport:

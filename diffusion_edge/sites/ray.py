@@ -12,8 +12,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
+from diffusion_edge.request import Event
 from diffusion_edge.sites.lease import Renewing
-from diffusion_edge.types import Event
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from rich.table import Table
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.families.card import FamilyCard, load_card
 from diffusion_edge.families.quiet import quiet_libraries
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import batch
 from diffusion_edge.profile.progress import pictures_bar
-from diffusion_edge.types import Plan
 from stage_models.shapes import gallery, redraw, verify
 from stage_models.shapes.scenes import Caption
 

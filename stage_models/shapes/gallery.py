@@ -12,8 +12,9 @@ from PIL import Image
 
 from diffusion_edge.families.base import Family, to_pictures
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile.batch import load_stages
-from diffusion_edge.types import Picture, Plan
+from diffusion_edge.request import Picture
 from stage_models.shapes import scenes
 from stage_models.shapes.scenes import Caption, Scene
 

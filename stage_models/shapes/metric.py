@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.types import Picture
+from diffusion_edge.request import Picture
 from stage_models.shapes import gallery, scenes
 from stage_models.shapes.verify import verify
 

@@ -23,24 +23,19 @@ from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.routing.codecs import codecs_by_step
-from diffusion_edge.types import (
+from diffusion_edge.plan import Codec, Plan
+from diffusion_edge.request import (
     Accepted,
-    Carried,
-    Choice,
-    Codec,
     Done,
     Event,
-    Held,
     HopRecord,
     ImageRequest,
     Picture,
-    Plan,
     SpanRecord,
-    StageStatus,
     Times,
-    View,
 )
+from diffusion_edge.routing.codecs import codecs_by_step
+from diffusion_edge.view import Carried, Choice, Held, StageStatus, View
 from tests.routing.views import CELLS, MODEL, symmetric
 
 CARD = FamilyCard.model_validate(

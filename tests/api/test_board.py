@@ -11,7 +11,8 @@ import pytest
 from diffusion_edge.api import board as module
 from diffusion_edge.api.board import Board
 from diffusion_edge.api.carriage import Carriage
-from diffusion_edge.types import ImageRequest, Link, StageStatus
+from diffusion_edge.request import ImageRequest
+from diffusion_edge.view import Link, StageStatus
 from tests.fakes import FakeClock
 
 REQUEST = ImageRequest("a circle", "fake", 4, 0, "ddim", 1.0, 16, 16)

@@ -22,7 +22,7 @@ from diffusion_edge.families.card import charged_shape, load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import StageStatus
+from diffusion_edge.view import StageStatus
 from tests.fakes import FakeClock
 from tests.serve.live import EMULATED
 

@@ -25,8 +25,9 @@ from diffusion_edge.api.png import encode
 from diffusion_edge.api.service import Service
 from diffusion_edge.errors import EdgeError, QueueFull, StageLost
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Event
 from diffusion_edge.routing.losses import Model, StageCurve
-from diffusion_edge.types import Event, Plan
 from tests.api.fakes import (
     BY_RULE,
     CARD,

@@ -27,9 +27,10 @@ from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, read
+from diffusion_edge.request import Event, ImageRequest, Times
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import Event, ImageRequest, StageStatus, Times
+from diffusion_edge.view import StageStatus
 from tests.api.fakes import settings
 
 pytestmark = pytest.mark.usefixtures("brief_warm_up")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusion_edge.api.png import Made, encode, parameters, provenance
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 from tests.api.fakes import fake_picture, request
 
 PLAN = Plan.parse("hall:8,tower:12", "cheapest")

@@ -23,7 +23,7 @@ from diffusion_edge.routing.links.probes import QUIET_S
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sites.local import LocalTransport
 from diffusion_edge.traces import Trace, transfer_s
-from diffusion_edge.types import StageStatus
+from diffusion_edge.view import StageStatus
 from tests.api.fakes import settings
 from tests.fakes import FakeFamily, VirtualClock
 

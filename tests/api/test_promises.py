@@ -21,23 +21,12 @@ from diffusion_edge.config import Emulate, Settings
 from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost
 from diffusion_edge.packet import new_packet, write
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Accepted, Done, Event, ImageRequest, Picture, Progress, Times
 from diffusion_edge.routing import due, finish
 from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import (
-    Accepted,
-    Choice,
-    Done,
-    Event,
-    Held,
-    ImageRequest,
-    Picture,
-    Plan,
-    Progress,
-    StageStatus,
-    Times,
-    View,
-)
+from diffusion_edge.view import Choice, Held, StageStatus, View
 from tests.api.fakes import CARD, FakeBoard, FakeTransport, packet_bytes, request, service, settings
 from tests.api.test_http import client
 from tests.engine.test_held import admitted

@@ -15,18 +15,11 @@ from diffusion_edge.errors import (
     QueueFull,
     StageLost,
 )
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Accepted, Event, ImageRequest
 from diffusion_edge.routing.calibration import LEAST, Calibration
 from diffusion_edge.routing.due import times
-from diffusion_edge.types import (
-    Accepted,
-    Choice,
-    Event,
-    Held,
-    ImageRequest,
-    Plan,
-    StageStatus,
-    View,
-)
+from diffusion_edge.view import Choice, Held, StageStatus, View
 from tests.api.fakes import (
     FakeBoard,
     FakeTransport,

@@ -12,7 +12,8 @@ from diffusion_edge.api.service import GenerationResult, Service
 from diffusion_edge.api.watch import Watched, Watcher
 from diffusion_edge.config import Watch
 from diffusion_edge.errors import StageLost
-from diffusion_edge.types import ImageRequest, Plan
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from tests.api import fakes
 from tests.api.fakes import FakeTransport, failing, fake_picture, service, settings
 from tests.routing.views import symmetric

@@ -15,11 +15,12 @@ from typer.testing import CliRunner, Result
 from diffusion_edge.commands.app import app
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import bounds, grid, measure, metric, picks, plots
 from diffusion_edge.profile.fit import fit
+from diffusion_edge.request import Picture
 from diffusion_edge.routing.losses import Model, StageCurve
 from diffusion_edge.routing.quality import QualityRow, QualityTable, SizeQuality
-from diffusion_edge.types import Picture, Plan
 
 PROMPTS = [
     f"a {c} {s} on a white background" for c in ("red", "blue") for s in ("circle", "square")

@@ -23,8 +23,9 @@ from diffusion_edge.engine.stepper import Entry
 from diffusion_edge.engine.worker import Job, Outcome, Worker
 from diffusion_edge.errors import DeadlineExceeded
 from diffusion_edge.packet import Packet, write
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Done, Event, Picture, Times
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.types import Done, Event, Picture, Plan, Times
 from tests.engine.test_worker import NOWHERE, Gate, a_packet, a_worker, done, gate
 from tests.fakes import FakeFamily
 from tests.theorem import BOUND, CONTROL, relative

@@ -21,8 +21,9 @@ from diffusion_edge.engine.seconds import Recent, Seconds, Steps
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet, write
+from diffusion_edge.request import Accepted, Done, Picture
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import Accepted, Done, Held, Picture, Turn
+from diffusion_edge.view import Held, Turn
 from tests.engine.test_worker import CELLS, a_packet
 from tests.fakes import FakeFamily, FakeTransport
 

@@ -15,7 +15,8 @@ from diffusion_edge.config import Emulate
 from diffusion_edge.engine.measure import ROWS
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning
-from diffusion_edge.types import Held, Picture, Times
+from diffusion_edge.request import Picture, Times
+from diffusion_edge.view import Held
 from tests.engine.test_worker import (
     CELLS,
     Gate,

@@ -18,7 +18,7 @@ from diffusion_edge.engine.lanes import Lanes, cut, leave_cores_to_lanes
 from diffusion_edge.engine.measure import REPEATS, measure
 from diffusion_edge.engine.run import Trajectory
 from diffusion_edge.families.base import Conditioning, Family
-from diffusion_edge.types import Picture
+from diffusion_edge.request import Picture
 from tests.engine.test_worker import a_packet
 from tests.fakes import FakeClock, FakeFamily
 from tests.theorem import BOUND, CONTROL, relative

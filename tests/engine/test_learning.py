@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning
-from diffusion_edge.types import Picture
+from diffusion_edge.request import Picture
 from tests.engine.test_worker import CELLS, a_packet, all_of
 from tests.fakes import FakeClock, FakeFamily
 

@@ -14,7 +14,8 @@ from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, new_packet
-from diffusion_edge.types import ImageRequest, Plan, Span
+from diffusion_edge.plan import Plan, Span
+from diffusion_edge.request import ImageRequest
 from tests.fakes import FakeFamily
 
 

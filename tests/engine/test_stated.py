@@ -18,7 +18,7 @@ from diffusion_edge.engine.run import run_last_span
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet
-from diffusion_edge.types import SpanRecord
+from diffusion_edge.request import SpanRecord
 from tests.engine.test_worker import CELLS, a_packet, all_of, done
 from tests.fakes import FakeClock, FakeFamily
 

@@ -21,7 +21,8 @@ from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, write
-from diffusion_edge.types import Done, Plan
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import Done
 from tests.engine.test_worker import NOWHERE, Gate, a_packet, a_worker, all_of, done, gate
 from tests.fakes import FakeFamily
 from tests.theorem import BOUND, CONTROL, relative

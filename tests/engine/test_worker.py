@@ -31,21 +31,21 @@ from diffusion_edge.errors import (
 )
 from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet, read, write
-from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.traces import Trace
-from diffusion_edge.types import (
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import (
     NEVER,
     Accepted,
     Done,
     Event,
-    Link,
     Picture,
-    Plan,
     Progress,
     SpanRecord,
     Times,
     Transport,
 )
+from diffusion_edge.sites.local import LocalTransport
+from diffusion_edge.traces import Trace
+from diffusion_edge.view import Link
 from tests.fakes import FakeClock, FakeFamily, FakeTransport, VirtualClock
 
 NOWHERE = FakeTransport()

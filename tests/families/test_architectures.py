@@ -25,8 +25,9 @@ from diffusion_edge.families.card import architectures, load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.pipeline import Loading, PipelineFamily
 from diffusion_edge.packet import Packet, new_packet, read, take, write
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.schedule import resolved_steps
-from diffusion_edge.types import ImageRequest, Plan
 from tests.architectures import TINY, Tiny, stock
 from tests.long import LONG
 from tests.theorem import BOUND, CONTROL, _timesteps_off_by_one, _without_history, relative

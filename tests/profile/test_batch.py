@@ -13,8 +13,9 @@ from diffusion_edge.engine.run import Trajectory, run_last_span, run_span
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard, load_card
 from diffusion_edge.packet import new_packet, read, write
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import batch
-from diffusion_edge.types import ImageRequest, Picture, Plan
+from diffusion_edge.request import ImageRequest, Picture
 
 PROMPTS = ("a red circle on a white background", "a blue square on a black background")
 PLANS = tuple(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import bounds, intervals
 from diffusion_edge.profile.bounds import Bounded, bounded
 from diffusion_edge.profile.grid import plans
 from diffusion_edge.routing.losses import Model, StageCurve
 from diffusion_edge.routing.quality import QualityRow
-from diffusion_edge.types import Plan
 
 STEPS = 10
 PLANS = plans(("small", "large"), STEPS)

@@ -16,11 +16,12 @@ from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import new_packet, read, write
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile.batch import request
 from diffusion_edge.profile.codecs import MARKS, interval_of_change, losses
 from diffusion_edge.profile.metric import Metric, load_metric
+from diffusion_edge.request import ImageRequest, Picture
 from diffusion_edge.routing.codecs import codec_table
-from diffusion_edge.types import ImageRequest, Picture, Plan
 
 PROMPTS = ("a red circle on a white background", "a blue square on a black background", "a circle")
 

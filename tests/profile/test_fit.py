@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile.fit import fit, left_out
 from diffusion_edge.profile.grid import plans
 from diffusion_edge.routing.losses import Curve, Model, StageCurve
 from diffusion_edge.routing.quality import QualityRow
-from diffusion_edge.types import Plan
 
 STAGES = ("device", "edge", "cloud")
 TRUTH = Model(

@@ -9,10 +9,11 @@ import pytest
 
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import load_card
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import batch, measure
 from diffusion_edge.profile.measure import Part, Scores, Task, with_plans
 from diffusion_edge.profile.metric import load_metric
-from diffusion_edge.types import ImageRequest, Picture, Plan
+from diffusion_edge.request import ImageRequest, Picture
 
 PROMPTS = ("a red circle", "a red square", "a blue circle", "a blue square", "a red")
 

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.profile.metric import Metric, distance, load_metric
-from diffusion_edge.types import Picture
+from diffusion_edge.request import Picture
 
 
 def flat(*rgb: int) -> Picture:

@@ -8,11 +8,11 @@ import pytest
 
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile.measure import Task, of_size, reference_of
 from diffusion_edge.profile.metric import load_metric
 from diffusion_edge.profile.picks import Pick
 from diffusion_edge.profile.verify import check_fresh, lines, of_picks, verdicts
-from diffusion_edge.types import Plan
 
 from ..routing.views import symmetric
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from diffusion_edge.families.card import load_card
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import bounds, measure, picks, wanted
 from diffusion_edge.profile.measure import Part, Task, with_plans
 from diffusion_edge.profile.metric import load_metric
 from diffusion_edge.profile.wanted import Where, nearest, reach
-from diffusion_edge.types import Plan
 
 from .test_bounds import PLANS, drawn, rows
 

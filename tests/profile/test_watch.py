@@ -10,11 +10,12 @@ from PIL import Image
 from diffusion_edge.api.watch import Watched
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
+from diffusion_edge.plan import Plan
 from diffusion_edge.profile import batch, watch
 from diffusion_edge.profile.measure import of_size
 from diffusion_edge.profile.metric import Metric
 from diffusion_edge.profile.watch import Seen, judge, kept
-from diffusion_edge.types import Picture, Plan
+from diffusion_edge.request import Picture
 
 PROMPTS = ("a red circle", "a red square", "a blue circle", "a blue square")
 

@@ -16,7 +16,9 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 
-from diffusion_edge.types import NEVER, ImageRequest, Link, Plan, StageStatus, Times
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import NEVER, ImageRequest, Times
+from diffusion_edge.view import Link, StageStatus
 
 from .brute import bundles
 from .clock import Job, SimStage, live

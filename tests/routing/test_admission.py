@@ -7,11 +7,13 @@ from math import inf
 import pytest
 
 from diffusion_edge.errors import CannotBeInTime
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import elastic
 from diffusion_edge.routing.finish import Ask
 from diffusion_edge.routing.harm import harmless
 from diffusion_edge.routing.policies import policy
-from diffusion_edge.types import Choice, Held, ImageRequest, Plan, StageStatus, View
+from diffusion_edge.view import Choice, Held, StageStatus, View
 
 from .clock import Fate, live
 from .views import CELLS, request, stage, symmetric, view

@@ -11,7 +11,7 @@ from diffusion_edge.errors import NoPlan, QueueFull
 from diffusion_edge.routing.cost import models
 from diffusion_edge.routing.finish import Tables, predict
 from diffusion_edge.routing.policies import policy
-from diffusion_edge.types import Held, View
+from diffusion_edge.view import Held, View
 
 from .brute import bundles
 from .views import CELLS, request, row, stage, symmetric, table, view

@@ -8,8 +8,9 @@ from math import exp, log
 
 import pytest
 
+from diffusion_edge.plan import Plan
 from diffusion_edge.routing.calibration import LEAST, WINDOW, Calibration
-from diffusion_edge.types import Choice, Plan
+from diffusion_edge.view import Choice
 
 
 def served(known: Calibration, *ratios: float, predicted_s: float = 2.0) -> Calibration:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import ConfigError
+from diffusion_edge.plan import Codec
 from diffusion_edge.routing.codecs import CodecRow, CodecTable, codec_table, codecs_by_step
-from diffusion_edge.types import Codec
 
 from .views import request
 

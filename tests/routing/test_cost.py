@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion_edge.plan import Guiding, Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.cost import Line, cuts
-from diffusion_edge.types import Guiding, ImageRequest, Plan, StageStatus, View
+from diffusion_edge.view import StageStatus, View
 
 from .brute import bundles
 from .views import CELLS, MODEL, request, stage, view

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from diffusion_edge.batching import due
+from diffusion_edge.plan import Plan
 from diffusion_edge.routing.finish import Ask, Floats, Table, Tables, arrivals, predict, table
 from diffusion_edge.routing.forecast import ahead, kind_of, mode_of
-from diffusion_edge.types import Held, Plan, StageStatus, View
+from diffusion_edge.view import Held, StageStatus, View
 
 from .views import CELLS, request, stage, view
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from diffusion_edge.batching import CELLS, TEXTS, Sample, best_rows, company, next_batch
 from diffusion_edge.curves import curve, scaled, seconds
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import Held, StageStatus, Turn
+from diffusion_edge.view import Held, StageStatus, Turn
 
 from .views import stage
 

@@ -24,7 +24,7 @@ from diffusion_edge.routing.links.estimate import (
 )
 from diffusion_edge.routing.links.learned import FILE, Learned, trained_on, weights
 from diffusion_edge.routing.links.probes import QUIET_S, SHARE, SMALL, probe_bytes
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 
 SIZES = (2_224, 3_248, 17_000, 66_000, 132_000)
 LARGE = 1_050_000

@@ -7,13 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import InvalidPlan, InvalidRequest, NoPlan, QueueFull
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.elastic import CROWDING
 from diffusion_edge.routing.forecast import ahead
 from diffusion_edge.routing.losses import Model
 from diffusion_edge.routing.policies import POLICIES, policy
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Choice, Held, ImageRequest, Plan, View
+from diffusion_edge.view import Choice, Held, View
 
 from .brute import bundles
 from .views import CELLS, MODEL, late, request, row, stage, symmetric, table, view, with_model

@@ -9,10 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import ConfigError
+from diffusion_edge.plan import Plan
 from diffusion_edge.routing.cost import cuts
 from diffusion_edge.routing.losses import Curve, Model, StageCurve
 from diffusion_edge.routing.quality import QualityTable, SizeQuality
-from diffusion_edge.types import Plan
 
 from .views import row, symmetric, table, with_model
 

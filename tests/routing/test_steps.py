@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from diffusion_edge.errors import NoPlan
+from diffusion_edge.plan import Codec
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.losses import Model, StageCurve
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import Carried, Choice, Codec, ImageRequest, View
+from diffusion_edge.view import Carried, Choice, View
 
 from .views import request, row, stage, table, view
 

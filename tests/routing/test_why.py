@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.policies import CONSIDERED, policy
 from diffusion_edge.routing.why import Alternative, Why, why
-from diffusion_edge.types import ImageRequest, View
+from diffusion_edge.view import View
 
 from .views import MODEL, request, stage, symmetric, view
 

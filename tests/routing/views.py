@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
+from diffusion_edge.plan import MAX_STEPS, Tier
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.losses import Model, StageCurve
 from diffusion_edge.routing.quality import QualityRow, QualityTable, SizeQuality
-from diffusion_edge.types import MAX_STEPS, Held, ImageRequest, Link, StageStatus, Tier, View
+from diffusion_edge.view import Held, Link, StageStatus, View
 
 CELLS = 64
 """Of the latent of a picture of 64 pixels: what stages know and requests ask for."""

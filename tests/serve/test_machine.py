@@ -13,7 +13,7 @@ from diffusion_edge.config import REPOSITORY, Settings, load_config
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.serve.machine import Machine, completed, gpu_share
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 from tests.api.fakes import CARD, settings
 
 MODELS = {"tiny": "device", "fair": "edge", "whole": "cloud"}

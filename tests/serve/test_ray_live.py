@@ -22,7 +22,8 @@ from PIL import Image
 from diffusion_edge.config import REPOSITORY
 from diffusion_edge.families.card import load_card
 from diffusion_edge.generate import generate
-from diffusion_edge.types import ImageRequest, Plan
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from tests.large import LARGE, PACKET_BYTES, make_large_family
 from tests.serve.live import Server, config_file, free_port
 

@@ -9,8 +9,8 @@ from contextlib import aclosing
 import pytest
 
 from diffusion_edge.errors import QueueFull, StageLost
+from diffusion_edge.request import Accepted, Event, Progress
 from diffusion_edge.sites.lease import RENEW_S, SILENCE, Leases, Renewing
-from diffusion_edge.types import Accepted, Event, Progress
 
 
 class Ticks:

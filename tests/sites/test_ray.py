@@ -11,10 +11,10 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from diffusion_edge.errors import DeadlineExceeded, EdgeError, QueueFull, StageLost
+from diffusion_edge.request import Accepted, Event
 from diffusion_edge.sites import lease
 from diffusion_edge.sites import ray as module
 from diffusion_edge.sites.ray import RayTransport, typed
-from diffusion_edge.types import Accepted, Event
 
 
 class FakeHandle:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 from stage_models.shapes import evaluate, frechet, gallery, scenes
 from stage_models.shapes.evaluate import Judged, Kind, Score, Summary
 from stage_models.shapes.scenes import Caption

@@ -10,7 +10,7 @@ import pytest
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
 from diffusion_edge.profile.metric import load_metric
-from diffusion_edge.types import Picture
+from diffusion_edge.request import Picture
 from stage_models.shapes import scenes
 
 CARD = load_card(Path(__file__).parents[2] / "stage_models" / "shapes")

@@ -12,7 +12,8 @@ from diffusion_edge.engine.run import run_last_span
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import new_packet
-from diffusion_edge.types import ImageRequest, Plan
+from diffusion_edge.plan import Plan
+from diffusion_edge.request import ImageRequest
 from stage_models.shapes import scenes
 
 FOLDER = Path(__file__).parents[2] / "stage_models" / "shapes"

@@ -22,9 +22,9 @@ from diffusion_edge.bench.routing.runs import Tell
 from diffusion_edge.config import REPOSITORY, load_config, nearest, read_yaml
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.plan import Plan
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.traces import read_rates
-from diffusion_edge.types import Plan
 
 BELOW = 0.01
 """The floor is so far below what the second stage of `in-turn` alone is known to reach."""

@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from diffusion_edge.config import Settings, StageConfig
+from diffusion_edge.plan import EXACT
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import finish
 from diffusion_edge.routing.finish import Ask
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.types import EXACT, Held, ImageRequest, Link, StageStatus, View
+from diffusion_edge.view import Held, Link, StageStatus, View
 
 REPLICAS, STEPS, CELLS = 8, 50, 64
 SPREAD = 0.2

@@ -13,8 +13,9 @@ from itertools import combinations, pairwise, permutations
 from statistics import fmean
 
 from diffusion_edge.bench.routing.live import Wanted
+from diffusion_edge.plan import Plan
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import Held, Plan, View
+from diffusion_edge.view import Held, View
 
 CANDIDATES = 40
 """Plans that are played over all arrivals, after all were over the first ones."""

@@ -18,7 +18,7 @@ from diffusion_edge.bench.open_loop import drive
 from diffusion_edge.bench.routing.records import Arm, Ran
 from diffusion_edge.bench.workload import PROMPTS
 from diffusion_edge.errors import EdgeError
-from diffusion_edge.types import Link, StageStatus, View
+from diffusion_edge.view import Link, StageStatus, View
 
 QUIET_S = 300.0
 NOT_READY = httpx.codes.SERVICE_UNAVAILABLE

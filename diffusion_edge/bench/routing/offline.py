@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from diffusion_edge.bench.routing.live import Wanted
+from diffusion_edge.plan import Plan, Span
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.types import Held, Plan, Span, View
+from diffusion_edge.view import Held, View
 
 TRIED = 40
 """Plans that are tried for each request more, drawn anew each time."""

@@ -24,7 +24,8 @@ from diffusion_edge.bench.routing.records import PARTS, Arm, Part, Ran, together
 from diffusion_edge.bench.routing.runs import START_S, Opens, Runs, Tell, serving
 from diffusion_edge.bench.timing import turned
 from diffusion_edge.errors import EdgeError
-from diffusion_edge.types import Plan, View
+from diffusion_edge.plan import Plan
+from diffusion_edge.view import View
 
 SHARE = 0.95
 """Of deadlines that C meets."""

@@ -24,7 +24,7 @@ from diffusion_edge.bench.servers import free_port, running
 from diffusion_edge.config import REPOSITORY, Emulate, read_yaml
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.types import TIERS
+from diffusion_edge.plan import TIERS
 
 LOCAL = REPOSITORY / "serve_configs" / "local.yaml"
 LOCAL_SCALE = 10.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp, log
 from typing import Protocol
 
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 
 SHORTEST_S = 1e-5
 """No hop is taken to be shorter, no delay smaller."""

@@ -25,7 +25,7 @@ from diffusion_edge.routing.links.candidates import (
     miss,
 )
 from diffusion_edge.routing.links.learned import Learned, weights
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 
 QUANTILE = 0.9
 STALE_S = 60.0

@@ -24,7 +24,7 @@ from diffusion_edge.routing.links.candidates import (
     miss,
     shifted,
 )
-from diffusion_edge.types import Link
+from diffusion_edge.view import Link
 
 Floats = NDArray[np.float64]
 

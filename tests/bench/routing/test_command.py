@@ -13,7 +13,7 @@ from diffusion_edge.bench.routing.records import PARTS
 from diffusion_edge.config import REPOSITORY
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 
 BUS = Path("loadtest/traces/links/lte_bus_nyc.csv")
 

@@ -13,7 +13,7 @@ from diffusion_edge.bench.routing.foretold import (
     unloaded_s,
 )
 from diffusion_edge.bench.routing.live import Wanted
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 from tests.routing.views import stage, view
 
 WANTED = Wanted(steps=10, deadline_s=4.0, quality_floor=0.0)

@@ -7,7 +7,7 @@ import pytest
 from diffusion_edge.bench.routing.foretold import all_plans
 from diffusion_edge.bench.routing.live import Wanted
 from diffusion_edge.bench.routing.offline import most_in_time, played
-from diffusion_edge.types import Plan
+from diffusion_edge.plan import Plan
 from tests.routing.views import stage, view
 
 VIEW = view(stage("tower", 0.2), stage("hall", 0.1))

@@ -18,7 +18,7 @@ from diffusion_edge.bench.routing.decision import Decisions
 from diffusion_edge.bench.routing.live import Live
 from diffusion_edge.bench.routing.parts import Size, Task, measure
 from diffusion_edge.bench.routing.report import Report, page_lines, summary
-from diffusion_edge.types import StageStatus
+from diffusion_edge.view import StageStatus
 from tests.api.fakes import FakeBoard, service, settings
 from tests.routing.views import MODEL
 

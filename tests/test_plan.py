@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_edge.errors import InvalidPlan
-from diffusion_edge.types import MAX_GUIDANCE, NEVER, Plan, Span, StageStatus, Times
+from diffusion_edge.plan import MAX_GUIDANCE, Plan, Span
 
 stages = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True)
 guidances = st.none() | st.floats(0, MAX_GUIDANCE).map(abs)
@@ -65,31 +65,3 @@ def test_a_stages_own_guidance_fills_spans_that_have_none() -> None:
     assert str(filled) == "cloud:8@2,edge:6@7.5,device:6"
     assert (filled.codecs, filled.reason) == (plan.codecs, "why")
     assert plan.with_guidance({}) == plan
-
-
-def test_never_is_never_on_any_clock_and_zero_is_a_time() -> None:
-    assert Times(0.0, None).shifted(5.0) == Times(5.0, None)
-    assert Times(None, 7.5).shifted(-8.0) == Times(None, -0.5)
-    assert NEVER.shifted(1e9) == NEVER
-
-
-def test_only_a_model_that_doubles_takes_two_rows() -> None:
-    def status(**more: object) -> StageStatus:
-        seconds = {64: {1: 0.1, 2: 0.15}}
-        return StageStatus("a", "edge", "a", 0.0, 0, 8, seconds, 0.0, {64: 0.2}, 1, **more)  # type: ignore[arg-type]  # of any field
-
-    assert status().seconds_per_step(guided=True, cells=64) == 0.15
-    assert status().seconds_per_step(guided=False, cells=64) == 0.1
-    assert status(guiding="embedded").seconds_per_step(guided=True, cells=64) == 0.1
-    assert status(emulated=True).seconds_per_step(guided=True, cells=64) == 0.1
-    assert status(guiding="off").seconds_per_step(guided=True, cells=64) == 0.1
-
-
-def test_seconds_of_a_size_that_a_stage_does_not_know_come_from_the_nearest() -> None:
-    steps, decoding = {64: {1: 0.1, 2: 0.15}, 256: {1: 0.2}}, {64: 0.2, 256: 0.3}
-    status = StageStatus("a", "edge", "a", 0.0, 0, 8, steps, 0.0, decoding, 1)
-    assert status.seconds_per_step(guided=False, cells=256) == 0.2
-    assert status.seconds_per_step(guided=True, cells=16) == pytest.approx(0.05)
-    assert status.seconds_per_step(guided=False, cells=512) == pytest.approx(0.4)
-    assert status.seconds_to_decode(256) == 0.3
-    assert status.seconds_to_decode(96) == pytest.approx(0.3)
