@@ -277,7 +277,7 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
         real = workers[name]._stepper.take
 
         async def take(entry: Entry, name: str = name, real: Any = real) -> None:
-            (job,) = workers[name]._jobs
+            (job,) = workers[name]._queue
             samples[name] = (job.times, entry.sample.due)
             await real(entry)
 

@@ -29,7 +29,7 @@ from diffusion_edge.routing.forecast import ahead
 from diffusion_edge.view import Choice, Held, StageStatus, View
 from tests.api.fakes import CARD, FakeBoard, FakeTransport, packet_bytes, request, service, settings
 from tests.api.test_http import client
-from tests.engine.test_held import admitted
+from tests.engine.test_report import admitted
 from tests.engine.test_worker import Gate, a_worker, gate
 from tests.fakes import FakeClock, FakeFamily
 from tests.fakes import FakeTransport as Nowhere

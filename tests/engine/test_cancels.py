@@ -17,10 +17,11 @@ import pytest
 from torch import Tensor
 
 from diffusion_edge.engine import run as core
+from diffusion_edge.engine.job import Job, Outcome
 from diffusion_edge.engine.pace import RealClock
 from diffusion_edge.engine.run import Trajectory, run_last_span
 from diffusion_edge.engine.stepper import Entry
-from diffusion_edge.engine.worker import Job, Outcome, Worker
+from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import DeadlineExceeded
 from diffusion_edge.packet import Packet, write
 from diffusion_edge.plan import Plan
@@ -195,7 +196,7 @@ class Storm:
             return await read_on(LocalTransport(made).run(first, write(packet)), leaves_after)
         finally:
             self._over.add(seed)
-            held = (job.packet.seed for worker in made.values() for job in worker._jobs)
+            held = (job.packet.seed for worker in made.values() for job in worker._queue)
             self.still_held += seed in held
 
 
@@ -239,7 +240,7 @@ async def workers(
     }
     for worker in made.values():
         await worker.warm_up(16, "ddim")
-        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
+        monkeypatch.setattr(worker._parts.stepper, "_rows", lambda company: 8)
     try:
         yield made
     finally:
@@ -249,10 +250,10 @@ async def workers(
 
 async def at_rest(worker: Worker) -> None:
     """Waits until its threads are done with what nobody waits for any more."""
-    for line in (worker._texts.line, worker._stepper.line, worker._pictures.line):
+    for line in (worker._parts.texts.line, worker._parts.stepper.line, worker._parts.pictures.line):
         if line._task is not None:
             await line._task
-    await worker._lanes.run(lambda: None)
+    await worker._parts.lanes.run(lambda: None)
 
 
 def alive() -> Counter[type]:
@@ -293,7 +294,7 @@ async def test_a_storm_of_cancels_leaves_pictures_and_nothing_else(
         for worker in made.values():
             await at_rest(worker)
             assert (worker.status().queued, worker.status().queue_s) == (0, 0)
-            assert worker._stepper.line._waiters == []
+            assert worker._parts.stepper.line._waiters == []
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert alive() == before
         assert max(storm.afterwards.values()) <= 1  # what a thread had begun

@@ -188,7 +188,7 @@ async def played(
     worker = Worker(family, stage="tower", tier="edge", capacity=100, clock=script, **options)
     await worker.warm_up(16, "ddim")
     if "emulate" not in options:
-        worker._known = Seconds(
+        worker._parts.known = Seconds(
             steps={CELLS: Steps(BY_ROWS), 2 * CELLS: Steps(BY_ROWS_LARGE)},
             encode=learned(TEXTS_S),
             decode={CELLS: learned(PICTURES_S)},

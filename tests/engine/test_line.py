@@ -75,7 +75,7 @@ async def test_threads_that_end_by_themselves_leave_nobody_waiting(gate: Gate) -
     async with a_worker(on_predict=gate) as worker:
         tasks = [asyncio.create_task(all_of(worker, a_packet(seed=seed))) for seed in range(3)]
         await gate.reached()
-        worker._lanes.close()
+        worker._parts.lanes.close()
         gate.open()
         assert all(isinstance(ended, Exception) for ended in await ends(tasks))
         (late,) = await ends([asyncio.create_task(all_of(worker, a_packet()))])
@@ -90,7 +90,7 @@ async def test_a_rule_that_fails_is_told_to_all_who_wait(monkeypatch: pytest.Mon
             raise ZeroDivisionError("a rule of batching")
 
         with monkeypatch.context() as within:
-            within.setattr(worker._stepper, "_rows", broken)
+            within.setattr(worker._parts.stepper, "_rows", broken)
             tasks = [asyncio.create_task(all_of(worker, a_packet(seed=n))) for n in range(3)]
             assert all(isinstance(ended, ZeroDivisionError) for ended in await ends(tasks))
         assert len(await all_of(worker, a_packet())) == 3

@@ -94,7 +94,7 @@ async def test_a_curve_charges_a_pass_with_the_seconds_of_its_rows() -> None:
     async with a_stage(CURVE) as stage:
         took_s = await stage.takes_s(some(16, steps=20))
         passes = stage.family.rows
-        charged_s = sum(stage.worker._seconds.step(CELLS, rows) for rows in passes)
+        charged_s = sum(stage.worker._parts.seconds.step(CELLS, rows) for rows in passes)
         assert took_s == pytest.approx(16 * (0.1 + 0.2) + charged_s)
         assert charged_s < 20 * 16 * 0.10 / 2
         status = stage.worker.status()

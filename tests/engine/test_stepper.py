@@ -48,7 +48,7 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_worker(on_predict=gate, rows=8) as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
+        monkeypatch.setattr(worker._parts.stepper, "_rows", lambda company: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         long = asyncio.create_task(all_of(worker, a_packet("tower:6")))
         await gate.reached()
@@ -65,7 +65,7 @@ async def test_what_arrives_joins_at_the_next_boundary_and_leaves_when_done(
 async def waiting(worker: Worker, texts: int) -> None:
     """Waits until so many requests wait for their texts."""
     async with asyncio.timeout(30):
-        while len(worker._texts.line.waiting()) < texts:
+        while len(worker._parts.texts.line.waiting()) < texts:
             await asyncio.sleep(0)
 
 
@@ -82,9 +82,9 @@ async def test_only_what_can_share_a_pass_does(monkeypatch: pytest.MonkeyPatch) 
         a_packet("tower:4", guidance=3.0, width=32),
     ]
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
+        monkeypatch.setattr(worker._parts.stepper, "_rows", lambda company: 8)
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
-        keys = [worker._sample(packet, now=0.0).key for packet in packets]
+        keys = [worker._parts.sample(packet, now=0.0).key for packet in packets]
         assert keys[0] == keys[1]
         assert len(set(keys)) == 3
         await asyncio.gather(*(all_of(worker, packet) for packet in packets))
@@ -108,7 +108,7 @@ async def test_off_runs_one_request_after_the_other(monkeypatch: pytest.MonkeyPa
 
 async def test_one_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
+        monkeypatch.setattr(worker._parts.stepper, "_rows", lambda company: 8)
         family = worker._family
         real = family.predict
 
@@ -166,7 +166,7 @@ async def test_a_batch_that_is_too_large_fails_once_and_goes_on_in_smaller_ones(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
+        monkeypatch.setattr(worker._parts.stepper, "_rows", lambda company: 8)
         passes = Refusing(worker._family, lambda p, _: p.rows[-1] > most, monkeypatch)
         for seed, events in enumerate(await eight(worker)):
             assert done(events).picture == alone("tower:20", seed=seed)
@@ -176,7 +176,7 @@ async def test_a_batch_that_is_too_large_fails_once_and_goes_on_in_smaller_ones(
 
 async def test_a_failure_that_passes_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 8)
+        monkeypatch.setattr(worker._parts.stepper, "_rows", lambda company: 8)
         passes = Refusing(worker._family, lambda p, _: len(p.rows) == 7, monkeypatch)
         assert [len(events) for events in await eight(worker)] == [3] * 8
         assert passes.rows == [8] * 7 + [4, 4] * 14
@@ -189,7 +189,7 @@ async def test_what_fails_by_itself_is_found_and_slows_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with a_worker() as worker:
-        monkeypatch.setattr(worker._stepper, "_rows", lambda company: 18)
+        monkeypatch.setattr(worker._parts.stepper, "_rows", lambda company: 18)
         passes = Refusing(
             worker._family, lambda _, guidance: bool((guidance == 5.0).any()), monkeypatch
         )
@@ -218,7 +218,7 @@ async def test_random_cancels_leave_the_loop_empty() -> None:
     async with a_worker(capacity=300) as worker:
         await asyncio.gather(*(some_of(worker, number) for number in range(300)))
         assert worker.status().queued == 0
-        assert worker._stepper.line._waiters == []
+        assert worker._parts.stepper.line._waiters == []
         assert isinstance(done(await all_of(worker, a_packet())), Done)
 
 
@@ -268,7 +268,7 @@ async def latents(
         kept = Kept(family, within)
         worker = Worker(family, stage="hall", tier="cloud", mode=mode, rows=8, threads=threads)
         await worker.warm_up(16, "ddim")
-        within.setattr(worker._stepper, "_rows", lambda company: 8)
+        within.setattr(worker._parts.stepper, "_rows", lambda company: 8)
         kept.latents.clear()
         try:
             for group in groups:
@@ -322,7 +322,7 @@ async def test_reproducible_passes_are_cut_alike_whatever_was_measured(
 ) -> None:
     """Another warm-up may find other lanes to be the faster ones; the bits must not show it."""
     async with a_worker(mode="reproducible", rows=8, threads=threads) as worker:
-        worker._known = replace(worker._seconds, lanes={1: min(measured, threads)})
+        worker._parts.known = replace(worker._parts.seconds, lanes={1: min(measured, threads)})
         passes = Passes(worker._family, monkeypatch)  # type: ignore[arg-type]  # a FakeFamily
         await all_of(worker, a_packet("tower:1", guidance=2.0))
     assert passes.rows == parts

@@ -29,7 +29,7 @@ async def test_a_pass_is_told_with_its_images_and_the_seconds_left_of_it(gate: G
     async with a_worker(on_predict=gate, clock=clock) as worker:
         step_s = 2.0
         for _ in range(9):
-            worker._known = worker._seconds.after_step(16, 1, step_s)
+            worker._parts.known = worker._parts.seconds.after_step(16, 1, step_s)
         first = asyncio.create_task(all_of(worker, a_packet()))
         await gate.reached()
         second = asyncio.create_task(all_of(worker, a_packet(seed=4)))

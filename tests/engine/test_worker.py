@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from diffusion_edge.config import Emulate
 from diffusion_edge.engine.run import begin, decode_all, run_last_span, run_span
-from diffusion_edge.engine.worker import Worker, alike
+from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import (
     DamagedPacket,
     DeadlineExceeded,
-    InvalidRequest,
     NotFinite,
     NotOffered,
     QueueFull,
-    StageLost,
     WrongLatentSpace,
     WrongPosition,
 )
@@ -33,7 +29,6 @@ from diffusion_edge.families.base import Conditioning
 from diffusion_edge.packet import Packet, read, write
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import (
-    NEVER,
     Accepted,
     Done,
     Event,
@@ -44,9 +39,7 @@ from diffusion_edge.request import (
     Transport,
 )
 from diffusion_edge.sites.local import LocalTransport
-from diffusion_edge.traces import Trace
-from diffusion_edge.view import Link
-from tests.fakes import FakeClock, FakeFamily, FakeTransport, VirtualClock
+from tests.fakes import FakeClock, FakeFamily, FakeTransport
 
 NOWHERE = FakeTransport()
 CELLS = 4 * 4
@@ -122,6 +115,16 @@ async def all_of(worker: Worker, packet: Packet, forward: Transport = NOWHERE) -
 def done(events: list[Event]) -> Done:
     assert isinstance(events[-1], Done)
     return events[-1]
+
+
+def half_way(**changes: Any) -> bytes:
+    """A packet that another stage has begun."""
+    packet = a_packet("phone:2,tower:2", **changes)
+    return write(run_span(FakeFamily("device"), packet, packet.plan.spans[0]))
+
+
+async def handed(worker: Worker, data: bytes) -> Done:
+    return done([event async for event in worker.run(data, NOWHERE)])
 
 
 async def test_one_stage_makes_a_picture() -> None:
@@ -438,156 +441,6 @@ async def test_stages_need_not_agree_on_the_time(ahead_s: float) -> None:
         assert isinstance(done(await all_of(tower, packet, sites)), Done)
 
 
-async def test_the_next_stage_gets_the_time_that_is_left() -> None:
-    clock, forward = FakeClock(), FakeTransport(QueueFull("far enough"))
-    async with a_worker(clock=clock, on_predict=lambda: clock.advance(1.5)) as worker:
-        for left, then in [
-            (Times(5.0, 20.0), Times(2.0, 17.0)),
-            (Times(0.0, None), Times(-3.0, None)),
-            (NEVER, NEVER),
-        ]:
-            with pytest.raises(QueueFull):
-                await all_of(worker, a_packet("tower:2,hall:2", left=left), forward)
-            assert read(forward.sent[-1][1], FakeFamily.latent_space).left == then
-
-
-# ---------------------------------------------------------------------------- hand-offs that wait
-
-
-def half_way(**changes: Any) -> bytes:
-    """A packet that another stage has begun."""
-    packet = a_packet("phone:2,tower:2", **changes)
-    return write(run_span(FakeFamily("device"), packet, packet.plan.spans[0]))
-
-
-async def handed(worker: Worker, data: bytes) -> Done:
-    return done([event async for event in worker.run(data, NOWHERE)])
-
-
-async def test_a_hand_off_waits_where_a_new_request_is_refused(gate: Gate) -> None:
-    """16 requests by way of a stage that holds two: none of the first stage's steps are lost."""
-    order: list[int] = []
-
-    async def one(tower: Worker, sites: LocalTransport, seed: int) -> None:
-        packet = a_packet("tower:2,hall:2", seed=seed)
-        result = done(await all_of(tower, packet, sites))
-        assert (
-            result.picture == run_last_span(FakeFamily("edge"), a_packet("tower:4", seed=seed))[1]
-        )
-        order.append(seed)
-
-    async with (
-        a_worker("tower", capacity=16) as tower,
-        a_worker("hall", capacity=2, on_predict=gate) as hall,
-    ):
-        sites = LocalTransport({"hall": hall})
-        tasks = [asyncio.create_task(one(tower, sites, seed)) for seed in range(16)]
-        async with asyncio.timeout(30):
-            while hall.status().queued < 16:
-                await asyncio.sleep(0)
-        assert hall.status().queue_s > 0
-        assert [job.packet.latent is None for job in hall._jobs] == [False] * 2 + [True] * 14
-        with pytest.raises(QueueFull, match="16 images"):
-            await all_of(hall, a_packet("hall:1"))
-        gate.open()
-        await asyncio.gather(*tasks)
-        assert hall.status().queued == 0
-    assert order == list(range(16))
-
-
-async def test_what_waits_says_accepted_at_once_and_may_leave(gate: Gate) -> None:
-    async with a_worker(capacity=1, on_predict=gate) as worker:
-        first = asyncio.create_task(handed(worker, half_way(seed=0)))
-        await gate.reached()
-        leaving = worker.run(half_way(seed=1), NOWHERE)
-        assert await anext(leaving) == Accepted("tower")
-        third = asyncio.create_task(handed(worker, half_way(seed=2)))
-        await asyncio.sleep(0)
-        assert worker.status().queued == 3
-        await leaving.aclose()
-        assert worker.status().queued == 2
-        gate.open()
-        results = await asyncio.gather(first, third)
-    assert [result.picture for result in results] == [
-        run_last_span(FakeFamily("edge"), a_packet("tower:4", seed=seed))[1] for seed in (0, 2)
-    ]
-    assert results[1].spans[0].queue_s > 0
-
-
-async def test_what_waits_is_given_up_in_time(gate: Gate) -> None:
-    async with a_worker(capacity=1, on_predict=gate) as worker:
-        first = asyncio.create_task(handed(worker, half_way()))
-        await gate.reached()
-        with pytest.raises(DeadlineExceeded, match="at step 2 of 4"):
-            await handed(worker, half_way(left=Times(give_up=0.01)))
-        assert worker.status().queued == 1
-        gate.open()
-        await first
-
-
-@pytest.mark.parametrize(("name", "value"), [("HELD", 3), ("HELD_BYTES", 3 * len(half_way()) + 1)])
-async def test_how_many_may_wait_is_bounded(
-    name: str, value: int, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(f"diffusion_edge.engine.worker.{name}", value)
-    async with a_worker(capacity=1, on_predict=gate) as worker:
-        tasks = [asyncio.create_task(handed(worker, half_way())) for _ in range(4)]
-        await gate.reached()
-        assert worker.status().queued == 4
-        with pytest.raises(QueueFull, match="4 images"):
-            await handed(worker, half_way())
-        gate.open()
-        await asyncio.gather(*tasks)
-
-
-async def test_a_stage_that_does_not_accept_is_lost() -> None:
-    silent = FakeTransport(forever=True)
-    async with a_worker(hop_timeout_s=0.05) as worker:
-        with pytest.raises(StageLost, match=r"'hall' did not accept .* within 0\.05 s") as caught:
-            await all_of(worker, a_packet("tower:1,hall:1"), silent)
-    assert caught.value.stage == "hall"
-    assert silent.closed.is_set()
-
-
-@pytest.mark.parametrize("events", [(), (Accepted("hall"),)])
-async def test_a_stage_that_ends_without_a_result_is_lost(events: tuple[Event, ...]) -> None:
-    async with a_worker() as worker:
-        with pytest.raises(StageLost):
-            await all_of(worker, a_packet("tower:1,hall:1"), FakeTransport(*events))
-
-
-async def test_errors_of_the_next_stage_pass_through() -> None:
-    full = FakeTransport(QueueFull("the stage 'hall' is full", retry_after_s=7.0))
-    async with a_worker() as worker:
-        with pytest.raises(QueueFull) as caught:
-            await all_of(worker, a_packet("tower:1,hall:1"), full)
-    assert caught.value.retry_after_s == 7.0
-
-
-async def test_closing_reaches_the_next_stage() -> None:
-    busy = FakeTransport(Accepted("hall"), forever=True)
-    async with a_worker() as worker:
-        events = worker.run(write(a_packet("tower:1,hall:1")), busy)
-        while await anext(events) != Accepted("hall"):
-            pass
-        reading = asyncio.create_task(anext(events))
-        await asyncio.sleep(0)
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        await asyncio.wait_for(busy.closed.wait(), 5)
-
-
-async def test_a_packet_for_the_same_stage_stays_in_the_replica() -> None:
-    async with a_worker() as worker:
-        whole = done(await all_of(worker, a_packet("tower:4")))
-        cut = done(await all_of(worker, a_packet("tower:1,tower:3"), NOWHERE))
-        assert cut.picture == whole.picture
-        assert [(hop.source, hop.target) for hop in cut.hops] == [("tower", "tower")]
-        assert [(span.start, span.stop) for span in cut.spans] == [(0, 1), (1, 4)]
-        assert worker.status().queued == 0
-
-
 class Diverging(FakeFamily):
     """Its output is NaN where guidance is 5."""
 
@@ -661,90 +514,6 @@ async def test_emulation_holds_the_total_and_counts_overruns() -> None:
         assert (status.overruns, status.steps_run) == (1, 4)
 
 
-async def test_a_link_is_acted_out_by_the_sender() -> None:
-    clock = FakeClock()
-    links = {"hall": Link(bytes_per_s=1000.0, delay_s=0.5)}
-    async with a_worker("tower", clock=clock, links=links) as tower, a_worker("hall") as hall:
-        events = await all_of(tower, a_packet("tower:1,hall:1"), LocalTransport({"hall": hall}))
-    (hop,) = done(events).hops
-    assert hop.emulated_s == pytest.approx(0.5 + hop.nbytes / 1000)
-    assert hop.seconds == pytest.approx(hop.emulated_s)
-
-
-async def test_packets_that_leave_together_pass_a_link_one_after_another() -> None:
-    clock = VirtualClock()
-    links = {"hall": Link(bytes_per_s=1000.0, delay_s=0.5)}
-    async with a_worker("tower", clock=clock, links=links) as tower, a_worker("hall") as hall:
-        sites = LocalTransport({"hall": hall})
-        packets = [a_packet("tower:1,hall:1", seed=seed) for seed in range(3)]
-
-        async def together() -> list[list[Event]]:
-            return await asyncio.gather(*(all_of(tower, packet, sites) for packet in packets))
-
-        hops = [done(events).hops[0] for events in await clock.run(together())]
-    passing_s = hops[0].nbytes / 1000
-    assert [hop.queue_s for hop in hops] == pytest.approx([n * passing_s for n in range(3)])
-    assert [hop.emulated_s for hop in hops] == pytest.approx(
-        [(n + 1) * passing_s + 0.5 for n in range(3)]
-    )
-
-
-async def test_a_link_follows_its_trace() -> None:
-    clock = FakeClock()
-    links, dead = {"hall": Link(1000.0, 0.5)}, Trace(np.array([0.0, 9.0]), np.array([0, 1e3]), 20)
-    async with (
-        a_worker("tower", clock=clock, links=links, traces={"hall": dead}) as tower,
-        a_worker("hall") as hall,
-    ):
-        events = await all_of(tower, a_packet("tower:1,hall:1"), LocalTransport({"hall": hall}))
-    (hop,) = done(events).hops
-    assert hop.emulated_s == pytest.approx(9.0 + hop.nbytes / 1000 + 0.5)
-
-
-async def test_only_emulated_links_are_throttled() -> None:
-    async with a_worker("tower", links={"hall": Link(1000.0, 0.5)}) as tower:
-        tower.throttle("hall", 0.5)
-        with pytest.raises(InvalidRequest, match="'tower' has no emulated link to 'phone'"):
-            tower.throttle("phone", 0.5)
-
-
-async def test_a_hop_is_carried_by_the_plans_codec() -> None:
-    async with a_worker("tower") as tower, a_worker("hall") as hall:
-        sites = LocalTransport({"tower": tower, "hall": hall})
-        packet = a_packet("tower:1,hall:1,tower:1", width=64, height=64)
-        carried = replace(packet, plan=replace(packet.plan, codecs=("int8", "bf16")))
-        hops = done(await all_of(tower, carried, sites)).hops
-        exact = done(await all_of(tower, packet, sites)).hops
-    assert [hop.codec for hop in hops] == ["int8", "bf16"]
-    assert [hop.codec for hop in exact] == ["exact", "exact"]
-    assert hops[0].nbytes < hops[1].nbytes < exact[1].nbytes
-
-
-async def test_warm_up_measures_rows_and_memory() -> None:
-    async with a_worker() as worker:
-        status = worker.status()
-    assert set(status.step_s) == set(status.decode_s) == {CELLS}
-    assert {1, 2, 4} <= set(status.step_s[CELLS])
-    assert min(status.step_s[CELLS].values()) > 0
-    assert status.encode_s > 0
-    assert status.decode_s[CELLS] > 0
-    assert not status.emulated
-
-
-async def test_memory_is_told_as_it_is_used_and_not_as_it_was_asked_for() -> None:
-    def told() -> int:
-        return worker.status().resident_bytes
-
-    touched = 2**26
-    async with a_worker() as worker:
-        before = told()
-        with mmap.mmap(-1, 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as asked:
-            assert abs(told() - before) < touched / 4
-            for start in range(0, touched, mmap.PAGESIZE):
-                asked[start] = 1
-            assert told() - before == pytest.approx(touched, rel=0.25)
-
-
 async def test_a_model_that_is_not_guided_by_a_second_pass_says_so() -> None:
     async with a_worker() as doubled:
         assert doubled.status().guiding == "doubled"
@@ -763,24 +532,6 @@ async def test_a_model_that_is_not_guided_by_a_second_pass_says_so() -> None:
         worker.close()
 
 
-async def test_step_seconds_follow_what_steps_really_take() -> None:
-    clock = FakeClock()
-    async with a_worker(clock=clock, on_predict=lambda: clock.advance(2.0)) as worker:
-        assert worker.status().step_s[CELLS][1] == 0
-        await all_of(worker, a_packet("tower:1"))
-        assert worker.status().step_s[CELLS][1] == 0  # it may have been a stall
-        await all_of(worker, a_packet("tower:10"))
-        assert worker.status().step_s[CELLS][1] == pytest.approx(2.0)
-        assert worker.status().step_s[CELLS][2] == 0
-
-
-async def test_a_stage_that_is_not_warm_says_so() -> None:
-    worker = Worker(FakeFamily("edge"), stage="tower", tier="edge")
-    with pytest.raises(RuntimeError, match="not warmed up"):
-        worker.status()
-    worker.close()
-
-
 async def test_hundreds_of_cancels_leave_nothing() -> None:
     async with a_worker(capacity=400) as worker:
         for _ in range(5):
@@ -795,100 +546,6 @@ async def test_hundreds_of_cancels_leave_nothing() -> None:
 def test_read_back() -> None:
     packet = a_packet()
     assert read(write(packet), FakeFamily.latent_space) == packet
-
-
-# ---------------------------------------------------------------------------- around the steps
-
-
-class Around(FakeFamily):
-    """Keeps what is encoded and what is decoded, call by call."""
-
-    def __init__(self) -> None:
-        super().__init__("edge")
-        self.texts: list[list[str]] = []
-        self.pictures: list[tuple[int, ...]] = []
-
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        self.texts.append(list(prompts))
-        return super().encode_text(prompts)
-
-    def decode(self, latent: Tensor) -> list[Picture]:
-        self.pictures.append(tuple(latent.shape))
-        return super().decode(latent)
-
-
-async def around(packets: Sequence[Packet], **options: Any) -> tuple[Around, list[Done]]:
-    family = Around()
-    worker = Worker(family, stage="tower", tier="edge", **options)
-    await worker.warm_up(16, "ddim")
-    family.texts.clear()
-    family.pictures.clear()
-    try:
-        return family, [
-            done(events)
-            for events in await asyncio.gather(*(all_of(worker, packet) for packet in packets))
-        ]
-    finally:
-        worker.close()
-
-
-SEVERAL = (
-    a_packet("tower:3", prompt="one", guidance=2.0, negative_prompt="no", seed=1),
-    a_packet("tower:3", prompt="unknown", seed=2),
-    a_packet("tower:3", prompt="three", guidance=4.0, seed=3, width=32),
-)
-
-
-async def test_texts_that_wait_together_are_encoded_in_one_call() -> None:
-    family, results = await around(SEVERAL)
-    assert family.texts == [["one", "no", "unknown", "three", ""]]
-    for packet, result in zip(SEVERAL, results, strict=True):
-        assert result.picture == run_last_span(FakeFamily("edge"), packet)[1]
-    told = ("the word 'unknown' is not known to this family",)
-    assert [result.warnings for result in results] == [(), told, ()]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"mode": "off"},
-        {"mode": "reproducible"},
-        {"together": False},
-        {"emulate": Emulate(step_s=0.0)},
-    ],
-    ids=str,
-)
-async def test_they_are_not_where_company_shall_not_matter(options: dict[str, Any]) -> None:
-    family, results = await around(SEVERAL, **options)
-    assert sorted(family.texts) == [["one", "no"], ["three", ""], ["unknown"]]
-    assert sorted(shape[0] for shape in family.pictures) == [1, 1, 1]
-    for packet, result in zip(SEVERAL, results, strict=True):
-        assert result.picture == run_last_span(FakeFamily("edge"), packet)[1]
-
-
-async def test_pictures_of_one_size_that_wait_together_are_decoded_in_one_call() -> None:
-    packets = [a_packet("tower:3", seed=seed) for seed in range(3)]
-    family, results = await around(packets)
-    assert family.pictures == [(3, 3, 4, 4)]
-    for packet, result in zip(packets, results, strict=True):
-        assert result.picture == run_last_span(FakeFamily("edge"), packet)[1]
-
-
-@pytest.mark.parametrize(
-    ("edges", "together"),
-    [
-        ((8,), 1),
-        ((8, 8, 8), 3),
-        ((8, 8, 16, 8), 2),
-        ((8,) * 20, 16),
-        ((16,) * 20, 4),
-        ((64, 64), 1),
-    ],
-)
-def test_how_many_pictures_go_into_one_call(edges: Sequence[int], together: int) -> None:
-    trajectory = begin(FakeFamily("edge"), a_packet())
-    waiting = [replace(trajectory, latent=torch.zeros(1, 3, edge, edge)) for edge in edges]
-    assert alike(waiting) == together
 
 
 async def test_what_the_family_does_not_make_never_enters_the_queue() -> None:

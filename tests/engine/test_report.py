@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -157,7 +158,21 @@ async def test_what_memory_did_not_hold_bounds_the_rows_that_are_told() -> None:
     worker = Worker(Small("edge"), stage="tower", tier="edge")
     await worker.warm_up(16, "ddim")
     try:
-        worker._known = worker._seconds.out_of_memory(CELLS, 8)
+        worker._parts.known = worker._parts.seconds.out_of_memory(CELLS, 8)
         assert worker.status().most_rows == 4
     finally:
         worker.close()
+
+
+async def test_memory_is_told_as_it_is_used_and_not_as_it_was_asked_for() -> None:
+    def told() -> int:
+        return worker.status().resident_bytes
+
+    touched = 2**26
+    async with a_worker() as worker:
+        before = told()
+        with mmap.mmap(-1, 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as asked:
+            assert abs(told() - before) < touched / 4
+            for start in range(0, touched, mmap.PAGESIZE):
+                asked[start] = 1
+            assert told() - before == pytest.approx(touched, rel=0.25)
