@@ -8,7 +8,6 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from diffusion_edge.api.links import Pair
 from diffusion_edge.api.schema import OutputFormat, ThrottleBody
 from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
@@ -16,6 +15,7 @@ from diffusion_edge.errors import CannotBeInTime, EdgeError, QueueFull
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.calibration import Calibration
+from diffusion_edge.routing.links.taken import Pair
 from diffusion_edge.routing.policies import POLICIES
 from diffusion_edge.routing.why import Alternative, Change, Why
 from diffusion_edge.view import Choice, Held, Link, StageStatus, View

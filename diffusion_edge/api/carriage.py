@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from diffusion_edge.curves import cells_of
 from diffusion_edge.families.card import FamilyCard, LatentShape
-from diffusion_edge.plan import Codec
 from diffusion_edge.request import ImageRequest
+from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.codecs import CodecTable, codecs_by_step
-
-
-@dataclass(frozen=True)
-class Carriage:
-    """Codec and bytes (or what emulated links take for them) of a packet that is handed off before
-    step k, from 0 to all steps, and the cells of its latent."""
-
-    codecs: tuple[Codec, ...]
-    packet_bytes: tuple[int, ...]
-    cells: int
 
 
 def carriage(

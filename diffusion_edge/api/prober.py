@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from diffusion_edge.api.links import Links, Pair
+from diffusion_edge.routing.links.taken import Links, Pair
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from diffusion_edge.api.links import Links
-from diffusion_edge.api.promises import Kept
 from diffusion_edge.api.resolve import free_steps, image_request
 from diffusion_edge.api.schema import ImagesBody, ThrottleBody
 from diffusion_edge.config import Settings
@@ -42,19 +40,16 @@ from diffusion_edge.request import (
     Times,
     Transport,
 )
-from diffusion_edge.routing import due, elastic
+from diffusion_edge.routing import due
 from diffusion_edge.routing.calibration import Calibration
-from diffusion_edge.routing.late import refuse
+from diffusion_edge.routing.decide import begun, decided
+from diffusion_edge.routing.late import AGAIN_S, WAITING
+from diffusion_edge.routing.links.taken import Links
 from diffusion_edge.routing.policies import CONSIDERED, policy
+from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.why import Why, why
 from diffusion_edge.view import Choice, StageStatus, View
-
-AGAIN_S = 0.1
-"""Between two looks whether a late request can be begun."""
-
-LATE = 256
-"""Late requests that wait at most."""
 
 
 class Board(Protocol):
@@ -163,20 +158,10 @@ class Service:
     def plan(self, request: ImageRequest, view: View | None = None) -> Choice:
         """What would be done now. Raises NoPlan, QueueFull, CannotBeInTime and InvalidRequest."""
         seen = self._guided(self.board.view(request) if view is None else view)
-        choice = policy(request.policy)(request, seen, self.quality)
-        refuse(request, choice, seen)
-        return self._settled(choice)
+        return decided(request, seen, self.quality, self.calibration)
 
     def _guided(self, view: View) -> View:
         return replace(view, guidance=self._guidance)
-
-    def _settled(self, choice: Choice) -> Choice:
-        second = choice.runner_up
-        return replace(
-            self.calibration.of(choice),
-            plan=choice.plan.with_guidance(self._guidance),
-            runner_up=second and second.with_guidance(self._guidance),
-        )
 
     def why(self, request: ImageRequest, view: View) -> Why | None:
         """Why the policy chose what it did for a request in so many steps, and what else there is;
@@ -213,7 +198,7 @@ class Service:
     async def _begun(self, request: ImageRequest, late: Choice) -> tuple[Choice, View]:
         """Waits until a request that cannot be in time can be begun. Raises what `plan` raises when
         a stage has been lost."""
-        if self._waiting >= LATE:
+        if self._waiting >= WAITING:
             raise QueueFull(
                 f"{self._waiting} requests that cannot be in time wait already",
                 retry_after_s=late.predicted_s,
@@ -224,9 +209,9 @@ class Service:
                 stages = set(self.board.statuses())
                 while True:
                     view = self.board.view(request)
-                    choice = elastic.begun(request, self._guided(view), self.quality)
+                    choice = begun(request, self._guided(view), self.quality, self.calibration)
                     if choice is not None:
-                        return self._settled(choice), view
+                        return choice, view
                     if not stages <= set(view.stages):
                         self.plan(request, view)
                         stages = set(view.stages)

@@ -12,6 +12,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from diffusion_edge import arrivals
 
 Send = Callable[[int], Awaitable[bool]]
 """Sends request number i and waits for its answer; whether it was the picture."""
@@ -28,16 +31,12 @@ class Sent:
 
 def poisson(rate: float, seconds: float, rng: random.Random) -> list[float]:
     """Times in [0, seconds) of a Poisson process of `rate` a second."""
-    times, at = [], rng.expovariate(rate)
-    while at < seconds:
-        times.append(at)
-        at += rng.expovariate(rate)
-    return times
+    return list(takewhile(lambda at: at < seconds, arrivals.poisson(rate, rng)))
 
 
 def bursty(rate: float, seconds: float, rng: random.Random, burst: int) -> list[float]:
     """Bursts of `burst` requests at once; the bursts are Poisson, the mean rate is `rate`."""
-    return [at for at in poisson(rate / burst, seconds, rng) for _ in range(burst)]
+    return list(takewhile(lambda at: at < seconds, arrivals.bursty(rate, burst, rng)))
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:

@@ -15,6 +15,18 @@ from diffusion_edge.view import Choice, View
 HALVINGS = 7
 """So the moment is right to the 128th part of the time until all is done."""
 
+AGAIN_S = 0.1
+"""Between two looks whether one that waits can be begun."""
+
+WAITING = 256
+"""That wait at most."""
+
+AGAIN_S = 0.1
+"""Between two looks whether one that waits can be begun."""
+
+WAITING = 256
+"""That wait at most."""
+
 
 def soonest_s(view: View, could: Callable[[View], bool]) -> float | None:
     """Seconds until a request could come and be in time, if nothing else came meanwhile; None if it

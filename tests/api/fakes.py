@@ -16,8 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from diffusion_edge.api.links import Links
-from diffusion_edge.api.promises import Kept, Promises
 from diffusion_edge.api.service import Board, Service, Throttle
 from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
@@ -35,6 +33,8 @@ from diffusion_edge.request import (
     Times,
 )
 from diffusion_edge.routing.codecs import codecs_by_step
+from diffusion_edge.routing.links.taken import Links
+from diffusion_edge.routing.promises import Kept, Promises
 from diffusion_edge.view import Carried, Choice, Held, StageStatus, View
 from tests.routing.views import CELLS, MODEL, symmetric
 

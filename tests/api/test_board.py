@@ -10,8 +10,8 @@ import pytest
 
 from diffusion_edge.api import board as module
 from diffusion_edge.api.board import Board
-from diffusion_edge.api.carriage import Carriage
 from diffusion_edge.request import ImageRequest
+from diffusion_edge.routing.board import Carriage
 from diffusion_edge.view import Link, StageStatus
 from tests.fakes import FakeClock
 

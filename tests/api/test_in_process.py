@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from diffusion_edge.api.board import Board
-from diffusion_edge.api.carriage import Carriage, carriage
+from diffusion_edge.api.carriage import carriage
 from diffusion_edge.api.http import create_app
 from diffusion_edge.api.service import Service
 from diffusion_edge.config import Settings
@@ -28,6 +28,7 @@ from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, read
 from diffusion_edge.request import Event, ImageRequest, Times
+from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sites.local import LocalTransport
 from diffusion_edge.view import StageStatus

@@ -9,14 +9,14 @@ from itertools import permutations
 import pytest
 
 from diffusion_edge.api import prober as module
-from diffusion_edge.api.links import Links, Pair
 from diffusion_edge.api.prober import Prober
 from diffusion_edge.errors import StageLost
 from diffusion_edge.request import Done, HopRecord
 from diffusion_edge.routing.links.probes import QUIET_S, SHARE, SMALL
+from diffusion_edge.routing.links.taken import Links, Pair
 from diffusion_edge.view import Link
-from tests.api.test_links import PICTURE, SPANS
 from tests.fakes import FakeClock
+from tests.routing.test_taken import PICTURE, SPANS
 
 NAMES = ("phone", "tower", "hall")
 RATE = 1e6

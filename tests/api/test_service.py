@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from diffusion_edge.api.promises import Kept, Promises
-from diffusion_edge.api.service import AGAIN_S, GenerationResult, Service
+from diffusion_edge.api.service import GenerationResult, Service
 from diffusion_edge.errors import (
     CannotBeInTime,
     ConfigError,
@@ -19,6 +18,8 @@ from diffusion_edge.plan import Plan
 from diffusion_edge.request import Accepted, Event, ImageRequest
 from diffusion_edge.routing.calibration import LEAST, Calibration
 from diffusion_edge.routing.due import times
+from diffusion_edge.routing.late import AGAIN_S
+from diffusion_edge.routing.promises import Kept, Promises
 from diffusion_edge.view import Choice, Held, StageStatus, View
 from tests.api.fakes import (
     FakeBoard,

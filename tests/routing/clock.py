@@ -20,16 +20,16 @@ from typing import Any
 
 from diffusion_edge import batching
 from diffusion_edge.api.board import EVERY_S, Board
-from diffusion_edge.api.carriage import Carriage
-from diffusion_edge.api.promises import Kept
 from diffusion_edge.config import load_config
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.plan import Plan, Tier
 from diffusion_edge.request import Done, ImageRequest, Picture, Progress, Times
 from diffusion_edge.routing import due
+from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.elastic import begun
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
 from diffusion_edge.routing.policies import POLICIES
+from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.view import Choice, Held, Link, StageStatus, View
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import combinations, pairwise, permutations
+from itertools import combinations, islice, pairwise, permutations
 from statistics import fmean
 
+from diffusion_edge.arrivals import poisson
 from diffusion_edge.bench.routing.live import Wanted
 from diffusion_edge.plan import Plan
 from diffusion_edge.routing.forecast import ahead
@@ -25,11 +26,7 @@ HALVINGS = 12
 
 def unit_arrivals(count: int, seed: str) -> list[float]:
     """Of a Poisson process of one a second; divided by a rate, of one of that rate."""
-    rng, at, found = random.Random(seed), 0.0, []
-    for _ in range(count):
-        at += rng.expovariate(1.0)
-        found.append(at)
-    return found
+    return list(islice(poisson(1.0, random.Random(seed)), count))
 
 
 def finishes(plan: Plan, due: Sequence[float], wanted: Wanted, view: View) -> list[float]:

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_edge.api.board import TICK_S, Board
-from diffusion_edge.api.carriage import Carriage
-from diffusion_edge.api.promises import Kept, Promise, Promises, merged, promised
+from diffusion_edge.api.board import Board
 from diffusion_edge.api.service import Service
 from diffusion_edge.batching import STRETCH
 from diffusion_edge.config import Emulate, Settings
@@ -24,8 +22,10 @@ from diffusion_edge.packet import new_packet, write
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import Accepted, Done, Event, ImageRequest, Picture, Progress, Times
 from diffusion_edge.routing import due, finish
+from diffusion_edge.routing.board import TICK_S, Carriage
 from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.routing.forecast import ahead
+from diffusion_edge.routing.promises import Kept, Promise, Promises, merged, promised
 from diffusion_edge.view import Choice, Held, StageStatus, View
 from tests.api.fakes import CARD, FakeBoard, FakeTransport, packet_bytes, request, service, settings
 from tests.api.test_http import client

@@ -162,25 +162,26 @@ def merged(
         replace(image, latest_s=latest_s.get((image.request, image.image), inf))
         for image in status.held
     )
-    come = [promise for promise in promises if promise.arrives_s <= 0]
+    comes = [promise.held(status, reported_s) for promise in promises]
+    straight = [c for c, p in zip(comes, promises, strict=True) if p.arrives_s <= 0]
     return replace(
         status,
-        held=held + tuple(promise.held(status, reported_s) for promise in promises),
-        queued=status.queued + len(come),
-        queue_s=status.queue_s + sum(work_s(status, promise) for promise in come),
+        held=(*held, *comes),
+        queued=status.queued + len(straight),
+        queue_s=status.queue_s + sum(work_s(status, each) for each in straight),
     )
 
 
-def work_s(status: StageStatus, promise: Promise) -> float:
-    """By how much a stage's `queue_s` grows with one image more."""
-    curve = curves.curve(status.step_s, promise.cells)
+def work_s(status: StageStatus, held: Held) -> float:
+    """By how much a stage's `queue_s` grows with one image."""
+    curve = curves.curve(status.step_s, held.cells)
     steps_s = (
-        batching.drained_s([(promise.steps, promise.rows)], curve)
+        batching.drained_s([(held.steps, held.rows)], curve)
         if status.batches
-        else promise.steps * curves.seconds(curve, promise.rows)
+        else held.steps * curves.seconds(curve, held.rows)
     )
-    decode_s = status.seconds_to_decode(promise.cells) if promise.decodes else 0.0
-    return status.seconds_to_encode(promise.rows) + steps_s + decode_s
+    encode_s = status.seconds_to_encode(held.rows) if held.encodes else 0.0
+    return encode_s + steps_s + (status.seconds_to_decode(held.cells) if held.decodes else 0.0)
 
 
 # ---------------------------------------------------------------------------- all of them
@@ -237,12 +238,12 @@ class Promises:
         self.end(done)
         self._settle({stage})
 
-    def foretold(self, status: StageStatus, reported_s: float) -> None:
+    def foretold(self, stage: str, status: StageStatus, reported_s: float) -> None:
         """Runs a stage's rules ahead, and moves when its images are to come to the stages after it
         and when they have to leave those before it. status: with what is promised to it."""
         leaves = zip(status.held, ahead(status), strict=True)
         leaves_s = {(image.request, image.image): reported_s + at_s for image, at_s in leaves}
-        for promise in self._open.get(status.stage, ()):
+        for promise in self._open.get(stage, ()):
             if promise.key in leaves_s:
                 self._moved(promise, leaves_s[promise.key] - promise.at_s)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from diffusion_edge.api.board import Board
-from diffusion_edge.api.carriage import Carriage
-from diffusion_edge.api.links import SAME_S, Links, since_hops
 from diffusion_edge.engine.link import EmulatedLink, steady
 from diffusion_edge.request import Done, HopRecord, Picture, SpanRecord
 from diffusion_edge.routing import cost
+from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.links.candidates import NEUTRAL
 from diffusion_edge.routing.links.estimate import LinkEstimate
+from diffusion_edge.routing.links.taken import SAME_S, Links, since_hops
 from diffusion_edge.view import Link, StageStatus
 from tests.api.test_board import REQUEST, status
 from tests.fakes import FakeClock, VirtualClock

@@ -51,6 +51,9 @@ class Links:
         """Those that can hand off, directed."""
         return tuple(self._estimates)
 
+    def __contains__(self, pair: object) -> bool:
+        return pair in self._estimates
+
     def link(self, pair: Pair) -> Link:
         """What it is taken for now; KeyError for a pair that cannot hand off."""
         estimate, now = self._estimates[pair], self._now()

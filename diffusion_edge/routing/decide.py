@@ -1,0 +1,40 @@
+"""What is decided of a request, whoever carries it out: a policy's plan, or a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diffusion_edge.request import ImageRequest
+from diffusion_edge.routing import elastic
+from diffusion_edge.routing.calibration import Calibration
+from diffusion_edge.routing.late import refuse
+from diffusion_edge.routing.policies import policy
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.view import Choice, View
+
+
+def decided(
+    request: ImageRequest, view: View, quality: QualityTable, calibration: Calibration
+) -> Choice:
+    """By the request's policy. Raises NoPlan, QueueFull, CannotBeInTime and InvalidRequest."""
+    choice = policy(request.policy)(request, view, quality)
+    refuse(request, choice, view)
+    return settled(choice, view, calibration)
+
+
+def begun(
+    request: ImageRequest, view: View, quality: QualityTable, calibration: Calibration
+) -> Choice | None:
+    """The plan of a request that waits because it cannot be in time, once it is to be begun."""
+    choice = elastic.begun(request, view, quality)
+    return choice and settled(choice, view, calibration)
+
+
+def settled(choice: Choice, view: View, calibration: Calibration) -> Choice:
+    """With the guidance of the stages' models, and with what such requests take."""
+    second = choice.runner_up
+    return replace(
+        calibration.of(choice),
+        plan=choice.plan.with_guidance(view.guidance),
+        runner_up=second and second.with_guidance(view.guidance),
+    )
