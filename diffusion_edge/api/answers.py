@@ -16,7 +16,7 @@ from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.links.taken import Pair
-from diffusion_edge.routing.policies import POLICIES
+from diffusion_edge.routing.policies import SERVED
 from diffusion_edge.routing.why import Alternative, Change, Why
 from diffusion_edge.view import Choice, Held, Link, StageStatus, View
 
@@ -173,7 +173,7 @@ def model(service: Service) -> Json:
             "sizes": card.sizes.described(),
             "defaults": card.defaults.model_dump(),
             "solvers": list(card.solvers()),
-            "policies": list(POLICIES),
+            "policies": list(SERVED),
             "stages": {name: stage.tier for name, stage in service.settings.stages.items()},
             "vocabulary": list(card.vocabulary),
         },

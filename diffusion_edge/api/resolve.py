@@ -17,7 +17,7 @@ from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.sizes import parse_size
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
-from diffusion_edge.routing.policies import CONSIDERED, policy
+from diffusion_edge.routing.policies import rule, served
 from diffusion_edge.routing.room import too_many
 from diffusion_edge.schedule import check, resolved_steps
 
@@ -68,7 +68,7 @@ def _policy(options: EdgeOptions, settings: Settings) -> str:
     param = f"{OURS}.policy"
     if options.policy is not None:
         try:
-            policy(options.policy)
+            served(options.policy)
         except InvalidRequest as error:
             raise InvalidRequest(error.message, param=param) from None
     if options.plan is None:
@@ -138,7 +138,7 @@ def free_steps(
     """The numbers of steps that the router may choose from: those of `counts`, whose quality is
     known, that the solver can make of this model, beside the request's own; none where the request
     names a number or the policy takes no choice. All are resolved."""
-    if body.num_inference_steps is not None or request.policy not in CONSIDERED:
+    if body.num_inference_steps is not None or not rule(request.policy).frees_steps:
         return ()
     found = {request.steps}
     for count in counts:

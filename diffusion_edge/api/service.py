@@ -45,7 +45,7 @@ from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.decide import begun, decided
 from diffusion_edge.routing.late import AGAIN_S, WAITING
 from diffusion_edge.routing.links.taken import Links
-from diffusion_edge.routing.policies import CONSIDERED, policy
+from diffusion_edge.routing.policies import rule, served
 from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.why import Why, why
@@ -144,7 +144,7 @@ class Service:
         models = {name: card.stages[stage.model] for name, stage in settings.stages.items()}
         self._guidance = {n: m.guidance for n, m in models.items() if m.guidance is not None}
         try:
-            policy(settings.policy)
+            served(settings.policy)
         except InvalidRequest as error:
             raise ConfigError(f"policy: {error.message}", key="policy") from None
 
@@ -166,10 +166,11 @@ class Service:
     def why(self, request: ImageRequest, view: View) -> Why | None:
         """Why the policy chose what it did for a request in so many steps, and what else there is;
         None of policies that do not compare plans. Takes some tens of milliseconds."""
-        if request.policy not in CONSIDERED:
+        considered = rule(request.policy).considered
+        if considered is None:
             return None
         seen = replace(view, guidance=self._guidance)
-        known = CONSIDERED[request.policy](request, seen, self.quality)
+        known = considered(request, seen, self.quality)
         return why(known, by_price=request.policy == "elastic")
 
     async def generate(self, request: ImageRequest) -> GenerationResult:

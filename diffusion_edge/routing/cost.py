@@ -149,6 +149,12 @@ def models(stages: Sequence[str], view: View) -> tuple[str, ...]:
     return tuple(view.stages[name].model for name in stages)
 
 
+def in_models(plan: Plan, view: View) -> Plan:
+    """As a quality table knows it."""
+    names = models([span.stage for span in plan.spans], view)
+    return Plan.of(tuple(zip(names, (span.steps for span in plan.spans), strict=True)))
+
+
 def guided(stage: str, request: ImageRequest, view: View) -> bool:
     """Whether the stage is guided where a plan does not say: by its model's guidance, or else the
     request's. How many rows that makes is the stage's to say (`StageStatus.guiding`)."""

@@ -5,6 +5,7 @@ Deadline and quality floor do not bind them; the reason says when they are not m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from diffusion_edge.errors import InvalidPlan, NoPlan
@@ -41,11 +42,19 @@ def on_one_tier(tier: Tier, request: ImageRequest, view: View, quality: QualityT
         raise NoPlan(f"no stage on tier {tier!r} is alive (alive: {live})")
     able = [name for name in names if can_hold(view.stages[name], request)]
     plans = [Plan.of(((name, request.steps),)) for name in able or names]
+    return first_done(plans, f"policy {tier}-only", request, view, quality)
+
+
+def first_done(
+    plans: Sequence[Plan], reason: str, request: ImageRequest, view: View, quality: QualityTable
+) -> Choice:
+    """Of these plans the one with the earliest finish, then the cheaper one, then the first, as
+    `judged`."""
     best = min(
         plans,
         key=lambda plan: (finish.of_plan(plan, request, view), cost.of_plan(plan, request, view)),
     )
-    return judged(best, f"policy {tier}-only", request, view, quality)
+    return judged(best, reason, request, view, quality)
 
 
 def judged(

@@ -18,7 +18,7 @@ from diffusion_edge.view import Choice, View
 def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     """The next stage by name that has room. Raises NoPlan, QueueFull and InvalidRequest."""
     plans = [Plan.of(((name, request.steps),)) for name in sorted(stages_with_room(request, view))]
-    known = [_of_models(plan, view) for plan in plans]
+    known = [cost.in_models(plan, view) for plan in plans]
     bounds = [quality.bound(plan, request.size) for plan in known]
     good = [k for k, bound in enumerate(bounds) if bound >= request.quality_floor]
     if not good:
@@ -40,10 +40,3 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
         reason=reason,
         quality_bound=bounds[chosen],
     )
-
-
-def _of_models(plan: Plan, view: View) -> Plan:
-    """As a quality table knows it."""
-    models = cost.models([span.stage for span in plan.spans], view)
-    counts = (span.steps for span in plan.spans)
-    return Plan.of(tuple(zip(models, counts, strict=True)))

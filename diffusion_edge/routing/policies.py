@@ -1,43 +1,71 @@
-"""The policies by name. A policy is a pure function: what it may know is in its arguments."""
+"""The policies by name. A policy is made of pure functions (`rule`): what they may know is in their
+arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from diffusion_edge.config import nearest
 from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.request import ImageRequest
-from diffusion_edge.routing import earliest, elastic, fixed, in_turn
-from diffusion_edge.routing.options import Options
-from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.routing.steps import Policy, by_finish, by_price, free
-from diffusion_edge.view import View
+from diffusion_edge.routing import (
+    cascade,
+    earliest,
+    elastic,
+    fixed,
+    hybrid_sd,
+    in_turn,
+    linucb,
+    sr_diffusion,
+    t_stitch,
+)
+from diffusion_edge.routing.rule import Rule
+from diffusion_edge.routing.steps import Policy, by_finish, by_floor, by_price, free
 
-POLICIES: Mapping[str, Policy] = {
-    "elastic": free(elastic.choose, by_price),
-    "earliest": free(earliest.choose, by_finish),
-    "in-turn": in_turn.choose,
-    "fixed": fixed.choose,
-    "cloud-only": partial(fixed.on_one_tier, "cloud"),
-    "edge-only": partial(fixed.on_one_tier, "edge"),
-    "device-only": partial(fixed.on_one_tier, "device"),
+RULES: Mapping[str, Rule] = {
+    "elastic": Rule(free(elastic.choose, by_price), elastic.considered, frees_steps=True),
+    "earliest": Rule(free(earliest.choose, by_finish), earliest.considered, frees_steps=True),
+    "in-turn": Rule(in_turn.choose),
+    "fixed": Rule(fixed.choose),
+    "cloud-only": Rule(partial(fixed.on_one_tier, "cloud")),
+    "edge-only": Rule(partial(fixed.on_one_tier, "edge")),
+    "device-only": Rule(partial(fixed.on_one_tier, "device")),
+    "t-stitch": Rule(free(t_stitch.choose, by_floor), frees_steps=True),
+    "hybrid-sd": Rule(free(hybrid_sd.choose, by_floor), frees_steps=True),
+    "sr-diffusion": Rule(
+        free(sr_diffusion.choose, by_floor), frees_steps=True, revise=sr_diffusion.revise
+    ),
+    "cascade": cascade.rule(),
+    "linucb": linucb.rule(),
 }
 
 
-CONSIDERED: Mapping[str, Callable[[ImageRequest, View, QualityTable], Options]] = {
-    "elastic": elastic.considered,
-    "earliest": earliest.considered,
-}
-"""What those compare that choose among all plans, and the number of steps, too, where a request
-leaves it out."""
+SERVED = tuple(name for name, each in RULES.items() if each.chooses_once)
+"""Those that a server can follow."""
+
+
+def rule(name: str) -> Rule:
+    """Raises InvalidRequest, which names the known ones."""
+    if name not in RULES:
+        near = nearest(name[:100], RULES)
+        raise InvalidRequest(
+            f"unknown policy {name[:100]!r}; known: {', '.join(RULES)}{near}", param="policy"
+        )
+    return RULES[name]
+
+
+def served(name: str) -> Rule:
+    """A rule that a server can follow. Raises InvalidRequest for one that chooses again later."""
+    found = rule(name)
+    if not found.chooses_once:
+        raise InvalidRequest(
+            f"policy {name!r} chooses again while a request is served or after it; no server does "
+            f"that yet, a simulation does; served: {', '.join(SERVED)}",
+            param="policy",
+        )
+    return found
 
 
 def policy(name: str) -> Policy:
-    """Raises InvalidRequest, which names the known ones."""
-    if name not in POLICIES:
-        near = nearest(name[:100], POLICIES)
-        raise InvalidRequest(
-            f"unknown policy {name[:100]!r}; known: {', '.join(POLICIES)}{near}", param="policy"
-        )
-    return POLICIES[name]
+    """How it chooses. Raises InvalidRequest, which names the known ones."""
+    return rule(name).choose

@@ -33,6 +33,22 @@ def by_finish(_: ImageRequest, choice: Choice) -> tuple[float, ...]:
     return choice.predicted_s, choice.cost
 
 
+def by_floor(request: ImageRequest, choice: Choice) -> tuple[float, ...]:
+    """For policies that the floor does not bind: above it, in time and cheap, or else done first.
+    Below the floor what comes nearest to it."""
+    below = max(request.quality_floor - choice.quality_bound, 0.0)
+    if choice.late or choice.predicted_s > request.deadline_s:
+        return below, 1.0, choice.predicted_s, choice.cost
+    return below, 0.0, choice.cost, choice.predicted_s
+
+
+def fewest(request: ImageRequest, reaches: Callable[[int], bool]) -> int:
+    """The fewest steps that the request may have in which something is reached; its most, if it is
+    in none."""
+    counts = sorted({request.steps, *request.free_steps})
+    return next(filter(reaches, counts), counts[-1])
+
+
 def free(policy: Policy, order: Order) -> Policy:
     """The policy where it may choose the number of steps; of equal choices the request's own number
     of steps is taken, then the first. Raises what the policy raises for the request as it is, if no

@@ -16,7 +16,7 @@ from diffusion_edge.config import (
 )
 from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.families.card import FamilyCard, charged_shape
-from diffusion_edge.routing.policies import policy
+from diffusion_edge.routing.policies import served
 from diffusion_edge.traces import read_rates
 
 
@@ -26,7 +26,7 @@ def check_names(settings: Settings, card: FamilyCard, path: Path | None = None) 
     path: of the config, for the message.
     """
     try:
-        policy(settings.policy)
+        served(settings.policy)
     except InvalidRequest as error:
         raise disagreement(("policy",), error.message, path) from None
     for name, stage in settings.stages.items():

@@ -28,7 +28,7 @@ from diffusion_edge.routing import due
 from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.elastic import begun
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
-from diffusion_edge.routing.policies import POLICIES
+from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.view import Choice, Held, Link, StageStatus, View
@@ -206,8 +206,8 @@ class Live:
             found.append((at_s, self.request(k, **changes)))
         return found
 
-    def play(self, policy: str, arrivals: Sequence[Arrival]) -> list[Fate]:
-        quality, decide = self.quality, POLICIES[policy]
+    def play(self, name: str, arrivals: Sequence[Arrival]) -> list[Fate]:
+        quality, decide = self.quality, policy(name)
         world = World(
             idle=self.idle,
             links=self.links,

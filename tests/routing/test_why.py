@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from diffusion_edge.request import ImageRequest
-from diffusion_edge.routing.policies import CONSIDERED, policy
+from diffusion_edge.routing.policies import policy, rule
 from diffusion_edge.routing.why import Alternative, Why, why
 from diffusion_edge.view import View
 
@@ -18,8 +18,14 @@ def three(**kw: float) -> View:
     return view(stage("phone", 0.4, **kw), stage("tower", 0.2, **kw), stage("hall", 0.05, **kw))
 
 
+def asked_why(asked: ImageRequest, seen: View, name: str = "elastic") -> Why | None:
+    considered = rule(name).considered
+    assert considered is not None
+    return why(considered(asked, seen, symmetric()), by_price=name == "elastic")
+
+
 def told(asked: ImageRequest, seen: View, name: str = "elastic") -> Why:
-    found = why(CONSIDERED[name](asked, seen, symmetric()), by_price=name == "elastic")
+    found = asked_why(asked, seen, name)
     assert found is not None
     return found
 
@@ -116,4 +122,4 @@ def test_earliest_is_told_by_its_own_rule() -> None:
 def test_nothing_above_the_floor_nothing_to_tell() -> None:
     asked = request(quality_floor=0.9)
     seen = view(stage("tower", 0.2))
-    assert why(CONSIDERED["elastic"](asked, seen, symmetric()), by_price=True) is None
+    assert asked_why(asked, seen) is None
