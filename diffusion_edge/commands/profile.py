@@ -27,6 +27,8 @@ MANY = 4000
 """Prompts that a plan draws at most where neither the number nor a file is given."""
 FRESH = 2000
 """Of them for a verification."""
+SIGNALS = 400
+"""Of them for a recording of signals."""
 
 
 def profile(
@@ -37,7 +39,9 @@ def profile(
     captions: Annotated[
         int | None,
         typer.Option(
-            min=2, help=f"Prompts at most; {MANY} ({FRESH} to verify), or all of the file."
+            min=2,
+            help=f"Prompts at most; {MANY} ({FRESH} to verify, {SIGNALS} for signals), or all of "
+            "the file.",
         ),
     ] = None,
     coarse: Annotated[
@@ -63,6 +67,10 @@ def profile(
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold the table's promises against fresh prompts.")
     ] = False,
+    signals: Annotated[
+        Path | None,
+        typer.Option(help="Record here what policies that choose again look at; no table is made."),
+    ] = None,
     watch: Annotated[
         Path | None, typer.Option(help="A folder of served requests: is the table still true?")
     ] = None,
@@ -72,6 +80,8 @@ def profile(
     With --verify: draw what the router would take on prompts that the table has not seen (give
     another seed), and fail where a floor is broken by more than a point. With --watch: judge what
     a server kept, as its config's `watch` says, and fail where it is worse than was promised.
+    With --signals: every model alone, how its output changes from step to step and what its
+    pictures score, for simulations.
     """
     from diffusion_edge.families.card import load_card
     from diffusion_edge.families.quiet import quiet_libraries
@@ -90,18 +100,22 @@ def profile(
         quiet_libraries()
         _watch(card, found, watch)
         return
-    lines, source = prompts_of(found, prompts, captions, seed, FRESH if verify else MANY)
-    written = out or card.root / "quality.json"
+    most = SIGNALS if signals else FRESH if verify else MANY
+    lines, source = prompts_of(found, prompts, captions, seed, most)
+    written = signals or out or card.root / "quality.json"
     if not written.parent.is_dir():
         raise InvalidRequest(f"{written}: there is no folder {written.parent}")
     if written.is_dir():
         raise InvalidRequest(f"{written}: this is a folder; name a file")
     quiet_libraries()
     task = Task(card, fingerprint(card), found, lines, source, (reference_of(card),), seed)
-    if verify:
+    counts = steps or [card.defaults.steps // 2 or 1]
+    if signals:
+        _record(task, written, counts)
+    elif verify:
         _verify(task, written)
     else:
-        _measure(task, written, steps or [card.defaults.steps // 2 or 1], Where(coarse, pictures))
+        _measure(task, written, counts, Where(coarse, pictures))
 
 
 # ---------------------------------------------------------------------------- measuring
@@ -170,6 +184,24 @@ def summary(table: QualityTable) -> list[str]:
                 f"{left.largest:.3f} at most, on each of {left.rows} rows when fitted without it"
             )
     return lines
+
+
+# ---------------------------------------------------------------------------- recording
+
+
+def _record(task: Task, written: Path, steps: list[int]) -> None:
+    from diffusion_edge.profile.measure import alone
+    from diffusion_edge.profile.progress import pictures_bar
+    from diffusion_edge.profile.signals import record
+    from diffusion_edge.profile.table import write
+
+    task = alone(task, steps)
+    total = len(task.plans) * len(task.prompts)
+    typer.echo(f"{task.card.defaults.size} pixels: {len(task.prompts)} prompts, {total} pictures")
+    with pictures_bar(total) as advance:
+        found = record(task, advance)
+    write(found, written)
+    typer.echo(f"{written}: {len(found.rows)} rows of {found.pictures} pictures")
 
 
 # ---------------------------------------------------------------------------- verifying

@@ -129,7 +129,6 @@ def _begun(family: Family, packet: Packet, texts: Sequence[Conditioning]) -> Tra
     )
 
 
-@torch.inference_mode()
 def step(
     family: Family, trajectories: Sequence[Trajectory], predict: Predict | None = None
 ) -> list[Trajectory]:
@@ -139,6 +138,15 @@ def step(
     schedule, position and guidance value may differ. predict: the forward pass, the family's own
     unless the caller runs it in some way of its own.
     """
+    return advance(trajectories, output(family, trajectories, predict))
+
+
+@torch.inference_mode()
+def output(
+    family: Family, trajectories: Sequence[Trajectory], predict: Predict | None = None
+) -> Tensor:
+    """The model's output (B, ...) for the next step of every trajectory, as `step` takes them: one
+    forward pass, guided."""
     predict = predict or family.predict
     latent = torch.cat([t.latent for t in trajectories])
     device, column = latent.device, (-1,) + (1,) * (latent.ndim - 1)
@@ -152,11 +160,16 @@ def step(
         both = join([*negatives, positive])
         twice = predict(torch.cat([scaled, scaled]), timesteps.repeat(2), guidance.repeat(2), both)
         without, wanted = twice.chunk(2)
-        output = without + guidance.view(column) * (wanted - without)
-    else:
-        output = predict(scaled, timesteps, guidance, positive)
+        return without + guidance.view(column) * (wanted - without)
+    return predict(scaled, timesteps, guidance, positive)
+
+
+@torch.inference_mode()
+def advance(trajectories: Sequence[Trajectory], output: Tensor) -> list[Trajectory]:
+    """The solver step of every trajectory with the model's output for it."""
+    latent = torch.cat([t.latent for t in trajectories])
     latents, *histories = apply(
-        _rows(trajectories).to(device),
+        _rows(trajectories).to(latent.device),
         latent,
         output,
         _noises(trajectories),

@@ -88,9 +88,7 @@ def _step(
     steps, stage, codec = taken[-1]
     family, at = stages[stage], len(taken) - 1
     if not trajectories:
-        whole = Plan.of(((stage, steps),))
-        packets = _packets(family, requests, whole)
-        trajectories = [run.begin(family, packet) for packet in packets]
+        trajectories = begun(family, requests, Plan.of(((stage, steps),)))
     elif codec is not None:
         both = Plan.of(((taken[-2][1], at), (stage, steps - at)))
         packets = _packets(family, requests, replace(both, codecs=(codec,)))
@@ -100,6 +98,11 @@ def _step(
         ]
         trajectories = [run.begin(family, read(data, family.latent_space)) for data in crossed]
     return run.step(family, trajectories)
+
+
+def begun(family: Family, requests: Sequence[ImageRequest], plan: Plan) -> list[Trajectory]:
+    """Before their first steps."""
+    return [run.begin(family, packet) for packet in _packets(family, requests, plan)]
 
 
 def _packets(family: Family, requests: Sequence[ImageRequest], plan: Plan) -> list[Packet]:

@@ -88,10 +88,21 @@ def reference_of(card: FamilyCard) -> Plan:
 
 def with_plans(task: Task, asked: Sequence[int]) -> Task:
     """With all plans of the grid, in these numbers of steps and in the default one."""
-    solver = task.card.defaults.solver
-    counts = sorted({task.default, *(resolved_steps(solver, steps) for steps in asked)})
-    plans = [plan for steps in counts for plan in grid.plans(tuple(task.card.stages), steps)]
+    stages = tuple(task.card.stages)
+    plans = [plan for steps in _counts(task, asked) for plan in grid.plans(stages, steps)]
     return replace(task, plans=tuple(plans))
+
+
+def alone(task: Task, asked: Sequence[int]) -> Task:
+    """With every stage alone, in the same numbers of steps."""
+    counts = _counts(task, asked)
+    plans = [Plan.of(((name, steps),)) for steps in counts for name in task.card.stages]
+    return replace(task, plans=tuple(plans))
+
+
+def _counts(task: Task, asked: Sequence[int]) -> list[int]:
+    solver = task.card.defaults.solver
+    return sorted({task.default, *(resolved_steps(solver, steps) for steps in asked)})
 
 
 def of_size(card: FamilyCard, size: int) -> FamilyCard:

@@ -26,6 +26,7 @@ from diffusion_edge.routing.quality import (
     QualityTable,
     SizeQuality,
 )
+from diffusion_edge.routing.tables import Table
 
 DIGITS = 4
 
@@ -149,14 +150,14 @@ def with_others(found: QualityTable, path: Path) -> tuple[QualityTable, tuple[in
     return found.model_copy(update={"sizes": tuple(sizes)}), ()
 
 
-def write(table: QualityTable, path: Path) -> None:
+def write(table: Table, path: Path) -> None:
     """At once, so that nobody reads a half."""
     beside = path.with_name(f"{path.name}.new")
     beside.write_text(as_text(table))
     beside.replace(path)
 
 
-def as_text(table: QualityTable) -> str:
+def as_text(table: Table) -> str:
     """The table as JSON, a row to a line."""
     return _json(table.model_dump(mode="json"), "\n") + "\n"
 
