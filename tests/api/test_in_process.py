@@ -275,14 +275,14 @@ async def test_a_deadline_goes_all_the_way_and_work_stops_at_another_time(
     options = {"plan": "hall:4,tower:6", "deadline_ms": 0.5}
     samples: dict[str, tuple[Times, float]] = {}
     for name in ("hall", "tower"):
-        real = workers[name]._stepper.take
+        real = workers[name]._parts.stepper.take
 
         async def take(entry: Entry, name: str = name, real: Any = real) -> None:
             (job,) = workers[name]._queue
             samples[name] = (job.times, entry.sample.due)
             await real(entry)
 
-        monkeypatch.setattr(workers[name]._stepper, "take", take)
+        monkeypatch.setattr(workers[name]._parts.stepper, "take", take)
     monkeypatch.setattr("diffusion_edge.routing.due.PATIENCE", 1000.0)
     _, ours = await answered(api, diffusion_edge=options)
     assert ours["deadline_met"] is False
