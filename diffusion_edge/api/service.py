@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -44,6 +46,7 @@ from diffusion_edge.routing import due
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.decide import begun, decided
 from diffusion_edge.routing.late import AGAIN_S, WAITING
+from diffusion_edge.routing.learning import NOTHING, learn, outcome
 from diffusion_edge.routing.links.taken import Links
 from diffusion_edge.routing.policies import rule, served
 from diffusion_edge.routing.promises import Kept
@@ -113,8 +116,8 @@ class Emulation:
 
 
 class Service:
-    """Holds between requests what those that were served say of predictions, and the order of those
-    that wait."""
+    """Holds between requests what those that were served say of predictions, what policies have
+    learned from them, and the order of those that wait."""
 
     def __init__(
         self,
@@ -139,6 +142,7 @@ class Service:
         self._packet = packet or packets_for(card)
         self._draw_seed = draw_seed
         self.calibration = Calibration()
+        self._learned = NOTHING
         self._turn = asyncio.Lock()  # of late requests, in order of arrival
         self._waiting = 0
         models = {name: card.stages[stage.model] for name, stage in settings.stages.items()}
@@ -158,7 +162,7 @@ class Service:
     def plan(self, request: ImageRequest, view: View | None = None) -> Choice:
         """What would be done now. Raises NoPlan, QueueFull, CannotBeInTime and InvalidRequest."""
         seen = self._guided(self.board.view(request) if view is None else view)
-        return decided(request, seen, self.quality, self.calibration)
+        return decided(request, seen, self.quality, self.calibration, self._learned)
 
     def _guided(self, view: View) -> View:
         return replace(view, guidance=self._guidance)
@@ -180,7 +184,7 @@ class Service:
         Raises what `plan` raises, DeadlineExceeded, and what a stage raises: when one image
         fails, the others are cancelled.
         """
-        came, waited_s = time.monotonic(), 0.0
+        came, waited_s, asked = time.monotonic(), 0.0, request
         view = self.board.view(request)
         choice = self.plan(request, view)
         steps = choice.plan.steps
@@ -191,10 +195,21 @@ class Service:
         with self.board.promised(request, choice, view) as kept:
             times = due.times(request, choice, self._guided(view)).shifted(time.monotonic())
             told = replace(choice, predicted_s=waited_s + choice.predicted_s)
-            result = await self._carried_out(request, told, kept, came, times)
+            learn = partial(self._learn, asked, self._guided(view), told, came)
+            try:
+                result = await self._carried_out(request, told, kept, came, times)
+            except DeadlineExceeded:
+                learn(inf)
+                raise
+            learn(result.seconds)
         if self._watcher is not None and self._watcher.saw(result):
             await asyncio.to_thread(self._watcher.keep, result)
         return result
+
+    def _learn(
+        self, request: ImageRequest, view: View, choice: Choice, came: float, seconds: float
+    ) -> None:
+        self._learned = learn(self._learned, outcome(request, view, choice, came, seconds))
 
     async def _begun(self, request: ImageRequest, late: Choice) -> tuple[Choice, View]:
         """Waits until a request that cannot be in time can be begun. Raises what `plan` raises when

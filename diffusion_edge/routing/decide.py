@@ -8,16 +8,21 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import elastic
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.late import refuse
-from diffusion_edge.routing.policies import policy
+from diffusion_edge.routing.learning import NOTHING, Learned, now
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.view import Choice, View
 
 
 def decided(
-    request: ImageRequest, view: View, quality: QualityTable, calibration: Calibration
+    request: ImageRequest,
+    view: View,
+    quality: QualityTable,
+    calibration: Calibration,
+    learned: Learned = NOTHING,
 ) -> Choice:
-    """By the request's policy. Raises NoPlan, QueueFull, CannotBeInTime and InvalidRequest."""
-    choice = policy(request.policy)(request, view, quality)
+    """By the request's policy, as it has learned. Raises NoPlan, QueueFull, CannotBeInTime and
+    InvalidRequest."""
+    choice = now(request.policy, learned).choose(request, view, quality)
     refuse(request, choice, view)
     return settled(choice, view, calibration)
 

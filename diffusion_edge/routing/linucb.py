@@ -30,7 +30,8 @@ from diffusion_edge.routing import cost
 from diffusion_edge.routing.due import alone_s
 from diffusion_edge.routing.elastic import stages_with_room
 from diffusion_edge.routing.fixed import first_done
-from diffusion_edge.routing.pairs import split, whole
+from diffusion_edge.routing.kept import Kept
+from diffusion_edge.routing.pairs import handoff, linked
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.rule import Outcome, Rule
 from diffusion_edge.routing.steps import fewest
@@ -71,6 +72,7 @@ class Known:
         return Known(inverse, self.total + reward * x)
 
 
+FRESH = Known()
 Learned = Mapping[Arm, Known]
 """Arms that were never taken are not in it."""
 
@@ -88,44 +90,60 @@ def choose(learned: Learned, request: ImageRequest, view: View, quality: Quality
     """Of the arm's tiers the stages that are done first. Ties go to the first of ARMS. Raises
     NoPlan and QueueFull."""
     names = sorted(stages_with_room(request, view))
-    possible = [arm for arm in ARMS if _plans(arm, names, request, view)]
-    steps = {arm: _fewest(arm, names, request, view, quality) for arm in possible}
-    good = [arm for arm in possible if _reaches(arm, names, steps[arm], view, quality)]
+    ways = {arm: found for arm in ARMS if (found := _ways(arm, names, view))}
+    asked = {arm: _fewest(arm, found[0], request, view, quality) for arm, found in ways.items()}
+    good = [arm for arm in ways if _reaches(arm, ways[arm][0], asked[arm], view, quality)]
     x = context(request, view)
-    bounds = {arm: learned.get(arm, Known()).bound(x) for arm in good or possible}
+    bounds = {arm: learned.get(arm, FRESH).bound(x) for arm in good or ways}
     arm = max(bounds, key=bounds.__getitem__)
-    asked = steps[arm]
+    counts, seen = _counts(arm, asked[arm].steps), view.of_steps(asked[arm].steps)
+    plans = [Plan.of(tuple(zip(way, counts, strict=True))) for way in ways[arm]]
     reason = f"{' then '.join(arm[0])}, which may earn {bounds[arm]:.2f}"
-    plans, seen = _plans(arm, names, asked, view), view.of_steps(asked.steps)
-    return first_done(plans, reason, asked, seen, quality)
+    return first_done(plans, reason, asked[arm], seen, quality)
 
 
-def _plans(arm: Arm, names: Sequence[str], request: ImageRequest, view: View) -> list[Plan]:
-    """Of the stages of these names; there may be none."""
-    tiers, share = arm
+def _ways(arm: Arm, names: Sequence[str], view: View) -> Sequence[tuple[str, ...]]:
+    """Stages in order; there may be none."""
+    tiers, _ = arm
     stages = [[name for name in names if view.stages[name].tier == tier] for tier in tiers]
     if len(tiers) == 1:
-        return whole(stages[0], request)
-    return split(stages[0], stages[1], share, request, view)
+        return [(name,) for name in stages[0]]
+    return linked(stages[0], stages[1], view)
+
+
+def _counts(arm: Arm, steps: int) -> tuple[int, ...]:
+    tiers, share = arm
+    if len(tiers) == 1:
+        return (steps,)
+    at = handoff(share, steps)
+    return at, steps - at
 
 
 def _fewest(
-    arm: Arm, names: Sequence[str], request: ImageRequest, view: View, quality: QualityTable
+    arm: Arm, way: Sequence[str], request: ImageRequest, view: View, quality: QualityTable
 ) -> ImageRequest:
     """In the number of steps that the arm takes."""
 
     def reaches(steps: int) -> bool:
-        return _reaches(arm, names, request.in_steps(steps), view, quality)
+        return _reaches(arm, way, request.in_steps(steps), view, quality)
 
     return request.in_steps(fewest(request, reaches))
 
 
+_BOUNDS: Kept[float] = Kept(1024)
+
+
 def _reaches(
-    arm: Arm, names: Sequence[str], request: ImageRequest, view: View, quality: QualityTable
+    arm: Arm, way: Sequence[str], request: ImageRequest, view: View, quality: QualityTable
 ) -> bool:
-    """Whether the arm reaches the floor, on the first of its stages."""
-    plan = _plans(arm, names, request, view)[0]
-    return quality.bound(cost.in_models(plan, view), request.size) >= request.quality_floor
+    """Whether the arm reaches the floor on these stages; nothing is cut that has one step only."""
+    counts = _counts(arm, request.steps)
+    asked = cost.models(way, view), counts, request.size
+
+    def bound() -> float:
+        return quality.bound(Plan.of(tuple(zip(*asked[:2], strict=True))), request.size)
+
+    return min(counts) > 0 and _BOUNDS.of(quality, asked, bound) >= request.quality_floor
 
 
 def context(request: ImageRequest, view: View) -> Vector:
@@ -148,7 +166,7 @@ def _waits_s(tier: Tier, view: View) -> float:
 
 def observe(learned: Learned, outcome: Outcome) -> Learned:
     arm = arm_of(outcome.choice.plan, outcome.view)
-    known = learned.get(arm, Known())
+    known = learned.get(arm, FRESH)
     x = context(outcome.request, outcome.view)
     return {**learned, arm: known.with_one(x, outcome.reward)}
 

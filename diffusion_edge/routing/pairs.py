@@ -49,11 +49,12 @@ def split(
     at, steps = handoff(share, request.steps), request.steps
     if steps < 2:
         return []
-    return [
-        Plan.of(((a, at), (b, steps - at)))
-        for a, b in product(first, then)
-        if (a, b) in view.links and a != b
-    ]
+    return [Plan.of(((a, at), (b, steps - at))) for a, b in linked(first, then, view)]
+
+
+def linked(first: Sequence[str], then: Sequence[str], view: View) -> list[tuple[str, str]]:
+    """All ways from one of `first` to another one of `then`."""
+    return [(a, b) for a, b in product(first, then) if (a, b) in view.links and a != b]
 
 
 def whole(names: Sequence[str], request: ImageRequest) -> list[Plan]:

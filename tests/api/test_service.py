@@ -181,6 +181,20 @@ async def test_a_larger_picture_is_predicted_to_take_longer_and_given_up_later()
     assert 4 < second - first < 20
 
 
+async def test_a_policy_that_learns_has_learned_from_what_was_served() -> None:
+    """Premises: the picture is in time and costs nothing, so the same plan may earn more then."""
+    made = service(FakeTransport())
+    asked = request(policy="linucb", quality_floor=0.0, images=1)
+    first = made.plan(asked)
+    assert made.plan(asked).plan == first.plan
+    assert (await made.generate(asked)).choice.plan.spans == first.plan.spans
+    assert made.plan(asked).plan.spans == first.plan.spans
+    assert (first.reason, made.plan(asked).reason) == (
+        "device, which may earn 0.51; its quality is not measured",
+        "device, which may earn 0.86; its quality is not measured",
+    )
+
+
 async def test_requests_that_were_served_say_what_nine_in_ten_stay_below() -> None:
     """The transport is far faster than the stages are said to be."""
     made = service(FakeTransport())

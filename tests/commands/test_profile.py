@@ -21,6 +21,7 @@ from diffusion_edge.profile.fit import fit
 from diffusion_edge.request import Picture
 from diffusion_edge.routing.losses import Model, StageCurve
 from diffusion_edge.routing.quality import QualityRow, QualityTable, SizeQuality
+from diffusion_edge.routing.signals import Signals
 
 PROMPTS = [
     f"a {c} {s} on a white background" for c in ("red", "blue") for s in ("circle", "square")
@@ -96,6 +97,20 @@ def test_the_table_is_what_the_router_reads(folder: Path) -> None:
     assert not list(folder.glob("*.part.jsonl"))
     assert "cloud:4: score 1.000" in result.output
     assert "fitted without it" in result.output
+
+
+def test_signals_are_recorded_beside_the_table(folder: Path, tmp_path: Path) -> None:
+    result = profile(folder, "--signals", str(tmp_path / "signals.json"), "--captions", "3")
+    assert result.exit_code == 0, result.output
+    known = Signals.read(tmp_path / "signals.json")
+    assert [(row.model, row.steps) for row in known.rows] == [
+        ("device", 4),
+        ("edge", 4),
+        ("cloud", 4),
+    ]
+    assert (known.pictures, known.prompts, known.seed, known.size) == (3, "prompts.txt", 3, 16)
+    assert "3 rows of 3 pictures" in result.output
+    assert not (folder / "quality.json").exists()
 
 
 def test_it_is_as_if_each_order_had_been_measured_alone(measured: Path) -> None:
