@@ -78,11 +78,13 @@ class StageStatus:
     `encode_s` is that of one text, `texts_s` and `pictures_s` (by cells) have the seconds of a call
     for several, by how many, where they are known; a guided row brings a text of its own.
     `reaches` names the other stages that it can hand off to by now; None means all. `guiding`: a
-    guided sample of a model that does not double takes one row. `queued` exceeds `capacity` where
-    hand-offs wait. `batches`: samples that wait share forward passes, of at most `most_rows` rows;
-    `pads`: of always as many. `held` has what was admitted and is not done: first the pictures that
-    wait to be decoded, in that order, then the others in order of arrival; where a board has merged
-    its promises in, at last what was decided to come. `turn`: what of it is being done now.
+    guided sample of a model that does not double takes one row. `overruns` of `parts_run` (steps,
+    texts and pictures of the spans that are done) took longer than stated. `queued` exceeds
+    `capacity` where hand-offs wait. `batches`: samples that wait share forward passes, of at most
+    `most_rows` rows; `pads`: of always as many. `held` has what was admitted and is not done: first
+    the pictures that wait to be decoded, in that order, then the others in order of arrival; where
+    a board has merged its promises in, at last what was decided to come. `turn`: what of it is
+    being done now.
     """
 
     stage: str
@@ -97,6 +99,7 @@ class StageStatus:
     resident_bytes: int
     emulated: bool = False
     steps_run: int = 0
+    parts_run: int = 0
     overruns: int = 0
     reaches: tuple[str, ...] | None = None
     guiding: Guiding = "doubled"
@@ -152,7 +155,8 @@ class View:
     have guidance of their own. `turn` counts the views that were made before this one. `age_s` has
     the seconds since a stage's report, from which the times of what it holds count; 0 where none
     are told. `carried` has codecs and bytes for the other numbers of steps that the request may be
-    made in.
+    made in. `slip` is what nine in ten requests stay below, over what is forecast for them, as
+    learned from those that were served (`routing.calibration`): by that they are in time or late.
     """
 
     stages: Mapping[str, StageStatus]
@@ -165,6 +169,15 @@ class View:
     turn: int = 0
     age_s: Mapping[str, float] = field(default_factory=dict)
     carried: Mapping[int, Carried] = field(default_factory=dict)
+    slip: float = 1.0
+
+    def safe_s(self, forecast_s: float) -> float:
+        """What nine in ten requests stay below for which so many seconds are forecast."""
+        return self.slip * forecast_s
+
+    def within_s(self, deadline_s: float) -> float:
+        """The longest forecast for which nine in ten requests are in time."""
+        return deadline_s / self.slip
 
     def of_steps(self, steps: int) -> View:
         """Of the same request in another number of steps, if its packets then are known."""
@@ -197,3 +210,17 @@ class Choice:
     predicted_50_s: float | None = None
     predicted_90_s: float | None = None
     late: bool = False
+
+    @property
+    def safe_s(self) -> float:
+        """Seconds by which it is in time or late."""
+        return self.predicted_s if self.predicted_90_s is None else self.predicted_90_s
+
+    def after(self, waited_s: float) -> Choice:
+        """Told from so long before the decision."""
+        return replace(
+            self,
+            predicted_s=waited_s + self.predicted_s,
+            predicted_50_s=self.predicted_50_s and waited_s + self.predicted_50_s,
+            predicted_90_s=self.predicted_90_s and waited_s + self.predicted_90_s,
+        )

@@ -76,8 +76,8 @@ class Summary:
 def summarise(sent: Sequence[Answer], seconds: float, elapsed_s: float) -> Summary:
     answered = [s for s in sent if s.ok]
     latencies = [s.latency_s for s in answered]
-    steps = sum(s.steps for s in answered)
-    share = sum(s.overruns for s in answered) / steps if steps else None
+    parts = sum(s.parts for s in answered)
+    share = sum(s.overruns for s in answered) / parts if parts else None
     emulated = any(s.emulated for s in answered) if answered else None
     return Summary(
         offered_per_s=len(sent) / seconds,

@@ -72,7 +72,7 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/plan", openapi_extra=takes)
     async def plan(request: Request) -> Response:
         asked = service.request(parse(await read_body(request)))
-        view = service.board.view(asked)
+        view = service.view(asked)
         choice = service.plan(asked, view)
         steps = choice.plan.steps
         asked, view = asked.in_steps(steps), view.of_steps(steps)

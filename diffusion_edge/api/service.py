@@ -44,14 +44,14 @@ from diffusion_edge.request import (
 )
 from diffusion_edge.routing import due
 from diffusion_edge.routing.calibration import Calibration
-from diffusion_edge.routing.decide import begun, decided
+from diffusion_edge.routing.decide import begun, decided, seen
 from diffusion_edge.routing.late import AGAIN_S, WAITING
 from diffusion_edge.routing.learning import NOTHING, learn, outcome
 from diffusion_edge.routing.links.taken import Links
 from diffusion_edge.routing.policies import rule, served
 from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.routing.why import Why, why
+from diffusion_edge.routing.why import Why
 from diffusion_edge.view import Choice, StageStatus, View
 
 
@@ -161,21 +161,18 @@ class Service:
 
     def plan(self, request: ImageRequest, view: View | None = None) -> Choice:
         """What would be done now. Raises NoPlan, QueueFull, CannotBeInTime and InvalidRequest."""
-        seen = self._guided(self.board.view(request) if view is None else view)
-        return decided(request, seen, self.quality, self.calibration, self._learned)
+        view = view or self.view(request)
+        return decided(request, view, self.quality, self.calibration, self._learned)
 
-    def _guided(self, view: View) -> View:
-        return replace(view, guidance=self._guidance)
+    def view(self, request: ImageRequest) -> View:
+        """What a decision may know now: the board's view, and what was learned of forecasts."""
+        known = replace(self.board.view(request), guidance=self._guidance)
+        return seen(known, self.calibration)
 
     def why(self, request: ImageRequest, view: View) -> Why | None:
         """Why the policy chose what it did for a request in so many steps, and what else there is;
         None of policies that do not compare plans. Takes some tens of milliseconds."""
-        considered = rule(request.policy).considered
-        if considered is None:
-            return None
-        seen = replace(view, guidance=self._guidance)
-        known = considered(request, seen, self.quality)
-        return why(known, by_price=request.policy == "elastic")
+        return rule(request.policy).why(request, view, self.quality)
 
     async def generate(self, request: ImageRequest) -> GenerationResult:
         """Decides and carries out; image i has seed + i. Cancelling this cancels the stages' work.
@@ -185,7 +182,7 @@ class Service:
         fails, the others are cancelled.
         """
         came, waited_s, asked = time.monotonic(), 0.0, request
-        view = self.board.view(request)
+        view = self.view(request)
         choice = self.plan(request, view)
         steps = choice.plan.steps
         request, view = request.in_steps(steps), view.of_steps(steps)
@@ -193,9 +190,9 @@ class Service:
             choice, view = await self._begun(request, choice)
             waited_s = time.monotonic() - came
         with self.board.promised(request, choice, view) as kept:
-            times = due.times(request, choice, self._guided(view)).shifted(time.monotonic())
-            told = replace(choice, predicted_s=waited_s + choice.predicted_s)
-            learn = partial(self._learn, asked, self._guided(view), told, came)
+            times = due.times(request, choice, view).shifted(time.monotonic())
+            told = choice.after(waited_s)
+            learn = partial(self._learn, asked, view, told, came)
             try:
                 result = await self._carried_out(request, told, kept, came, times)
             except DeadlineExceeded:
@@ -224,8 +221,8 @@ class Service:
             async with self._turn:
                 stages = set(self.board.statuses())
                 while True:
-                    view = self.board.view(request)
-                    choice = begun(request, self._guided(view), self.quality, self.calibration)
+                    view = self.view(request)
+                    choice = begun(request, view, self.quality, self.calibration)
                     if choice is not None:
                         return choice, view
                     if not stages <= set(view.stages):

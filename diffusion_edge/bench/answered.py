@@ -18,10 +18,11 @@ class Answer:
     """One request: when it was due, in seconds after the start, how long its answer took from then
     on, and its outcome: `ok`, or the error's code.
 
-    steps: taken by stages, of all images; overruns: emulated parts that took longer than stated.
-    seconds: from the decision to the last image, as the server tells them; predicted_s: what it had
-    foretold of them, predicted_90_s what nine in ten would stay below, None where it told nothing.
-    retry_after_s: what a refusal says.
+    parts: steps, texts and pictures that stages made, of all images; overruns: emulated ones that
+    took longer than stated. seconds: from the decision to the last image, as the server
+    tells them; predicted_s: what it had foretold of them, predicted_50_s and predicted_90_s what
+    one in two and nine in ten would stay below, None where it told nothing. retry_after_s: what a
+    refusal says.
     """
 
     due_s: float
@@ -29,14 +30,20 @@ class Answer:
     outcome: str
     plan: str = ""
     in_time: bool = False
-    steps: int = 0
+    parts: int = 0
     overruns: int = 0
     emulated: bool = False
     seconds: float | None = None
     predicted_s: float | None = None
+    predicted_50_s: float | None = None
     predicted_90_s: float | None = None
     cost: float | None = None
     retry_after_s: float | None = None
+
+    @property
+    def foretold_s(self) -> float | None:
+        """What the server said of the seconds: by what it had learned, where it had."""
+        return self.predicted_s if self.predicted_50_s is None else self.predicted_50_s
 
     @property
     def ok(self) -> bool:
@@ -58,17 +65,19 @@ def answer(due_s: float, latency_s: float, deadline_s: float, response: httpx.Re
 
 def _made(due_s: float, latency_s: float, deadline_s: float, told: Mapping[str, Any]) -> Answer:
     spans = [span for image in told["images"] for span in image["spans"]]
+    steps = sum(span["stop"] - span["start"] for span in spans)
     return Answer(
         due_s,
         latency_s,
         OK,
         plan=str(told["plan"]),
         in_time=latency_s <= deadline_s,
-        steps=sum(span["stop"] - span["start"] for span in spans),
+        parts=steps + len(spans) + len(told["images"]),  # a text each, and a picture
         overruns=sum(span["overruns"] for span in spans),
         emulated=any(told["emulated"].values()),
         seconds=told.get("seconds"),
         predicted_s=told.get("predicted_s"),
+        predicted_50_s=told.get("predicted_50_s"),
         predicted_90_s=told.get("predicted_90_s"),
         cost=told.get("cost"),
     )

@@ -49,4 +49,5 @@ def running(module: str, arguments: Sequence[str]) -> Iterator[str]:
         try:
             process.communicate(timeout=STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started, or that would run on
+            process.communicate()

@@ -26,7 +26,7 @@ SERVE_ROUNDS = 3
 SERVE_SECONDS = 40.0
 TRACES = Path("loadtest/traces")
 HOPS = 200
-SCALE = 2.5
+SCALE = 4.0
 LINK_TRACE = Path("loadtest/traces/links/lte_bus_nyc.csv")
 LEDGER = Path("build/routing.part.jsonl")
 

@@ -80,7 +80,7 @@ class Worker:
         self._mode: Batching = mode
         self._clock: Clock = clock or RealClock()
         self._queue = Queue(capacity)
-        self._overruns = 0
+        self._parts_run = self._overruns = 0
         self._closed = False
         self._parts = Parts(
             family,
@@ -147,6 +147,7 @@ class Worker:
             resident_bytes=resident_bytes(),
             emulated=self._emulated,
             steps_run=parts.stepper.steps_run,
+            parts_run=self._parts_run,
             overruns=self._overruns,
             guiding=self._family.guiding,
             batches=parts.batches,
@@ -249,6 +250,7 @@ class Worker:
             emulated_s=entry.slept_s + sum(part.slept_s for part in parts),
             overruns=entry.overruns + sum(part.overruns for part in parts),
         )
+        self._parts_run += span.steps + len(parts)
         self._overruns += record.overruns
         warnings = core.warnings_of(self._family, packet)
         return Outcome(record, picture.result if picture else None, onward, warnings)

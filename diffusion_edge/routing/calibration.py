@@ -77,6 +77,13 @@ class Calibration:
             return None
         return exp(quantile(sorted(self.misses), self.level))
 
+    @property
+    def slip(self) -> float:
+        """What decisions count with (`View.slip`): the 90 % quantile, by which more requests are in
+        time than by the median or by forecasts as they are (LOG.md: Decisions by what was learned).
+        """
+        return 1.0 if self.slow is None else self.slow
+
     @cached_property
     def median_error(self) -> float | None:
         """Of predictions, relative, whether they were too high or too low."""

@@ -82,7 +82,7 @@ def after(seen: Seen, request: ImageRequest, view: View, finished: Finished) -> 
     plans = whole(large, request.in_steps(finished.plan.steps))
     ends_s = {plan: finish.of_plan(plan, request, view) for plan in plans}
     best = min(plans, key=ends_s.__getitem__)
-    if finished.elapsed_s + ends_s[best] > request.deadline_s:
+    if finished.elapsed_s + view.safe_s(ends_s[best]) > request.deadline_s:
         return None
     return replace(best, reason=f"the small model's picture scores {finished.score:.3g}")
 

@@ -13,6 +13,11 @@ from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.view import Choice, View
 
 
+def seen(view: View, calibration: Calibration) -> View:
+    """The view with what requests take over what was forecast for them, to decide from."""
+    return replace(view, slip=calibration.slip)
+
+
 def decided(
     request: ImageRequest,
     view: View,

@@ -14,20 +14,30 @@ from diffusion_edge.routing.cost import guided
 from diffusion_edge.view import Choice, StageStatus, View
 
 PATIENCE = 2.0
-"""Times the predicted seconds, after which work is given up, if that is past the deadline."""
+"""Times the seconds that nine in ten stay below; then work is given up, if the deadline is past."""
 LATE_PATIENCE = 5.0
 """The same for what is late in any case: others that are late fill its forward passes meanwhile."""
 
 
-def is_late(request: ImageRequest, choice: Choice) -> bool:
+def is_late(request: ImageRequest, choice: Choice, view: View) -> bool:
     """Whether it was decided that the request cannot be in time."""
-    return choice.late or choice.predicted_s > request.deadline_s
+    return choice.late or misses(choice.predicted_s, request, view)
+
+
+def misses(forecast_s: float, request: ImageRequest, view: View) -> bool:
+    """Whether it is not to be counted on that the deadline is met."""
+    return forecast_s > view.within_s(request.deadline_s)
+
+
+def late_s(forecast_s: float, request: ImageRequest, view: View) -> float:
+    """By how much; below 0 where it is."""
+    return view.safe_s(forecast_s) - request.deadline_s
 
 
 def times(request: ImageRequest, choice: Choice, view: View) -> Times:
     """In seconds from the decision."""
     patience = LATE_PATIENCE if choice.late else PATIENCE
-    give_up_s = max(request.deadline_s, patience * choice.predicted_s)
+    give_up_s = max(request.deadline_s, patience * view.safe_s(choice.predicted_s))
     return Times(decided_s(request, choice, view), give_up_s)
 
 

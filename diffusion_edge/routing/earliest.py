@@ -6,6 +6,7 @@ It looks at nobody but its own request, and at no price: what a router that weig
 from __future__ import annotations
 
 from diffusion_edge.request import ImageRequest
+from diffusion_edge.routing.due import misses
 from diffusion_edge.routing.elastic import below_floor, stages_with_room
 from diffusion_edge.routing.options import Options, options
 from diffusion_edge.routing.quality import QualityTable
@@ -22,7 +23,7 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
         raise below_floor(request, view, quality, known.best_quality())
     found = known.earliest()
     reason = f"done first of {count} plans above the floor {request.quality_floor:g}"
-    if found[0].finish_s > request.deadline_s:
+    if misses(found[0].finish_s, request, view):
         reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
     return known.choice(found, reason)
 

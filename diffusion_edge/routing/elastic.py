@@ -24,6 +24,7 @@ from math import inf
 from diffusion_edge.errors import CannotBeInTime, InvalidRequest, NoPlan, QueueFull
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.cost import guided
+from diffusion_edge.routing.due import late_s
 from diffusion_edge.routing.finish import Table, Tables
 from diffusion_edge.routing.forecast import kind_of
 from diffusion_edge.routing.late import soonest_s
@@ -59,11 +60,10 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     why = _why_late(known)
     if request.late == "refuse":
         raise CannotBeInTime(why, retry_after_s=_retry_after_s(request, view, quality))
-    names, tables = stages_with_room(request, view), Tables(request, view, last=True)
-    last = options(names, request, view, quality, tables=tables)
+    last = served_late(request, view, quality)
     fastest = "the only plan" if count == 1 else f"the fastest of {count} plans"
     reason = f"{why}; this is {fastest} above the floor"
-    return replace(last.choice(last.earliest(barred=True) or last.earliest(), reason), late=True)
+    return replace(last.choice(last.first(), reason), late=True)
 
 
 def begun(request: ImageRequest, view: View, quality: QualityTable) -> Choice | None:
@@ -95,10 +95,10 @@ def _why_late(known: Options) -> str:
     asked = known.request
     deadline = f"the deadline of {asked.deadline_s:g} s"
     told = f"no plan meets {deadline} and the quality floor {asked.quality_floor:g}"
-    late_s = known.earliest()[0].finish_s - asked.deadline_s
-    if late_s <= 0:
+    missed_s = late_s(known.earliest()[0].finish_s, asked, known.view)
+    if missed_s <= 0:
         return f"{told} without making requests late that were promised to be in time"
-    told += f": above the floor the earliest misses the deadline by {late_s:.2f} s"
+    told += f": above the floor the earliest misses the deadline by {missed_s:.2f} s"
     best = known.best_in_time()
     return told if best is None else f"{told}, within the deadline the best reaches {best:.3g}"
 
@@ -110,6 +110,13 @@ def _retry_after_s(request: ImageRequest, view: View, quality: QualityTable) -> 
 def considered(request: ImageRequest, view: View, quality: QualityTable) -> Options:
     """All plans, charged as above. Raises NoPlan and QueueFull."""
     return options(stages_with_room(request, view), request, view, quality, worth(request, view))
+
+
+def served_late(request: ImageRequest, view: View, quality: QualityTable) -> Options:
+    """All plans of a request that cannot be in time: it is due after all that is known, and costs
+    what is paid. Raises NoPlan and QueueFull."""
+    tables = Tables(request, view, last=True)
+    return options(stages_with_room(request, view), request, view, quality, tables=tables)
 
 
 def worth(request: ImageRequest, view: View) -> Callable[[Table], float]:

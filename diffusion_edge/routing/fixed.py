@@ -12,6 +12,7 @@ from diffusion_edge.errors import InvalidPlan, NoPlan
 from diffusion_edge.plan import Plan, Tier
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, finish
+from diffusion_edge.routing.due import misses
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.room import can_hold, too_many
 from diffusion_edge.view import Choice, View
@@ -70,7 +71,7 @@ def judged(
     told = order, [span.steps for span in plan.spans], request.size
     value, bound = float(quality.relative_all(*told)[0]), float(quality.bound_all(*told)[0])
     reason = source
-    if predicted_s > request.deadline_s:
+    if misses(predicted_s, request, view):
         reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
     if not quality.knows(order, plan.steps, request.size):
         reason += "; its quality is not measured"

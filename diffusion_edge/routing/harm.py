@@ -3,7 +3,8 @@
 Of what a stage holds, and of what is on its way there, the view tells when it has to leave
 (`Held.latest_s`), if it was promised to be in time. The rules are run ahead (`forecast`) without
 the request and with it: who leaves early enough without it has to with it, too, and who does not,
-though it was promised, may leave no later.
+though it was promised, may leave no later. What is early enough goes by what was learned of
+forecasts (`View.slip`).
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ class Harmless:
     most: Counts
 
 
-def harmless(status: StageStatus, ask: Ask) -> Harmless:
+def harmless(status: StageStatus, ask: Ask, slip: float = 1.0) -> Harmless:
+    """slip: as in `View`."""
     if all(image.latest_s == inf for image in status.held):
         return Harmless(np.full(ARRIVALS, -1.0), np.full(ARRIVALS, ask.steps))
     forecasts = Forecasts(status, ask, ())
     without = forecasts.without
     latest_s = {
-        i: max(image.latest_s, without.done_s[i]) + ROUNDING_S
+        i: max(ask.age_s + (image.latest_s - ask.age_s) / slip, without.done_s[i]) + ROUNDING_S
         for i, image in enumerate(without.images)
         if image.latest_s < inf
     }
@@ -80,9 +82,9 @@ def _all_in_time(
 _HARMLESS: Kept[Harmless] = Kept(KEPT)
 
 
-def _kept(status: StageStatus, ask: Ask) -> Harmless:
+def _kept(status: StageStatus, ask: Ask, slip: float) -> Harmless:
     """As tables are (`finish`)."""
-    return _HARMLESS.of(status, ask, lambda: harmless(status, ask))
+    return _HARMLESS.of(status, (ask, slip), lambda: harmless(status, ask, slip))
 
 
 Allows = Callable[[Counts, Floats, Counts], Bools]
@@ -102,7 +104,7 @@ def allows(
         arrives_s = np.full((len(names) + 2, ARRIVALS), -1.0)
         most = np.zeros((len(names) + 2, ARRIVALS), np.int64)
         for row, name in enumerate(names):
-            one = _kept(view.stages[name], tables.ask(name, guide[name], images))
+            one = _kept(view.stages[name], tables.ask(name, guide[name], images), view.slip)
             arrives_s[row], most[row] = one.arrives_s, one.most
         return arrives_s, most
 

@@ -10,6 +10,7 @@ from diffusion_edge.errors import NoPlan
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, finish
+from diffusion_edge.routing.due import misses
 from diffusion_edge.routing.elastic import stages_with_room
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.view import Choice, View
@@ -30,7 +31,7 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     plan = plans[chosen]
     finish_s = finish.of_plan(plan, request, view)
     reason = f"its turn of {len(good)} stages above the floor {request.quality_floor:g}"
-    if finish_s > request.deadline_s:
+    if misses(finish_s, request, view):
         reason += f"; predicted to miss the deadline of {request.deadline_s:g} s"
     return Choice(
         plan=Plan(plan.spans, plan.codecs, reason),

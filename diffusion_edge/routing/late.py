@@ -8,7 +8,7 @@ from dataclasses import replace
 from diffusion_edge.errors import CannotBeInTime
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import finish
-from diffusion_edge.routing.due import is_late
+from diffusion_edge.routing.due import is_late, late_s, misses
 from diffusion_edge.routing.forecast import ahead
 from diffusion_edge.view import Choice, View
 
@@ -34,7 +34,7 @@ def soonest_s(view: View, could: Callable[[View], bool]) -> float | None:
     to stay so once it is, and found by halving."""
 
     def later(seconds: float) -> View:
-        """Then the reports are older, and stages have done what their rules say."""
+        """Then the reports are older, and stages have done what their rules say by then."""
         return replace(view, age_s={n: view.age_s.get(n, 0.0) + seconds for n in view.stages})
 
     idle = (max(ahead(s), default=0.0) - view.age_s.get(n, 0.0) for n, s in view.stages.items())
@@ -44,21 +44,21 @@ def soonest_s(view: View, could: Callable[[View], bool]) -> float | None:
     for _ in range(HALVINGS):
         middle_s = (late_s + enough_s) / 2
         late_s, enough_s = (late_s, middle_s) if could(later(middle_s)) else (middle_s, enough_s)
-    return enough_s
+    return view.safe_s(enough_s)
 
 
 def refuse(request: ImageRequest, choice: Choice, view: View) -> None:
     """Raises CannotBeInTime, whatever policy it was that chose, if the request would rather be
     refused than be late."""
-    if request.late == "serve" or not is_late(request, choice):
+    if request.late == "serve" or not is_late(request, choice, view):
         return
 
     def in_time(then: View) -> bool:
-        return finish.of_plan(choice.plan, request, then) <= request.deadline_s
+        return not misses(finish.of_plan(choice.plan, request, then), request, view)
 
-    late_s = choice.predicted_s - request.deadline_s
+    missed_s = late_s(choice.predicted_s, request, view)
     raise CannotBeInTime(
         f"by policy {request.policy!r} the plan {choice.plan} misses the deadline of "
-        f"{request.deadline_s:g} s by {late_s:.2f} s",
+        f"{request.deadline_s:g} s by {missed_s:.2f} s",
         retry_after_s=soonest_s(view, in_time),
     )

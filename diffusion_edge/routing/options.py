@@ -31,6 +31,11 @@ class Options:
     paid: Mapping[str, Line]
     good: Shapes
 
+    @property
+    def within_s(self) -> float:
+        """The longest forecast that is in time."""
+        return self.view.within_s(self.request.deadline_s)
+
     def count(self) -> int:
         """How many plans reach the floor."""
         return self.good.count(self.known.paths())
@@ -46,16 +51,20 @@ class Options:
 
     def cheapest(self, barred: bool = True) -> list[Found]:
         """In time, by what is charged. barred: with nobody else made late (`harm`)."""
-        in_time = Asked("price", finish_s=self.request.deadline_s, barred=barred)
+        in_time = Asked("price", finish_s=self.within_s, barred=barred)
         return search(self.good, self.known, in_time)
 
     def earliest(self, barred: bool = False) -> list[Found]:
         """By what is paid where the finish is the same."""
         return search(self.good, self.known.charging(self.paid), Asked("finish", barred=barred))
 
+    def first(self) -> list[Found]:
+        """The earliest that makes nobody else late, or else the earliest."""
+        return self.earliest(barred=True) or self.earliest()
+
     def best_in_time(self) -> float | None:
         """The highest bound of the plans in time that make nobody else late; None without any."""
-        in_time = Asked("bound", finish_s=self.request.deadline_s, barred=True)
+        in_time = Asked("bound", finish_s=self.within_s, barred=True)
         found = search(self.every(), self.known, in_time)
         return found[0].bound if found else None
 

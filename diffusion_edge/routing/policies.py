@@ -23,7 +23,9 @@ from diffusion_edge.routing.rule import Rule
 from diffusion_edge.routing.steps import Policy, by_finish, by_floor, by_price, free
 
 RULES: Mapping[str, Rule] = {
-    "elastic": Rule(free(elastic.choose, by_price), elastic.considered, frees_steps=True),
+    "elastic": Rule(
+        free(elastic.choose, by_price), elastic.considered, elastic.served_late, frees_steps=True
+    ),
     "earliest": Rule(free(earliest.choose, by_finish), earliest.considered, frees_steps=True),
     "in-turn": Rule(in_turn.choose),
     "fixed": Rule(fixed.choose),

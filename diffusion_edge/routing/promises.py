@@ -36,7 +36,7 @@ class Promise:
     """An image that is to take its steps up to `stop` on a stage. at_s: when that was decided, by
     the board's clock; arrives_s, due_s: seconds from then, and so is latest_s, when it has to
     leave the stage for its request to be in time; inf if that will not be. hop_s: from there to
-    the next one."""
+    the next one. slip: as in the view that it was decided from."""
 
     stage: str
     request: str
@@ -51,6 +51,7 @@ class Promise:
     due_s: float
     latest_s: float = inf
     hop_s: float = 0.0
+    slip: float = 1.0
     doubled: bool = False
     before: Promise | None = field(default=None, repr=False)
     after: Promise | None = field(default=None, repr=False)
@@ -86,7 +87,7 @@ def promised(request: ImageRequest, choice: Choice, view: View, at_s: float) -> 
     tables = finish.Tables(request, view, choice.late)
     arrives = finish.arrivals(plan, request, view, tables)
     hops_s = _hops_s(plan, view)
-    latest = _latest(request, choice, arrives, hops_s)
+    latest = _latest(request, choice, view, arrives, hops_s)
     due_s = due.decided_s(request, choice, view)
     made = tuple(
         Promise(
@@ -103,6 +104,7 @@ def promised(request: ImageRequest, choice: Choice, view: View, at_s: float) -> 
             due_s=due_s,
             latest_s=latest[k][image],
             hop_s=hops_s[k],
+            slip=view.slip,
             doubled=view.stages[span.stage].doubles(span_guided(span, request, view)),
         )
         for k, (span, by_image) in enumerate(zip(plan.spans, arrives, strict=True))
@@ -125,16 +127,17 @@ def _hops_s(plan: Plan, view: View) -> list[float]:
 def _latest(
     request: ImageRequest,
     choice: Choice,
+    view: View,
     arrives: Sequence[Sequence[float]],
     hops_s: Sequence[float],
 ) -> list[list[float]]:
-    """Until when each image may be on the stage of each span: as long as it is predicted to, and
-    what is left to the deadline."""
-    slack_s = request.deadline_s - choice.predicted_s
-    if is_late(request, choice):
+    """Until when each image may be on the stage of each span: as long as it is predicted to, by
+    what was learned of predictions, and what is left to the deadline."""
+    slack_s = request.deadline_s - view.safe_s(choice.predicted_s)
+    if is_late(request, choice, view):
         return [[inf] * request.images for _ in hops_s]
     leaves = [
-        [arrives_s - hop_s + slack_s for arrives_s in later]
+        [view.safe_s(arrives_s - hop_s) + slack_s for arrives_s in later]
         for later, hop_s in zip(arrives[1:], hops_s, strict=False)
     ]
     return [*leaves, [request.deadline_s] * request.images]
@@ -255,7 +258,8 @@ class Promises:
                 after.arrives_s = arrives_s
                 self._changed(after.stage)
         if before is not None and promise.latest_s < inf:
-            latest_s = promise.latest_s - (leaves_s - promise.arrives_s) - before.hop_s
+            takes_s = leaves_s - promise.arrives_s + before.hop_s
+            latest_s = promise.latest_s - promise.slip * takes_s
             if abs(before.latest_s - latest_s) > MOVED_S:
                 before.latest_s = latest_s
                 self._changed(before.stage)

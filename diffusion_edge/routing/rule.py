@@ -14,6 +14,7 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.options import Options
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.steps import Policy
+from diffusion_edge.routing.why import Why, why
 from diffusion_edge.view import Choice, View
 
 
@@ -66,18 +67,28 @@ class Rule:
     """A policy. The optional functions return None where all stays as it is.
 
     choose: the plan, when the request comes. considered: all plans that it chose from, of those
-    that compare them. frees_steps: whether it chooses the number of steps where the request leaves
-    that out. revise: at a step boundary, the whole plan anew; the steps that are done stay as they
-    are. after: when the pictures are made, a plan for making them again from step 0. observe: after
-    a request, the rule that has learned from it.
+    that compare them; served_late: those that it chose from where none of them is in time, if these
+    are others, and the least price counts where one is. frees_steps: whether it chooses the number
+    of steps where the request leaves that out. revise: at a step boundary, the whole plan anew; the
+    steps that are done stay as they are. after: when the pictures are made, a plan for making them
+    again from step 0. observe: after a request, the rule that has learned from it.
     """
 
     choose: Policy
     considered: Considered | None = None
+    served_late: Considered | None = None
     frees_steps: bool = False
     revise: Revise | None = None
     after: After | None = None
     observe: Callable[[Outcome], Rule] | None = None
+
+    def why(self, request: ImageRequest, view: View, quality: QualityTable) -> Why | None:
+        """Why it chose what it did; None where it compares no plans, and where none reaches the
+        floor. Raises NoPlan and QueueFull."""
+        if self.considered is None:
+            return None
+        known, late = self.considered(request, view, quality), self.served_late
+        return why(known, None if late is None else lambda: late(request, view, quality))
 
     @property
     def chooses_once(self) -> bool:

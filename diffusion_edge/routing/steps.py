@@ -9,6 +9,7 @@ from typing import Protocol
 from diffusion_edge.errors import CannotBeInTime, InvalidRequest, NoPlan, QueueFull
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
+from diffusion_edge.routing.due import is_late
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.view import Choice, View
 
@@ -17,27 +18,27 @@ class Policy(Protocol):
     def __call__(self, request: ImageRequest, view: View, quality: QualityTable) -> Choice: ...
 
 
-Order = Callable[[ImageRequest, Choice], tuple[float, ...]]
+Order = Callable[[ImageRequest, Choice, View], tuple[float, ...]]
 """By what a policy's choices for different numbers of steps are ordered, the best first."""
 
 
-def by_price(request: ImageRequest, choice: Choice) -> tuple[float, ...]:
+def by_price(request: ImageRequest, choice: Choice, view: View) -> tuple[float, ...]:
     """As `elastic` does: in time and of least price, or else done first."""
-    if choice.late or choice.predicted_s > request.deadline_s:
+    if is_late(request, choice, view):
         return 1.0, choice.predicted_s, choice.cost
     return 0.0, choice.price, choice.predicted_s
 
 
-def by_finish(_: ImageRequest, choice: Choice) -> tuple[float, ...]:
+def by_finish(_: ImageRequest, choice: Choice, __: View) -> tuple[float, ...]:
     """As `earliest` does."""
     return choice.predicted_s, choice.cost
 
 
-def by_floor(request: ImageRequest, choice: Choice) -> tuple[float, ...]:
+def by_floor(request: ImageRequest, choice: Choice, view: View) -> tuple[float, ...]:
     """For policies that the floor does not bind: above it, in time and cheap, or else done first.
     Below the floor what comes nearest to it."""
     below = max(request.quality_floor - choice.quality_bound, 0.0)
-    if choice.late or choice.predicted_s > request.deadline_s:
+    if is_late(request, choice, view):
         return below, 1.0, choice.predicted_s, choice.cost
     return below, 0.0, choice.cost, choice.predicted_s
 
@@ -68,7 +69,7 @@ def free(policy: Policy, order: Order) -> Policy:
                 found.append(choice)
         if not found:
             raise refused[0]
-        best = min(found, key=lambda choice: order(request, choice))
+        best = min(found, key=lambda choice: order(request, choice, view))
         numbers = ", ".join(map(str, sorted(request.free_steps)))
         reason = f"{best.reason}; best in {best.plan.steps} of {numbers} steps"
         plan = Plan(best.plan.spans, best.plan.codecs, reason)

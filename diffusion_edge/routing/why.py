@@ -7,12 +7,13 @@ were no other kinds, or else the one that comes nearest to the floor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, log
 from typing import Literal
 
 from diffusion_edge.plan import Plan, Tier
+from diffusion_edge.routing import due
 from diffusion_edge.routing.options import Options
 from diffusion_edge.routing.search import SLACK, Asked, Found, search
 from diffusion_edge.routing.shapes import Group, Shapes
@@ -69,21 +70,33 @@ class Why:
     left_out: int
 
 
-def why(known: Options, *, by_price: bool) -> Why | None:
-    """by_price: whether what is in time goes by price, as with `elastic`, or all by finish, as with
-    `earliest`. None where no plan reaches the floor."""
-    return _Explained(known, by_price).why() if known.count() else None
+def why(known: Options, late: Callable[[], Options] | None = None) -> Why | None:
+    """known: what is compared. late: what is where nothing is in time, as with `elastic`, which
+    else goes by price; None where all goes by finish, as with `earliest`. None where no plan
+    reaches the floor."""
+    if not known.count():
+        return None
+    if late is None:
+        return _Explained(known, None, known.earliest()[0]).why()
+    if in_time := known.cheapest():
+        return _Explained(known, known, in_time[0], in_time=True).why()
+    last = late()
+    return _Explained(last, known, last.first()[0]).why()
 
 
 class _Explained:
-    """in_time: whether the chosen plan was taken for its price."""
+    """known: what `best` was chosen from. on_time: what is compared by price where something is in
+    time, if anything is. in_time: whether `best` was taken for its price. Where it was, and where
+    it makes nobody else late, others that do could not have been taken."""
 
-    def __init__(self, known: Options, by_price: bool) -> None:
-        in_time = known.cheapest() if by_price else []
-        self._known, self._by_price, self._in_time = known, by_price, bool(in_time)
-        self._best = (in_time or known.earliest())[0]
-        self._price = known.charged_for(self._best)
-        self._floor, self._deadline_s = known.request.quality_floor, known.request.deadline_s
+    def __init__(
+        self, known: Options, on_time: Options | None, best: Found, in_time: bool = False
+    ) -> None:
+        self._known, self._on_time, self._best, self._in_time = known, on_time, best, in_time
+        self._price = known.charged_for(best)
+        self._floor = known.request.quality_floor
+        self._limit_s = known.within_s if in_time else inf
+        self._barred = in_time or (on_time is not None and bool(known.earliest(barred=True)))
 
     def why(self) -> Why:
         own, *kinds = sorted(_kinds(self._known), key=lambda kind: kind[0] != self._own_kind())
@@ -99,11 +112,12 @@ class _Explained:
 
     def _alternative(self, kind: str, every: Shapes) -> Alternative | None:
         good = every.only(every.bound >= self._floor - SLACK)
-        found = self._best_of(every, good)
+        could = self._could_be_taken(good)
+        found = could or self._nearest(every, good)
         if found is None:
             return None
         price = self._known.charged_for(found)
-        late_s = max(found.finish_s - self._deadline_s, 0.0)
+        late_s = max(self._late_s(found.finish_s), 0.0)
         short = max(self._floor - found.bound, 0.0)
         dearer = max(price - self._price, 0.0)
         slower_s = max(found.finish_s - self._best.finish_s, 0.0)
@@ -119,24 +133,31 @@ class _Explained:
             short=short,
             dearer=dearer,
             slower_s=slower_s,
-            not_taken=self._not_taken(late_s, short, dearer, slower_s),
-            change=self._change(every, good, found, price),
+            not_taken=self._not_taken(could, late_s, short, dearer, slower_s),
+            change=self._change(every, good, could, price),
         )
 
-    def _best_of(self, every: Shapes, good: Shapes) -> Found | None:
+    def _could_be_taken(self, good: Shapes) -> Found | None:
+        """What the policy would take if there were no other kinds; None if it would not."""
+        by: Literal["price", "finish"] = "price" if self._in_time else "finish"
+        found = self._search(good, Asked(by, finish_s=self._limit_s, barred=self._barred))
+        return found[0] if found else None
+
+    def _nearest(self, every: Shapes, good: Shapes) -> Found | None:
         """None where no links lead from stage to stage."""
-        by_price, first = Asked("price", finish_s=self._deadline_s, barred=True), Asked("finish")
-        finest = Asked("bound", finish_s=self._deadline_s if self._in_time else inf)
-        asked = [(good, first), (every, finest), (every, first)]
-        if self._by_price:
-            asked.insert(0, (good, by_price))
+        first, finest = Asked("finish"), Asked("bound", finish_s=self._limit_s)
+        asked = (good, first), (every, finest), (every, first)
         return next((best[0] for of, wanted in asked if (best := self._search(of, wanted))), None)
 
     def _search(self, of: Shapes, asked: Asked) -> list[Found]:
         return search(of, self._known.known, asked)
 
-    def _not_taken(self, late_s: float, short: float, dearer: float, slower_s: float) -> str:
+    def _not_taken(
+        self, could: Found | None, late_s: float, short: float, dearer: float, slower_s: float
+    ) -> str:
         said = [f"below the floor by {short:.3g}"] * (short > 0)
+        if could is None and not short and not (self._in_time and late_s):
+            said.append("makes others late who were promised to be in time")
         if self._in_time:
             said += [f"too late by {late_s:.2f} s"] * (late_s > 0)
             said += [f"dearer by {dearer:.3g}"] * (dearer > 0)
@@ -144,26 +165,30 @@ class _Explained:
             said += [f"done {slower_s:.2f} s later"] * (slower_s > 0)
         return ", ".join(said) or "as good, and it comes after it"
 
+    def _late_s(self, finish_s: float) -> float:
+        return due.late_s(finish_s, self._known.request, self._known.view)
+
     # ------------------------------------------------------------------ what would have to change
 
-    def _change(self, every: Shapes, good: Shapes, found: Found, price: float) -> Change | None:
+    def _change(
+        self, every: Shapes, good: Shapes, could: Found | None, price: float
+    ) -> Change | None:
         changes = [*self._floors(every), *self._deadlines(good)]
-        if found.bound >= self._floor - SLACK:
-            if self._in_time and found.finish_s <= self._deadline_s:
-                changes += self._prices(found, price)
-            if not self._in_time:
-                sooner = 1 - self._best.finish_s / found.finish_s
+        if could is not None:
+            if self._in_time:
+                changes += self._prices(could, price)
+            else:
+                sooner = 1 - self._best.finish_s / could.finish_s
                 changes.append(Change("predicted_s", self._best.finish_s, sooner))
         near = [change for change in changes if change.size <= FAR]
         return min(near, key=lambda change: change.size, default=None)
 
     def _floors(self, every: Shapes) -> Iterator[Change]:
         """The highest floor at which a plan of the kind comes before the chosen one."""
-        below_s = self._best.finish_s - SLACK
         asked = (
-            Asked("bound", finish_s=self._deadline_s, price=self._price - SLACK)
+            Asked("bound", finish_s=self._limit_s, price=self._price - SLACK, barred=self._barred)
             if self._in_time
-            else Asked("bound", finish_s=below_s)
+            else Asked("bound", finish_s=self._best.finish_s - SLACK, barred=self._barred)
         )
         for found in self._search(every, asked)[:1]:
             if 0 < found.bound < self._floor:
@@ -171,11 +196,15 @@ class _Explained:
 
     def _deadlines(self, good: Shapes) -> Iterator[Change]:
         """The first deadline at which one above the floor is in time and of less price."""
-        if self._by_price:
-            for found in self._search(good, Asked("finish", price=self._price - SLACK))[:1]:
-                at_s = max(found.finish_s, self._best.finish_s)
-                if at_s > self._deadline_s:
-                    yield Change("deadline_s", at_s, at_s / self._deadline_s - 1)
+        if self._on_time is None:
+            return
+        price = self._on_time.charged_for(self._best) - SLACK
+        cheaper = Asked("finish", price=price, barred=True)
+        for found in search(good, self._on_time.known, cheaper)[:1]:
+            late_s = self._late_s(max(found.finish_s, self._best.finish_s))
+            if late_s > 0:
+                deadline_s = self._known.request.deadline_s
+                yield Change("deadline_s", deadline_s + late_s, late_s / deadline_s)
 
     def _prices(self, found: Found, price: float) -> Iterator[Change]:
         """At which both would be of one price."""

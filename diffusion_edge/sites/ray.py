@@ -37,9 +37,7 @@ class RayTransport:
             stage: handle.options(stream=True, method_name="greet")
             for stage, handle in handles.items()
         }
-        self._throttles = {
-            stage: handle.options(method_name="throttle") for stage, handle in handles.items()
-        }
+        self._all = dict(handles)
         self._probes = {
             stage: handle.options(method_name="probe") for stage, handle in handles.items()
         }
@@ -119,11 +117,15 @@ class RayTransport:
         return seconds
 
     async def throttle(self, source: str, target: str, factor: float, restart: bool) -> None:
-        """Of the emulated link from `source` to `target`; see `Worker.throttle`."""
+        """Of the emulated link from `source` to `target`, in every replica of `source`, each of
+        which has a link of its own; see `Worker.throttle`."""
         try:
-            await self._throttles[source].remote(target, factor, restart)
+            call = self._all[source].broadcast("throttle", target, factor, restart)
+            told = await call.results_async()
         except (RayError, RayServeException) as error:
             raise typed(error, source) from None
+        if not told:
+            raise StageLost(f"the stage {source!r} has no replica that answers", stage=source)
 
 
 async def _renew(handle: Any, leases: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from diffusion_edge.api.answers import plan
 from diffusion_edge.api.service import GenerationResult, Service
 from diffusion_edge.errors import (
     CannotBeInTime,
@@ -205,6 +206,37 @@ async def test_requests_that_were_served_say_what_nine_in_ten_stay_below() -> No
     assert 0 < choice.predicted_90_s < 0.9 * choice.predicted_s
     assert (await made.generate(request())).choice.predicted_90_s == choice.predicted_90_s
     assert (made.calibration.served, made.calibration.told) == (LEAST + 1, 1)
+
+
+async def test_whether_it_is_in_time_goes_by_what_was_learned() -> None:
+    """Premises: the forecast is in time; requests took four times theirs."""
+    made = service()
+    asked = request(policy="elastic", deadline_s=1.5 * made.plan(request()).predicted_s)
+    assert not made.plan(asked).late
+    known = Calibration()
+    for _ in range(LEAST):
+        known = known.observe(made.plan(asked), 4.0 * made.plan(asked).predicted_s)
+    made.calibration = known
+    choice, view = made.plan(asked), made.view(asked)
+    assert (choice.late, view.slip) == (True, pytest.approx(4.0))
+    assert choice.safe_s == pytest.approx(4.0 * choice.predicted_s)
+    assert "the earliest misses the deadline by" in choice.reason
+    told = plan(asked, choice, view, made.why(asked, view), made)
+    assert told["late_by_s"] == pytest.approx(choice.safe_s - asked.deadline_s)
+    with pytest.raises(CannotBeInTime):
+        made.plan(replace(asked, late="refuse"))
+    by_name = replace(asked, policy="cloud-only")
+    assert "predicted to miss the deadline" in made.plan(by_name).reason
+    with pytest.raises(CannotBeInTime):
+        made.plan(replace(by_name, late="refuse"))
+
+
+def test_what_waited_says_so_in_all_that_was_foretold() -> None:
+    told = Choice(Plan.parse("hall:20"), 1.0, 0.0, 1.0, "", predicted_50_s=1.5, predicted_90_s=2.0)
+    after = told.after(3.0)
+    assert (after.predicted_s, after.predicted_50_s, after.predicted_90_s) == (4.0, 4.5, 5.0)
+    bare = replace(told, predicted_50_s=None, predicted_90_s=None).after(3.0)
+    assert (bare.safe_s, bare.predicted_90_s) == (4.0, None)
 
 
 async def test_who_leaves_or_gets_no_picture_teaches_nothing() -> None:

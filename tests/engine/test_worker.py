@@ -511,7 +511,7 @@ async def test_emulation_holds_the_total_and_counts_overruns() -> None:
         assert span.emulated_s == pytest.approx(0.02 + 4 * 0.03 + 0.04 - 0.06)
         assert span.overruns == 1
         status = worker.status()
-        assert (status.overruns, status.steps_run) == (1, 4)
+        assert (status.overruns, status.steps_run, status.parts_run) == (1, 4, 6)
 
 
 async def test_a_model_that_is_not_guided_by_a_second_pass_says_so() -> None:

@@ -2,7 +2,8 @@
 
 A `World` plays requests that arrive at given moments: the board asks the stages as often as live,
 a policy decides from its view, and images go through the stages of their plans, over links that
-carry one packet after another. What cannot be in time waits, as in the service.
+carry one packet after another. What cannot be in time waits, as in the service, and what requests
+took is learned.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from diffusion_edge.plan import Plan, Tier
 from diffusion_edge.request import Done, ImageRequest, Picture, Progress, Times
 from diffusion_edge.routing import due
 from diffusion_edge.routing.board import Carriage
+from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.elastic import begun
 from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
 from diffusion_edge.routing.policies import policy
@@ -79,9 +81,10 @@ class Fate:
 class SimStage:
     """A stage, whose current round is played ahead: `before` it began, `after` it has ended."""
 
-    def __init__(self, idle: StageStatus) -> None:
+    def __init__(self, idle: StageStatus, pace: float = 1.0) -> None:
+        """pace: what it takes over what it reports."""
         self.idle = idle
-        self._stage = Stage(idle)
+        self._stage = Stage(slower(idle, pace))
         self.before = Run(self._stage, [])
         self.after: Run | None = None
         self._jobs: list[Job | None] = []
@@ -165,6 +168,18 @@ class SimStage:
         return replace(self.idle, held=held, queued=len(held), queue_s=queue_s)
 
 
+def slower(status: StageStatus, factor: float) -> StageStatus:
+    return replace(
+        status,
+        step_s={
+            cells: {rows: factor * seconds for rows, seconds in curve.items()}
+            for cells, curve in status.step_s.items()
+        },
+        encode_s=factor * status.encode_s,
+        decode_s={cells: factor * seconds for cells, seconds in status.decode_s.items()},
+    )
+
+
 def _remove(run: Run, i: int) -> None:
     run.stepping = [one for one in run.stepping if one[2] != i]
     run.texts = [k for k in run.texts if k != i]
@@ -206,7 +221,14 @@ class Live:
             found.append((at_s, self.request(k, **changes)))
         return found
 
-    def play(self, name: str, arrivals: Sequence[Arrival]) -> list[Fate]:
+    def play(
+        self,
+        name: str,
+        arrivals: Sequence[Arrival],
+        slip: Callable[[Calibration], float] = lambda known: known.slip,
+        pace: float = 1.0,
+    ) -> list[Fate]:
+        """slip: of views, by what was learned. pace: of all stages."""
         quality, decide = self.quality, policy(name)
         world = World(
             idle=self.idle,
@@ -215,6 +237,8 @@ class Live:
             packet_bytes=self.packet_bytes,
             decide=lambda request, view: decide(request, view, quality),
             begun=lambda request, view: begun(request, view, quality),
+            slip=slip,
+            pace=pace,
         )
         return asyncio.run(world.play(arrivals))
 
@@ -248,7 +272,8 @@ def live(config: str = "serve_configs/local.yaml") -> Live:
 
 @dataclass
 class World:
-    """idle: the stages with nothing to do. begun: what a late request that waits is begun by."""
+    """idle: the stages with nothing to do. begun: what a late request that waits is begun by. slip,
+    pace: as in `Live.play`."""
 
     idle: Sequence[StageStatus]
     links: Mapping[tuple[str, str], Link]
@@ -256,11 +281,14 @@ class World:
     packet_bytes: int
     decide: Decide
     begun: Callable[[ImageRequest, View], Choice | None]
+    slip: Callable[[Calibration], float]
+    pace: float
 
     async def play(self, arrivals: Sequence[Arrival]) -> list[Fate]:
         self.now = 0.0
         self.fates: list[Fate] = []
-        self._stages = {status.stage: SimStage(status) for status in self.idle}
+        self.calibration = Calibration()
+        self._stages = {status.stage: SimStage(status, self.pace) for status in self.idle}
         (self._cells,) = self.idle[0].step_s
         self._board = Board(
             {name: self._asker(stage) for name, stage in self._stages.items()},
@@ -322,7 +350,7 @@ class World:
     def _come(self, request: ImageRequest) -> None:
         fate = Fate(request, self.now)
         self.fates.append(fate)
-        view = self._board.view(request)
+        view = self._view(request)
         try:
             fate.choice = self.decide(request, view)
         except EdgeError as error:
@@ -334,6 +362,9 @@ class World:
         else:
             self._send(fate, fate.choice, view)
 
+    def _view(self, request: ImageRequest) -> View:
+        return replace(self._board.view(request), slip=self.slip(self.calibration))
+
     def _look_again(self) -> None:
         if self._waiting and not self._looking:
             self._looking = True
@@ -344,7 +375,7 @@ class World:
         self._looking = False
         while self._waiting:
             fate = self._waiting[0]
-            view = self._board.view(fate.request)
+            view = self._view(fate.request)
             choice = self.begun(fate.request, view)
             if choice is None:
                 break
@@ -352,7 +383,7 @@ class World:
         self._look_again()
 
     def _send(self, fate: Fate, choice: Choice, view: View) -> None:
-        request, fate.choice = fate.request, choice
+        request, fate.choice = fate.request, self.calibration.of(choice)
         times = due.times(request, choice, view).shifted(self.now)
         stack = ExitStack()
         kept = stack.enter_context(self._board.promised(request, choice, view))
@@ -375,8 +406,7 @@ class World:
             job.ended = True
             running.kept.saw(job.image, Done(PICTURE, (), ()))
             if all(one.ended for one in running.jobs) and not running.fate.given_up:
-                running.fate.done_s = self.now - running.fate.at_s
-                running.stack.close()
+                self._done(running)
             return
         job.span += 1
         pair = span.stage, job.stage
@@ -384,6 +414,14 @@ class World:
         free_s = max(self._free_s.get(pair, 0.0), self.now) + self.packet_bytes / link.bytes_per_s
         self._free_s[pair] = free_s
         self._at(free_s + link.delay_s, 0, job)
+
+    def _done(self, running: _Running) -> None:
+        fate = running.fate
+        fate.done_s = self.now - fate.at_s
+        running.stack.close()
+        assert fate.choice is not None
+        if not fate.choice.late:
+            self.calibration = self.calibration.observe(fate.choice, fate.done_s)
 
     def _give_up(self, running: _Running) -> None:
         if running.fate.done_s < inf:

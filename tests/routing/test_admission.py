@@ -53,6 +53,16 @@ def test_who_is_late_in_any_case_does_not_count_unless_it_was_promised() -> None
         assert harmless(status, Ask(CELLS, 1, 20, due_s=2.0)).most[0] == most
 
 
+def test_who_is_late_goes_by_what_is_learned_of_forecasts() -> None:
+    """Premises: ten steps of 0.1 s are to be done by 4 s, in half of which they are expected to be.
+    The report is a second old, and what is left since then takes twice its forecast."""
+    status = busy("tower", 0.1, held(10, latest_s=4.05, due_s=9.0))
+    assert harmless(status, Ask(CELLS, 1, 40, due_s=2.0)).most[0] == 30
+    assert harmless(status, Ask(CELLS, 1, 40, due_s=2.0), slip=2.0).most[0] == 10
+    old = Ask(CELLS, 1, 40, due_s=2.0, age_s=0.5)  # five steps are done
+    assert harmless(status, old, slip=2.0).most[0] == 12
+
+
 def test_a_request_goes_where_nobody_is_late_for_it() -> None:
     """Premises: it is due before what the free stage has promised, which has nothing to spare."""
     asked = request(deadline_s=6.0, quality_floor=0.5)
@@ -81,6 +91,18 @@ def test_what_cannot_be_in_time_is_refused_with_the_moment_when_it_could_be() ->
     assert later.predicted_s <= 2.0
     with pytest.raises(CannotBeInTime):
         chosen(asked, crowded(5.0 - told + 0.1))
+
+
+@pytest.mark.parametrize("name", ["elastic", "cloud-only"])
+def test_requests_that_take_twice_their_forecast_are_late_twice_as_soon(name: str) -> None:
+    """Premises: one stage reaches the floor, in a second and a half with what it has to do."""
+    asked = request(deadline_s=2.1, late="refuse", policy=name)
+    assert chosen(asked, crowded(0.5)).predicted_s == pytest.approx(1.5)
+    with pytest.raises(CannotBeInTime, match=r"by 0\.90 s") as caught:
+        elastic_or_refused(asked, replace(crowded(0.5), slip=2.0))
+    assert caught.value.retry_after_s == pytest.approx(0.9, abs=0.02)
+    early = replace(crowded(0.05), slip=2.0)
+    assert elastic_or_refused(asked, early).predicted_s == pytest.approx(1.05)
 
 
 def test_it_says_how_good_it_could_be_in_time() -> None:
@@ -159,3 +181,13 @@ def test_twice_what_can_be_in_time_leaves_in_time_what_can_be() -> None:
     assert in_time(many) > 1.4 * in_time(late)
     assert len(broken(many)) <= 1
     assert not any(fate.given_up for fate in many)
+
+
+def test_stages_that_are_slower_than_they_say_are_learned() -> None:
+    """Premises: all take a tenth longer; the dumbest alternative is to go by the bare forecast."""
+    at = live()
+    arrivals = at.poisson(1.3, 60, seed=301, late="refuse")
+    bare = at.play("elastic", arrivals, slip=lambda _: 1.0, pace=1.1)
+    learned = at.play("elastic", arrivals, pace=1.1)
+    assert in_time(learned) > in_time(bare)
+    assert len(broken(learned)) < len(broken(bare)) / 2

@@ -25,7 +25,7 @@ from diffusion_edge.routing import due, finish
 from diffusion_edge.routing.board import TICK_S, Carriage
 from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.routing.promises import Kept, Promise, Promises, merged, promised
+from diffusion_edge.routing.promises import MOVED_S, Kept, Promise, Promises, merged, promised
 from diffusion_edge.view import Choice, Held, StageStatus, View
 from tests.api.fakes import CARD, FakeBoard, FakeTransport, packet_bytes, request, service, settings
 from tests.api.test_http import client
@@ -173,6 +173,25 @@ async def test_a_later_stage_is_told_when_the_image_comes_and_when_it_is_due() -
     assert there.arrives_s == pytest.approx(comes_s)
     assert there.due_s == due_s
     assert (there.steps, there.encodes, there.decodes) == (15, True, True)
+
+
+async def test_it_has_to_leave_as_late_as_what_comes_after_it_allows() -> None:
+    """By what was learned of forecasts."""
+    stages = await three(stages=by_hand({"phone": 0.4, "tower": 0.2, "hall": 0.05}))
+    asked = request(request_id="ours", images=1, width=64, deadline_s=60.0)
+    latest_s = {}
+    for slip in (1.0, 2.0):
+        seen = replace(stages.board.view(asked), slip=slip)
+        choice = choice_of("phone:5,hall:15", asked, seen)
+        with stages.board.promised(asked, choice, seen):
+            (here,), (there,) = stages.told("phone").held, stages.told("hall").held
+        assert there.latest_s == 60.0
+        latest_s[slip] = here.latest_s
+    later_s = choice.predicted_s - (0.01 + 5 * 0.4)  # from when it leaves the phone
+    assert latest_s == {
+        1.0: pytest.approx(60.0 - later_s, abs=MOVED_S),
+        2.0: pytest.approx(60.0 - 2 * later_s, abs=2 * MOVED_S),
+    }
 
 
 def by_hand(step_s: Mapping[str, float]) -> dict[str, Any]:

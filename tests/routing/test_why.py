@@ -8,10 +8,10 @@ import pytest
 
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.policies import policy, rule
-from diffusion_edge.routing.why import Alternative, Why, why
-from diffusion_edge.view import View
+from diffusion_edge.routing.why import Alternative, Why
+from diffusion_edge.view import Held, StageStatus, View
 
-from .views import MODEL, request, stage, symmetric, view
+from .views import CELLS, MODEL, request, stage, symmetric, view
 
 
 def three(**kw: float) -> View:
@@ -19,9 +19,7 @@ def three(**kw: float) -> View:
 
 
 def asked_why(asked: ImageRequest, seen: View, name: str = "elastic") -> Why | None:
-    considered = rule(name).considered
-    assert considered is not None
-    return why(considered(asked, seen, symmetric()), by_price=name == "elastic")
+    return rule(name).why(asked, seen, symmetric())
 
 
 def told(asked: ImageRequest, seen: View, name: str = "elastic") -> Why:
@@ -123,3 +121,54 @@ def test_nothing_above_the_floor_nothing_to_tell() -> None:
     asked = request(quality_floor=0.9)
     seen = view(stage("tower", 0.2))
     assert asked_why(asked, seen) is None
+
+
+# ---------------------------------------------------------------------------- what is late
+
+
+def stated(name: str, step_s: float, *held: Held) -> StageStatus:
+    """Its seconds are stated: due times order its work."""
+    return replace(stage(name, step_s), held=held, queued=len(held), emulated=True)
+
+
+def promised(steps: int, latest_s: float) -> Held:
+    return Held("other", 0, steps, 1, CELLS, 9.0, False, False, latest_s=latest_s)
+
+
+def test_a_late_choice_is_explained_by_what_it_was_chosen_from() -> None:
+    """Premises: due by its deadline it would go first in the hall, which takes a second; it cannot
+    be in time, so it is due last, behind 3 s of others there, and is done first on the tower."""
+    asked = request(deadline_s=0.5, quality_floor=0.6)
+    seen = view(stated("tower", 0.1), stated("hall", 0.05, promised(60, 9.5)), delay_s=99.0)
+    assert kind_of(asked, seen) == "edge alone"
+    found = told(asked, seen)
+    assert found.kind == "edge alone"
+    hall = by_kind(found)["cloud alone"]
+    assert hall.predicted_s == pytest.approx(4.0)
+    assert hall.not_taken == "done 2.00 s later"
+    assert told(asked, seen, "earliest").kind == kind_of(asked, seen, "earliest") == "cloud alone"
+
+
+def test_what_would_make_others_late_says_so() -> None:
+    """Premises: those in the hall have half a second to spare, and it is due before them."""
+    asked = request(deadline_s=6.0, quality_floor=0.6)
+    seen = view(stated("tower", 0.2), stated("hall", 0.05, promised(60, 3.5)), delay_s=99.0)
+    found = told(asked, seen)
+    assert found.kind == kind_of(asked, seen) == "edge alone"
+    hall = by_kind(found)["cloud alone"]
+    assert hall.late_s == 0
+    assert hall.not_taken.startswith("makes others late who were promised to be in time")
+    assert hall.change is None or hall.change.what != "price_per_s"
+
+
+def test_lateness_is_told_by_what_is_learned() -> None:
+    """Premises: 3 s on the tower, 1 s in the hall, which is dearer; requests take twice that."""
+    asked = request(deadline_s=5.0, quality_floor=0.6)
+    both = view(stage("tower", 0.15), stage("hall", 0.05), delay_s=99.0)
+    assert told(asked, both).kind == "edge alone"
+    found = told(asked, replace(both, slip=2.0))
+    assert found.kind == "cloud alone"
+    tower = by_kind(found)["edge alone"]
+    assert (tower.predicted_s, tower.late_s) == (pytest.approx(3.0), pytest.approx(1.0))
+    assert tower.change is not None
+    assert (tower.change.what, tower.change.to) == ("deadline_s", pytest.approx(6.0))

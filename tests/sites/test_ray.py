@@ -125,26 +125,40 @@ async def test_an_unknown_stage_is_named() -> None:
         await anext(RayTransport({"cloud": FakeHandle()}).run("attic", b""))
 
 
-async def test_the_sending_stage_is_told_of_a_link() -> None:
-    class Stage(FakeHandle):
-        def options(self, *, method_name: str, **_: Any) -> FakeHandle:
-            return Told() if method_name == "throttle" else self
+class Replicated(FakeHandle):
+    """Of a stage with replicas, by what each answers or raises; keeps what they are told."""
 
-    class Told(FakeHandle):
-        def remote(self, *given: Any) -> FakeHandle:
-            told.append(given)
-            return self
+    def __init__(self, *replicas: Exception | None) -> None:
+        super().__init__()
+        self.replicas = replicas
+        self.told: list[tuple[Any, ...]] = []
 
-        def __await__(self) -> Generator[Any, None, None]:
-            yield from asyncio.sleep(0).__await__()
-            if len(told) > 1:
-                raise ActorDiedError
+    def broadcast(self, method_name: str, *given: Any) -> Replicated:
+        self.told += [(method_name, *given)] * len(self.replicas)
+        return self
 
-    told: list[tuple[Any, ...]] = []
-    transport = RayTransport({"edge": Stage(), "cloud": FakeHandle()})
-    await transport.throttle("edge", "cloud", 0.5, False)
-    assert told == [("cloud", 0.5, False)]
-    with pytest.raises(StageLost, match="'edge' was lost"):
+    async def results_async(self) -> list[None]:
+        for answer in self.replicas:
+            if answer is not None:
+                raise answer
+        return [None] * len(self.replicas)
+
+
+async def test_every_replica_of_the_sending_stage_is_told_of_a_link() -> None:
+    edge, cloud = Replicated(None, None, None), Replicated(None)
+    await RayTransport({"edge": edge, "cloud": cloud}).throttle("edge", "cloud", 0.5, False)
+    assert edge.told == [("throttle", "cloud", 0.5, False)] * 3
+    assert cloud.told == []
+
+
+@pytest.mark.parametrize(
+    ("replicas", "said"), [((None, ActorDiedError()), "'edge' was lost"), ((), "no replica")]
+)
+async def test_a_link_whose_sender_does_not_answer_is_not_throttled(
+    replicas: tuple[Exception | None, ...], said: str
+) -> None:
+    transport = RayTransport({"edge": Replicated(*replicas)})
+    with pytest.raises(StageLost, match=said):
         await transport.throttle("edge", "cloud", 0.5, False)
 
 

@@ -127,7 +127,7 @@ class Found:
 
 async def measure(task: Task, opens: Opens, ledger: Path, settings: Any, tell: Tell) -> Found:
     """settings: what the ledger's entries depend on. `tell` gets a line before every run."""
-    async with serving(opens) as server:
+    async with serving(opens, task.steps, tell) as server:
         runs = Runs(server, ledger, settings, tell)
         bench = Bench(task, runs, await runs.planned(task.steps))
         tell(f"all parts together take about {sum(bench.seconds().values()) / 60:.0f} minutes")

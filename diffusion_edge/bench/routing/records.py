@@ -28,14 +28,14 @@ class Arm:
 class Ran:
     """One arm's answers to some arrivals, in their order, from a quiet server on.
 
-    rate_per_s: 0 where all came at once. steps_run, overruns: by stage, what its counters rose by.
+    rate_per_s: 0 where all came at once. parts_run, overruns: by stage, what its counters rose by.
     load: the machine's average over one minute before. at: when it began, UTC.
     """
 
     arm: str
     rate_per_s: float
     answers: tuple[Answer, ...]
-    steps_run: Mapping[str, int]
+    parts_run: Mapping[str, int]
     overruns: Mapping[str, int]
     load: float
     at: str
@@ -62,7 +62,7 @@ def together(runs: tuple[Ran, ...]) -> Ran:
         arm=first.arm,
         rate_per_s=first.rate_per_s,
         answers=tuple(each for run in runs for each in run.answers),
-        steps_run=_summed([run.steps_run for run in runs]),
+        parts_run=_summed([run.parts_run for run in runs]),
         overruns=_summed([run.overruns for run in runs]),
         load=max(run.load for run in runs),
         at=first.at,
@@ -74,9 +74,8 @@ def _summed(counts: list[Mapping[str, int]]) -> dict[str, int]:
 
 
 def overrun_share(ran: Ran) -> float:
-    """Of the stage that has most. Texts and pictures overrun, too, and only steps are counted: so
-    it is rather too high than too low."""
+    """Of all parts of a stage (steps, texts, pictures), of the stage that has most."""
     return max(
-        (ran.overruns[stage] / steps for stage, steps in ran.steps_run.items() if steps),
+        (ran.overruns[stage] / parts for stage, parts in ran.parts_run.items() if parts),
         default=0.0,
     )

@@ -14,6 +14,7 @@ from diffusion_edge.bench.report import Machine, listed, seconds
 from diffusion_edge.bench.routing.decision import REPLICAS, STEPS, Decisions
 from diffusion_edge.bench.routing.figures import (
     Goal,
+    corrected,
     costs,
     covered,
     decision_goals,
@@ -220,8 +221,12 @@ def _bursts(found: Found) -> Iterator[str]:
 
 
 def _forecasts(found: Found) -> Iterator[str]:
-    title = "Forecast of `elastic` against actual seconds, from the decision to the last image"
-    head = ("times C", "answered", "median error", "actual / predicted", "under the 90 % quantile")
+    title = (
+        "Forecast of `elastic` against actual seconds, from the decision to the last image: "
+        "`predicted_50_s`, or `predicted_s` before anything was learned"
+    )
+    asked = ("times C", "answered", "by `predicted_50_s`")
+    head = (*asked, "median error", "of `predicted_s`", "actual / foretold", "under the 90 %")
     rows = (
         (f"{ran.rate_per_s / found.capacity.per_s:.2f}", *_calibrated(ran), _overruns(ran))
         for ran in elastic(found)
@@ -230,15 +235,18 @@ def _forecasts(found: Found) -> Iterator[str]:
 
 
 def _calibrated(ran: Ran) -> tuple[str, ...]:
-    known, inside = errors([ran]), covered([ran])
+    known, bare, inside = errors([ran]), errors([ran], bare=True), covered([ran])
     ratios = [
-        each.seconds / each.predicted_s
+        each.seconds / each.foretold_s
         for each in ran.answers
-        if each.ok and each.seconds is not None and each.predicted_s
+        if each.ok and each.seconds is not None and each.foretold_s
     ]
+    learned = corrected([ran])
     return (
         str(len(known)),
+        "-" if learned is None else percent(learned),
         percent(median(known)) if known else "-",
+        percent(median(bare)) if bare else "-",
         f"{median(ratios):.2f}" if ratios else "-",
         percent(fmean(inside)) if inside else "-",
     )

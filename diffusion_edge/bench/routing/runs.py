@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_edge.bench.routing.live import Live, Wanted
-from diffusion_edge.bench.routing.records import Arm, Part, Ran
+from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Arm, Part, Ran
 from diffusion_edge.profile.ledger import open_ledger
 
 START_S = 40.0
@@ -22,9 +22,12 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Server:
-    """The one that runs, and with what settings. Starts another when others are wanted."""
+    """The one that runs, and with what settings. Starts another when others are wanted, once the
+    first has ended, and warms it up with pictures of so many steps."""
 
     opens: Opens
+    steps: int
+    tell: Tell
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     settings: Mapping[str, Any] | None = None
     live: Live | None = None
@@ -34,12 +37,18 @@ class Server:
             await self.closing.aclose()
             self.live = await self.closing.enter_async_context(self.opens(settings))
             self.settings = settings
+            share = await self.live.warm(self.steps)
+            if share > MOST_OVERRUNS:
+                self.tell(
+                    f"{100 * share:.1f} % of parts overran with one picture at a time, so rows "
+                    "will be void: the machine has other work, or the scale is too small"
+                )
         return self.live
 
 
 @asynccontextmanager
-async def serving(opens: Opens) -> AsyncIterator[Server]:
-    server = Server(opens)
+async def serving(opens: Opens, steps: int, tell: Tell) -> AsyncIterator[Server]:
+    server = Server(opens, steps, tell)
     try:
         yield server
     finally:

@@ -12,14 +12,19 @@ from diffusion_edge.bench.routing.records import Ran, overrun_share, together
 
 
 def ran(*answers: Answer, rate: float = 1.0, arm: str = "elastic", overruns: int = 0) -> Ran:
-    steps = {"phone": 0, "hall": 1000, "tower": 500}
-    return Ran(arm, rate, answers, steps, {"phone": 0, "hall": 1, "tower": overruns}, 0.1, "2026")
+    parts = {"phone": 0, "hall": 1000, "tower": 500}
+    return Ran(arm, rate, answers, parts, {"phone": 0, "hall": 1, "tower": overruns}, 0.1, "2026")
 
 
 def made(
-    latency_s: float, predicted_s: float = 1.0, at_most_s: float | None = None, cost: float = 1.0
+    latency_s: float,
+    predicted_s: float = 1.0,
+    at_most_s: float | None = None,
+    cost: float = 1.0,
+    learned_s: float | None = None,
 ) -> Answer:
     fields = {"seconds": latency_s, "predicted_s": predicted_s, "cost": cost}
+    fields |= {} if learned_s is None else {"predicted_50_s": learned_s}
     in_time = latency_s <= 4.0
     return Answer(0.0, latency_s, "ok", "hall:20", in_time, 20, predicted_90_s=at_most_s, **fields)
 
@@ -98,6 +103,16 @@ def test_forecasts_are_held_against_actual_seconds() -> None:
     assert error.value == pytest.approx(0.1)
     wide = ran(*[made(1.1, at_most_s=2.0)] * 10, rate=0.4)
     assert reached(list(figures.goals(found(forecast=(wide,)))), "share of actual") == "not reached"
+
+
+def test_forecasts_are_judged_by_what_was_learned_where_anything_was() -> None:
+    first = ran(*[made(1.4)] * 4, rate=0.4)
+    then = ran(*[made(1.4, learned_s=1.25)] * 12, rate=0.6)
+    assert figures.errors([first, then]) == pytest.approx([0.4] * 4 + [0.12] * 12)
+    assert figures.errors([then], bare=True) == pytest.approx([0.4] * 12)
+    (error,) = [g for g in figures.goals(found(forecast=(first, then))) if "median error" in g.what]
+    assert error.value == pytest.approx(0.12)
+    assert "75.0 % by `predicted_50_s`" in error.shown
 
 
 def test_links_must_be_better_beyond_the_interval() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -11,7 +13,7 @@ from diffusion_edge.errors import EdgeError
 
 
 def reporting(queued: int, held: list[int], status: int = 200) -> httpx.Response:
-    stage = {"queued": queued, "held": held, "steps_run": 7, "overruns": 1}
+    stage = {"queued": queued, "held": held, "steps_run": 5, "parts_run": 7, "overruns": 1}
     return httpx.Response(status, json={"stages": {"hall": stage}})
 
 
@@ -48,3 +50,38 @@ async def test_one_that_stays_silent_is_told(monkeypatch: pytest.MonkeyPatch) ->
         await asked(reporting(0, [], 503))
     with pytest.raises(EdgeError, match="still has work"):
         await asked(reporting(1, []))
+
+
+def answering(overruns: int, refuses: str = "") -> tuple[list[str], httpx.MockTransport]:
+    """Two stages and a way from one to the other; the plans that they are asked for."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/ready":
+            idle = {"queued": 0, "held": [], "parts_run": 50, "overruns": overruns}
+            return httpx.Response(200, json={"stages": {"phone": idle, "hall": idle}})
+        plan = json.loads(request.content)["diffusion_edge"]["plan"]
+        if request.url.path == "/v1/plan":
+            link = {"source": "phone", "target": "hall"}
+            return httpx.Response(200, json={"stages": {"phone": {}, "hall": {}}, "links": [link]})
+        asked.append(plan)
+        if plan == refuses:
+            return httpx.Response(503, json={"error": {"code": "stage_lost"}})
+        made = {"plan": plan, "images": [], "emulated": {}}
+        return httpx.Response(200, json={"diffusion_edge": made})
+
+    return asked, httpx.MockTransport(answer)
+
+
+async def test_a_server_is_warm_when_every_stage_and_link_was_used() -> None:
+    asked, transport = answering(overruns=2)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        assert await Live(http).warm(21) == pytest.approx(0.04)
+    assert asked == ["phone:21", "hall:21", "phone:10,hall:11"]
+
+
+async def test_a_server_that_cannot_be_warmed_up_is_told() -> None:
+    _, transport = answering(overruns=0, refuses="phone:10,hall:10")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        with pytest.raises(EdgeError, match="phone:10,hall:10: stage_lost"):
+            await Live(http).warm(20)
