@@ -15,10 +15,11 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -29,7 +30,6 @@ from diffusion_edge.errors import (
     DamagedPacket,
     InvalidPlan,
     InvalidTensor,
-    NotOffered,
     OversizedPacket,
     TruncatedPacket,
     UnknownVersion,
@@ -39,9 +39,11 @@ from diffusion_edge.errors import (
     WrongPlan,
     WrongPosition,
 )
-from diffusion_edge.plan import EXACT, MAX_GUIDANCE, MAX_STEPS, Codec, Plan, Span
+from diffusion_edge.header import Header, HeaderSchedule, HeaderSpan
+from diffusion_edge.offer import Offer, Shapes, check_offered
+from diffusion_edge.plan import EXACT, Codec, Plan
 from diffusion_edge.request import NEVER, ImageRequest, Times
-from diffusion_edge.schedule import Prediction, Scaling, Schedule
+from diffusion_edge.schedule import Schedule
 from diffusion_edge.solver import build_table
 
 VERSION = 3
@@ -49,9 +51,6 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_HEADER = 1024 * 1024
 _MAGIC = b"DEPK"
 _HEAD = struct.Struct("<4sHI16s")
-_HISTORY_LIMIT = 3
-_ROUNDING = 1.01
-"""Levels are resolved elsewhere, by another version, and may be a little above the bounds here."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +90,6 @@ class Packet:
         """Of the span that comes next, which may have its own."""
         own = self.plan.spans[0].guidance
         return self.guidance if own is None else own
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a stage's family makes; whatever a packet's checksum says, it can ask for no more.
-
-    allows: whether it makes pictures of a width and a height. latent_shape: of their latents,
-    without the batch. timestep, sigma: the largest that its models have learned.
-    """
-
-    latent_space: str
-    allows: Callable[[int, int], bool]
-    latent_shape: Callable[[int, int], tuple[int, ...]]
-    solvers: tuple[str, ...]
-    prediction: Prediction
-    timestep: float
-    sigma: float
 
 
 def new_packet(
@@ -166,7 +148,7 @@ def write(packet: Packet) -> bytes:
         parts |= encode(name, tensor.detach(), packet.codec)
     parts = {name: part.cpu().contiguous() for name, part in parts.items()}
     try:
-        header = _Header.of(packet).model_dump_json(exclude_none=True)
+        header = _header_of(packet).model_dump_json(exclude_none=True)
     except ValidationError as error:
         raise _told(error) from None
     body = save_tensors(parts, metadata={"packet": header})
@@ -176,6 +158,20 @@ def write(packet: Packet) -> bytes:
             f"limits are {MAX_BYTES} and {MAX_HEADER}"
         )
     return _HEAD.pack(_MAGIC, VERSION, len(body), _digest(body)) + body
+
+
+def _header_of(packet: Packet) -> Header:
+    fields = {name: getattr(packet, name) for name in Header.model_fields if hasattr(packet, name)}
+    own_form = {
+        "spans": tuple(HeaderSpan.of(span) for span in packet.plan.spans),
+        "codecs": packet.plan.codecs,
+        "reason": packet.plan.reason,
+        "history": len(packet.history),
+        "due_in_s": packet.left.due,
+        "given_up_in_s": packet.left.give_up,
+        "schedule": HeaderSchedule.of(packet.schedule) if packet.schedule else None,
+    }
+    return Header.model_validate(fields | own_form)
 
 
 def _tensors(packet: Packet) -> dict[str, Tensor]:
@@ -203,19 +199,10 @@ def read(data: bytes, latent_space: str) -> Packet:
 
 def take(data: bytes, offer: Offer) -> Packet:
     """As `read`, and NotOffered for what the family does not make, before it costs anything."""
-
-    def check(header: _Header, shapes: _Shapes) -> None:
-        _check_offered(header, offer)
-        _check_shapes(shapes, offer.latent_shape(header.width, header.height))
-
-    return _read(data, offer.latent_space, check)
+    return _read(data, offer.latent_space, partial(check_offered, offer))
 
 
-_Shapes = Mapping[str, Sequence[int]]
-"""Of a packet's tensors, the batch first, as its head has them."""
-
-
-def _read(data: bytes, latent_space: str, check: Callable[[_Header, _Shapes], None]) -> Packet:
+def _read(data: bytes, latent_space: str, check: Callable[[Header, Shapes], None]) -> Packet:
     body = _body(data)
     try:
         header, shapes = _heads(body)
@@ -225,7 +212,7 @@ def _read(data: bytes, latent_space: str, check: Callable[[_Header, _Shapes], No
                 f"{latent_space[:12]!r}; a hand-off needs stages that share one VAE"
             )
         check(header, shapes)
-        packet = header.packet(load_tensors(body))
+        packet = _packet_of(header, load_tensors(body))
     except ValidationError as error:
         raise _told(error) from None
     except InvalidPlan as error:
@@ -265,7 +252,7 @@ def _body(data: bytes) -> bytes:
     return body
 
 
-def _heads(body: bytes) -> tuple[_Header, _Shapes]:
+def _heads(body: bytes) -> tuple[Header, Shapes]:
     """The packet's JSON, which is a text in the safetensors header, and the shapes beside it."""
     length = _header_bytes(body)
     if length > min(MAX_HEADER, len(body) - 8):
@@ -277,53 +264,28 @@ def _heads(body: bytes) -> tuple[_Header, _Shapes]:
     values = sum(math.prod(s) for name, s in shapes.items() if not name.endswith(".scale"))
     if 4 * values > MAX_BYTES and values <= len(body):  # more than there can be is not so
         raise OversizedPacket(f"the packet's tensors have more than {MAX_BYTES} bytes as float32")
-    return _Header.model_validate_json(text), shapes
+    return Header.model_validate_json(text), shapes
 
 
-def _check_offered(header: _Header, offer: Offer) -> None:
-    """Raises NotOffered for what the family does not make."""
-    if not offer.allows(header.width, header.height):
-        raise NotOffered(
-            f"the packet is of a picture of {header.width}x{header.height}; this stage's family "
-            "makes no such size"
-        )
-    if header.solver not in offer.solvers:
-        raise NotOffered(
-            f"the packet's solver {header.solver!r} is not one of this stage's family: "
-            f"{', '.join(offer.solvers)}"
-        )
-    if header.schedule is not None:
-        _check_levels(header.schedule, offer)
+_OWN_FORM = ("spans", "codecs", "reason", "history", "schedule", "due_in_s", "given_up_in_s")
 
 
-def _check_levels(schedule: _Schedule, offer: Offer) -> None:
-    if schedule.prediction != offer.prediction:
-        raise NotOffered(
-            f"the packet's schedule is for models of {schedule.prediction}, this stage's are of "
-            f"{offer.prediction}"
-        )
-    sigmas = (*schedule.sigmas, *(schedule.origins or ()), *(schedule.targets or ()))
-    for name, values, most in (
-        ("timestep", schedule.timesteps, offer.timestep),
-        ("sigma", sigmas, offer.sigma),
-        ("initial scale", (schedule.initial_scale,), 1 + offer.sigma),
-    ):
-        if not 0 <= min(values) <= max(values) <= _ROUNDING * most:
-            raise NotOffered(
-                f"the packet has a {name} from {min(values):g} to {max(values):g}; this stage's "
-                f"models know 0 to {most:g}"
-            )
-
-
-def _check_shapes(shapes: _Shapes, shape: tuple[int, ...]) -> None:
-    """A scale of int8 has a value for each channel; all else has the latent's shape."""
-    for name, found in shapes.items():
-        right = list(shape[:1]) if name.endswith(".scale") else [1, *shape]
-        if list(found) != right:
-            raise InvalidTensor(
-                f"the packet's {name[:40]} has the shape {str(found)[:100]}; a latent of this "
-                f"stage's family has {right} for the packet's size"
-            )
+def _packet_of(header: Header, parts: dict[str, Tensor]) -> Packet:
+    """With the tensors that `parts` carry: a latent, if there is one, and the history."""
+    past = [f"history{number}" for number in range(header.history)]
+    names = ["latent", *past] if "latent" in parts else past
+    if set(parts) != {part for name in names for part in part_names(name, header.codec)}:
+        raise InvalidTensor(f"the packet's tensors are not those that its {header.codec} needs")
+    tensors = {name: decode(name, parts, header.codec) for name in names}
+    shared = {name: getattr(header, name) for name in Header.model_fields if name not in _OWN_FORM}
+    return Packet(
+        **shared,
+        left=Times(header.due_in_s, header.given_up_in_s),
+        plan=header.plan(),
+        schedule=header.schedule.schedule() if header.schedule else None,
+        latent=tensors.get("latent"),
+        history=tuple(tensors[name] for name in past),
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -386,132 +348,4 @@ def _check_schedule(packet: Packet, schedule: Schedule) -> None:
         raise InvalidTensor(
             f"{packet.solver} keeps {table.history} history tensors, the packet has "
             f"{len(packet.history)}"
-        )
-
-
-# ---------------------------------------------------------------------------- JSON form
-
-
-Text = Annotated[str, Field(max_length=20_000)]
-Name = Annotated[str, Field(max_length=200)]
-Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-Left = Annotated[float, Field(ge=-1e9, le=1e9)]
-Pixels = Annotated[int, Field(gt=0, le=2**14)]
-Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _Span(_Strict):
-    stage: Name
-    start: Step
-    stop: Step
-    guidance: Guidance | None = None
-
-
-class _Schedule(_Strict):
-    """`origins` and `targets` are left out where they are the sigmas on either side of a step."""
-
-    sigmas: tuple[float, ...] = Field(max_length=MAX_STEPS + 1)
-    origins: tuple[float, ...] | None = Field(None, max_length=MAX_STEPS)
-    targets: tuple[float, ...] | None = Field(None, max_length=MAX_STEPS)
-    timesteps: tuple[float, ...] = Field(min_length=1, max_length=MAX_STEPS)
-    prediction: Prediction
-    scaling: Scaling
-    initial_scale: float
-
-    @classmethod
-    def of(cls, schedule: Schedule) -> _Schedule:
-        fields = {name: getattr(schedule, name) for name in cls.model_fields}
-        if schedule.origins == schedule.sigmas[:-1]:
-            del fields["origins"]
-        if schedule.targets == schedule.sigmas[1:]:
-            del fields["targets"]
-        return cls(**fields)
-
-    def schedule(self) -> Schedule:
-        origins = self.sigmas[:-1] if self.origins is None else self.origins
-        targets = self.sigmas[1:] if self.targets is None else self.targets
-        steps = len(self.timesteps)
-        if not len(origins) == len(targets) == len(self.sigmas) - 1 == steps:
-            raise DamagedPacket("the lists of the packet's schedule differ in length")
-        if min(*self.sigmas[:-1], *origins) <= 0 or min(*targets, self.sigmas[-1]) < 0:
-            raise DamagedPacket("the packet's schedule has a sigma that is not positive")
-        given = {"origins": origins, "targets": targets}
-        return Schedule(**{name: getattr(self, name) for name in type(self).model_fields} | given)
-
-
-_OWN_FORM = ("spans", "codecs", "reason", "history", "schedule", "due_in_s", "given_up_in_s")
-
-
-class _Header(_Strict):
-    request_id: Name
-    image: Count
-    attempt: Count
-    due_in_s: Left | None = None
-    given_up_in_s: Left | None = None
-    trace: dict[Name, Name] | None = Field(None, max_length=16)
-    prompt: Text
-    negative_prompt: Text
-    guidance: Guidance
-    width: Pixels
-    height: Pixels
-    solver: Name
-    steps: int = Field(ge=1, le=MAX_STEPS)
-    seed: int = Field(ge=0, lt=2**64)
-    position: int = Field(gt=-(2**31), lt=2**31)
-    spans: tuple[_Span, ...] = Field(min_length=1, max_length=MAX_STEPS)
-    codecs: tuple[Codec, ...] = Field(max_length=MAX_STEPS)
-    reason: Text
-    latent_space: Name
-    codec: Codec
-    history: int = Field(ge=0, le=_HISTORY_LIMIT)
-    schedule: _Schedule | None = None
-
-    @classmethod
-    def of(cls, packet: Packet) -> _Header:
-        fields: dict[str, Any] = {
-            name: getattr(packet, name) for name in cls.model_fields if hasattr(packet, name)
-        }
-        spans = tuple(
-            _Span(stage=s.stage, start=s.start, stop=s.stop, guidance=s.guidance)
-            for s in packet.plan.spans
-        )
-        return cls.model_validate(
-            fields
-            | {
-                "spans": spans,
-                "codecs": packet.plan.codecs,
-                "reason": packet.plan.reason,
-                "history": len(packet.history),
-                "due_in_s": packet.left.due,
-                "given_up_in_s": packet.left.give_up,
-                "schedule": _Schedule.of(packet.schedule) if packet.schedule else None,
-            }
-        )
-
-    def packet(self, parts: dict[str, Tensor]) -> Packet:
-        """With the tensors that `parts` carry: a latent, if there is one, and the history."""
-        past = [f"history{number}" for number in range(self.history)]
-        names = ["latent", *past] if "latent" in parts else past
-        if set(parts) != {part for name in names for part in part_names(name, self.codec)}:
-            raise InvalidTensor(f"the packet's tensors are not those that its {self.codec} needs")
-        tensors = {name: decode(name, parts, self.codec) for name in names}
-        shared = {
-            name: getattr(self, name) for name in type(self).model_fields if name not in _OWN_FORM
-        }
-        return Packet(
-            **shared,
-            left=Times(self.due_in_s, self.given_up_in_s),
-            plan=Plan(
-                tuple(Span(s.stage, s.start, s.stop, s.guidance) for s in self.spans),
-                self.codecs,
-                self.reason,
-            ),
-            schedule=self.schedule.schedule() if self.schedule else None,
-            latent=tensors.get("latent"),
-            history=tuple(tensors[name] for name in past),
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.families.base import Conditioning, to_pictures
-from diffusion_edge.packet import Offer
+from diffusion_edge.offer import Offer
 from diffusion_edge.plan import Guiding
 from diffusion_edge.request import Event, Picture
 from diffusion_edge.schedule import Schedule, bounds, fitting, resolve

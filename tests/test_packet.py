@@ -26,11 +26,11 @@ from diffusion_edge.errors import (
     WrongPlan,
     WrongPosition,
 )
+from diffusion_edge.offer import Offer
 from diffusion_edge.packet import (
     MAX_BYTES,
     MAX_HEADER,
     VERSION,
-    Offer,
     Packet,
     new_packet,
     predicted_bytes,

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffusion_edge.packet import Offer
+from diffusion_edge.offer import Offer
 from diffusion_edge.plan import Guiding
 from diffusion_edge.request import Picture
 from diffusion_edge.schedule import Schedule

@@ -36,7 +36,7 @@ from diffusion_edge.families.weights import (
     only,
     tokenizer_files,
 )
-from diffusion_edge.packet import Offer
+from diffusion_edge.offer import Offer
 from diffusion_edge.plan import Guiding
 from diffusion_edge.request import Picture
 from diffusion_edge.schedule import Bounds, Schedule, bounds, fitting, resolve
