@@ -10,17 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffusion_edge.config import (
-    REPOSITORY,
-    EmulatePackets,
-    Settings,
-    family_folder,
-    load_config,
-    read_settings,
-    trace_file,
-)
+from diffusion_edge.config import Settings, load_config, read_settings
+from diffusion_edge.emulation import EmulatePackets, emulated_links, followed
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
+from diffusion_edge.places import REPOSITORY, trace_file
 from diffusion_edge.traces import read_rates
 from diffusion_edge.view import Link
 
@@ -209,8 +203,8 @@ def test_links_hold_in_both_directions() -> None:
     settings = load_config(EMULATED).settings
     links = settings.link_map()
     assert links[("phone", "hall")] == links[("hall", "phone")] == Link(2500000.0, 0.025)
-    assert set(settings.emulated_links("tower")) == {"phone", "hall"}
-    assert load_config(CONFIGS / "lan.yaml").settings.emulated_links("edge") == {}
+    assert set(emulated_links(settings.links, "tower")) == {"phone", "hall"}
+    assert emulated_links(load_config(CONFIGS / "lan.yaml").settings.links, "edge") == {}
 
 
 def test_without_links_any_two_stages_have_one_of_which_nothing_is_stated(edited: Edit) -> None:
@@ -271,21 +265,12 @@ def test_one_stated_figure_of_a_stage_or_a_link_makes_it_an_emulation(
 def test_an_emulated_link_may_follow_a_trace(edited: Edit) -> None:
     of_a_link = "delay_s: 0.005, emulate: true"
     settings = load_config(edited(of_a_link, f"{of_a_link}, trace: some.csv")).settings
-    assert settings.traces("phone") == {"tower": ("some.csv", False)}
-    assert settings.traces("tower") == {"phone": ("some.csv", True)}
-    assert settings.traces("hall") == {}
+    assert followed(settings.links, "phone") == {"tower": ("some.csv", False)}
+    assert followed(settings.links, "tower") == {"phone": ("some.csv", True)}
+    assert followed(settings.links, "hall") == {}
     with pytest.raises(ConfigError, match="only an emulated link can follow a trace") as caught:
         load_config(edited(of_a_link, "delay_s: 0.005, trace: some.csv"))
     assert caught.value.key.endswith("links[0].trace")
-
-
-def test_a_trace_is_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.csv").write_text("t_s,bytes_per_s\n0,1\n")
-    assert trace_file("mine.csv") == trace_file(str(tmp_path / "mine.csv")) == tmp_path / "mine.csv"
-    assert trace_file("serve_configs/local.yaml") == CONFIGS / "local.yaml"
-    with pytest.raises(ConfigError, match=r"there is no file yours\.csv, here or in"):
-        trace_file("yours.csv")
 
 
 def test_packets_are_counted_in_anothers_bytes_only_where_every_link_is_emulated(
@@ -311,22 +296,6 @@ def test_bytes_that_are_stated_make_it_an_emulation() -> None:
     made = Settings.model_validate({"family": "shapes", "stages": stages})
     assert not made.emulates
     assert made.model_copy(update={"emulate": EmulatePackets(packet_bytes="sdxl")}).emulates
-
-
-def test_a_family_folder_is_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "family.yaml").write_text("name: mine\n")
-    assert family_folder("mine") == tmp_path / "mine"
-    assert family_folder(str(tmp_path / "mine")) == tmp_path / "mine"
-    assert family_folder("shapes") == REPOSITORY / "stage_models" / "shapes"
-    (tmp_path / "stage_models" / "ours").mkdir(parents=True)
-    (tmp_path / "stage_models" / "ours" / "family.yaml").write_text("name: ours\n")
-    assert family_folder("ours") == tmp_path / "stage_models" / "ours"
-    with pytest.raises(ConfigError, match=r"nowhere.*ours.*shapes"):
-        family_folder("nowhere")
-    with pytest.raises(ConfigError, match="did you mean 'shapes'"):
-        family_folder("shape")
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from ray import serve
 
 from diffusion_edge.bench.stock import StockPipeline
 from diffusion_edge.bench.workload import Asked
-from diffusion_edge.config import family_folder
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.pipeline import Loading
+from diffusion_edge.places import family_folder
 from diffusion_edge.serve.rays import own_ray
 from diffusion_edge.serve.signals import raise_on_signals, signals_raise
 

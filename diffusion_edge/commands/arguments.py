@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from diffusion_edge.config import read_text
 from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.request import AskedCodec
 from diffusion_edge.schedule import SOLVERS
+from diffusion_edge.strict import read_text
 
 if TYPE_CHECKING:
     from diffusion_edge.profile.metric import Metric

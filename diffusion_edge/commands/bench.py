@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusion_edge.commands.arguments import LAST_SEED, family_folder
-from diffusion_edge.config import read_text
 from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.strict import read_text
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard

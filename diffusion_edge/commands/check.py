@@ -10,8 +10,9 @@ import typer
 
 def check(config: Annotated[Path, typer.Argument(help="A file of serve_configs/.")]) -> None:
     """Check a config file strictly: unknown keys, names and values, parts that do not agree."""
-    from diffusion_edge.config import family_folder, load_config
+    from diffusion_edge.config import load_config
     from diffusion_edge.families.card import load_card
+    from diffusion_edge.places import family_folder
     from diffusion_edge.serve.launch import with_stages
     from diffusion_edge.serve.names import check_names
 

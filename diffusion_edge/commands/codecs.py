@@ -13,10 +13,11 @@ from diffusion_edge.commands.arguments import (
     family_folder,
     prompts_of,
 )
-from diffusion_edge.config import Defaults, read_text
+from diffusion_edge.config import Defaults
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.plan import MAX_STEPS
 from diffusion_edge.routing.codecs import FILE
+from diffusion_edge.strict import read_text
 
 if TYPE_CHECKING:
     from diffusion_edge.profile.codecs import Task

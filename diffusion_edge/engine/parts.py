@@ -11,8 +11,8 @@ import torch
 
 from diffusion_edge import batching
 from diffusion_edge.batching import CELLS, TEXTS, Batching, Sample
-from diffusion_edge.config import Emulate
 from diffusion_edge.curves import cells_of
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.lanes import Lanes
 from diffusion_edge.engine.measure import ROWS, measure

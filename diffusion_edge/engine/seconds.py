@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from diffusion_edge import curves
 from diffusion_edge.batching import best_rows, nearest, pays, rows_now
-from diffusion_edge.config import Emulate
 from diffusion_edge.curves import Curve
+from diffusion_edge.emulation import Emulate
 
 SEEN = 9
 """Figures of one kind that are kept: up to four stalls among them count for nothing."""

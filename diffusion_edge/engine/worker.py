@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from diffusion_edge.batching import Batching
-from diffusion_edge.config import Emulate
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine import report
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.job import Job, Outcome, Queue

@@ -10,16 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from diffusion_edge.config import Settings, family_folder, read_yaml
+from diffusion_edge.config import Settings
 from diffusion_edge.errors import ConfigError, UnsupportedSolver
 from diffusion_edge.families import hub
 from diffusion_edge.families.sizes import GivenSizes
 from diffusion_edge.families.space import space
 from diffusion_edge.families.weights import json_object
+from diffusion_edge.places import family_folder
 from diffusion_edge.plan import MAX_GUIDANCE, MAX_STEPS, Tier
 from diffusion_edge.schedule import fitting, trained_unlike
+from diffusion_edge.strict import Disagreement, nearest, read_yaml, validate
 
 NOISE = Path("scheduler") / "scheduler_config.json"
 _NO_ARCHITECTURE = (
@@ -123,11 +125,13 @@ class FamilyCard(_Strict):
     @model_validator(mode="after")
     def _names_agree(self) -> FamilyCard:
         if self.architecture not in architectures():
-            known = ", ".join(architectures())
-            raise ValueError(f"there is no architecture {self.architecture!r}; there are {known}")
+            known, near = ", ".join(architectures()), nearest(self.architecture, architectures())
+            message = f"there is no architecture {self.architecture!r}; there are {known}{near}"
+            raise Disagreement(("architecture",), message)
         for key, stage in (("shared", self.shared), ("vae", self.vae)):
             if stage is not None and stage not in self.stages:
-                raise ValueError(f"{key}: there is no stage {stage!r}")
+                near = nearest(stage, self.stages)
+                raise Disagreement((key,), f"there is no stage {stage!r}{near}")
         return self
 
     @property
@@ -226,12 +230,7 @@ def load_card(folder: Path) -> FamilyCard:
     path = folder / "family.yaml"
     if not path.is_file():
         raise ConfigError(f"there is no family card at {path}", file=str(path))
-    data, _ = read_yaml(path)
+    data, document = read_yaml(path)
     if not isinstance(data, dict) or "root" in data:
         raise ConfigError(f"{path} is not a family card", file=str(path))
-    try:
-        return FamilyCard.model_validate(data | {"root": folder})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key}: {first['msg']}", file=str(path), key=key) from None
+    return validate(FamilyCard, data | {"root": folder}, str(path), document)

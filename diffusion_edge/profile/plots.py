@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffusion_edge.config import read_text
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing.quality import (
     Interval,
@@ -17,6 +16,7 @@ from diffusion_edge.routing.quality import (
     QualityTable,
     SizeQuality,
 )
+from diffusion_edge.strict import read_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

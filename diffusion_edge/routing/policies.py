@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from diffusion_edge.config import nearest
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing import (
     cascade,
@@ -21,6 +20,7 @@ from diffusion_edge.routing import (
 )
 from diffusion_edge.routing.rule import Rule
 from diffusion_edge.routing.steps import Policy, by_finish, by_floor, by_price, free
+from diffusion_edge.strict import nearest
 
 RULES: Mapping[str, Rule] = {
     "elastic": Rule(

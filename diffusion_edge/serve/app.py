@@ -8,8 +8,9 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from diffusion_edge.config import Settings, family_folder, read_settings
+from diffusion_edge.config import Settings, read_settings
 from diffusion_edge.families.card import load_card
+from diffusion_edge.places import family_folder
 from diffusion_edge.serve.ingress import Ingress
 from diffusion_edge.serve.machine import Machine, completed
 from diffusion_edge.serve.names import check_names, located

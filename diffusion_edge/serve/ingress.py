@@ -14,8 +14,9 @@ from diffusion_edge.api.carriage import carriage
 from diffusion_edge.api.gate import App, Gate
 from diffusion_edge.api.prober import Prober
 from diffusion_edge.api.schema import ImagesBody
-from diffusion_edge.config import Settings, family_folder
+from diffusion_edge.config import Settings
 from diffusion_edge.families.card import FamilyCard, charged_shape, load_card
+from diffusion_edge.places import family_folder
 from diffusion_edge.routing.codecs import codec_table
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.schedule import resolved_steps

@@ -19,16 +19,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffusion_edge.config import (
-    REPOSITORY,
-    HttpOptions,
-    ServeConfig,
-    Settings,
-    family_folder,
-    load_config,
-)
+from diffusion_edge.config import HttpOptions, ServeConfig, Settings, load_config
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
+from diffusion_edge.places import REPOSITORY, family_folder
 from diffusion_edge.serve.machine import Machine, completed
 from diffusion_edge.serve.names import check_names
 from diffusion_edge.serve.signals import ignore_signals, raise_on_signals, signals_raise

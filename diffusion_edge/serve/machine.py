@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from diffusion_edge.config import LinkConfig, Settings, StageConfig, read_settings
+from diffusion_edge.config import Settings, StageConfig, read_settings
+from diffusion_edge.emulation import LinkConfig
 from diffusion_edge.families.card import FamilyCard
 
 LOOPBACK_BYTES_PER_S = 1e9

@@ -6,17 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusion_edge.config import (
-    REPOSITORY,
-    Settings,
-    disagreement,
-    family_folder,
-    nearest,
-    trace_file,
-)
+from diffusion_edge.config import Settings, disagreement
 from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.families.card import FamilyCard, charged_shape
+from diffusion_edge.places import REPOSITORY, family_folder, trace_file
 from diffusion_edge.routing.policies import served
+from diffusion_edge.strict import nearest
 from diffusion_edge.traces import read_rates
 
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from ray import serve
 
-from diffusion_edge.config import Settings, family_folder, trace_file
+from diffusion_edge.config import Settings
+from diffusion_edge.emulation import emulated_links, followed
 from diffusion_edge.families.card import charged_shape, load_card
+from diffusion_edge.places import family_folder, trace_file
 from diffusion_edge.request import Event
 from diffusion_edge.sites.lease import Leases
 from diffusion_edge.sites.ray import RayTransport
@@ -40,8 +42,8 @@ class Stage:
             emulate=config.emulate,
             mode=config.batching,
             rows=config.batch_rows,
-            links=settings.emulated_links(name),
-            traces={to: _rates(*followed) for to, followed in settings.traces(name).items()},
+            links=emulated_links(settings.links, name),
+            traces={to: _rates(*file) for to, file in followed(settings.links, name).items()},
             charged=charged_shape(card, settings),
             hop_timeout_s=settings.hop_timeout_s,
         )

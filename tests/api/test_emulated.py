@@ -16,7 +16,8 @@ from diffusion_edge.api.board import Board
 from diffusion_edge.api.carriage import carriage
 from diffusion_edge.api.http import create_app
 from diffusion_edge.api.service import Service
-from diffusion_edge.config import EmulatePackets, Settings, load_config
+from diffusion_edge.config import Settings, load_config
+from diffusion_edge.emulation import EmulatePackets, emulated_links
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.card import charged_shape, load_card
 from diffusion_edge.families.load import load_family
@@ -50,7 +51,7 @@ async def served(config: Settings) -> AsyncIterator[httpx.AsyncClient]:
             load_family(card, stage.model),
             stage=name,
             tier=stage.tier,
-            links=config.emulated_links(name),
+            links=emulated_links(config.links, name),
             charged=charged,
             clock=clock,
         )

@@ -17,6 +17,7 @@ from diffusion_edge.api.http import create_app
 from diffusion_edge.api.prober import Prober
 from diffusion_edge.api.service import Service
 from diffusion_edge.config import Settings
+from diffusion_edge.emulation import emulated_links
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.card import load_card
 from diffusion_edge.routing.links.probes import QUIET_S
@@ -60,7 +61,7 @@ class Served:
             stage=name,
             tier=config.stages[name].tier,
             model=config.stages[name].model,
-            links=config.emulated_links(name),
+            links=emulated_links(config.links, name),
             traces={other: WAVES} if other else None,
             clock=self.clock,
         )

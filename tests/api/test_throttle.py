@@ -9,7 +9,8 @@ import pytest
 
 from diffusion_edge.api.http import create_app
 from diffusion_edge.api.service import Service, Throttle
-from diffusion_edge.config import LinkConfig, load_config
+from diffusion_edge.config import load_config
+from diffusion_edge.emulation import LinkConfig
 from diffusion_edge.errors import StageLost
 from tests.api.fakes import service
 from tests.api.test_http import post, refused

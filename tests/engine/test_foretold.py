@@ -15,8 +15,8 @@ import pytest
 from torch import Tensor
 
 from diffusion_edge.batching import due
-from diffusion_edge.config import Emulate
 from diffusion_edge.curves import Curve
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine.seconds import Recent, Seconds, Steps
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_edge.config import Emulate
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine.parts import alike
 from diffusion_edge.engine.run import begin, run_last_span
 from diffusion_edge.engine.worker import Worker

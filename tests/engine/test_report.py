@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.batching import FIXED_ROWS, STRETCH
-from diffusion_edge.config import Emulate
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine.measure import ROWS
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.families.base import Conditioning

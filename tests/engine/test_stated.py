@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from diffusion_edge.batching import FIXED_ROWS
-from diffusion_edge.config import Emulate
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine.measure import ROWS
 from diffusion_edge.engine.run import run_last_span
 from diffusion_edge.engine.worker import Worker

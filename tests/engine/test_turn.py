@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_edge.config import Emulate
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.view import Turn
 from tests.engine.test_worker import Gate, a_packet, a_worker, all_of, gate
 from tests.fakes import FakeClock, VirtualClock

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_edge.config import Emulate
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine.run import begin, decode_all, run_last_span, run_span
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import (

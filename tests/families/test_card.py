@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffusion_edge.config import REPOSITORY
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import StageCard, charged_shape, load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.space import space
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.schedule import SOLVERS
 from tests import tiny
 from tests.api.fakes import settings
@@ -40,7 +40,9 @@ def test_a_metric_may_be_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"family\.yaml: metrik"):
+    with pytest.raises(
+        ConfigError, match=r"family\.yaml, line \d+: metrik: .*did you mean 'metric'"
+    ):
         load_card(card_of(tmp_path, CARD + "metrik: mine:judge\n"))
 
 

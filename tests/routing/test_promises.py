@@ -15,8 +15,9 @@ import pytest
 from diffusion_edge.api.board import Board
 from diffusion_edge.api.service import Service
 from diffusion_edge.batching import STRETCH
-from diffusion_edge.config import Emulate, Settings
+from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.errors import DeadlineExceeded, QueueFull, StageLost
 from diffusion_edge.packet import new_packet, write
 from diffusion_edge.plan import Plan

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import psutil
 
-from diffusion_edge.config import REPOSITORY
+from diffusion_edge.places import REPOSITORY
 
 EMULATED = REPOSITORY / "tests" / "emulated.yaml"
 """Three emulated stages."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_edge.config import REPOSITORY, HttpOptions, load_config
+from diffusion_edge.config import HttpOptions, load_config
 from diffusion_edge.errors import ConfigError
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.serve.launch import (
     check_models,
     claimed_port,

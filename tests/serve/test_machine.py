@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_edge.config import REPOSITORY, Settings, load_config
+from diffusion_edge.config import Settings, load_config
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.serve.machine import Machine, completed, gpu_share
 from diffusion_edge.view import Link
 from tests.api.fakes import CARD, settings

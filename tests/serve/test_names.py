@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_edge.config import EmulatePackets, Settings, family_folder, load_config, trace_file
+from diffusion_edge.config import Settings, load_config
+from diffusion_edge.emulation import EmulatePackets
 from diffusion_edge.families.card import load_card
+from diffusion_edge.places import family_folder, trace_file
 from diffusion_edge.serve.names import check_names, located
 from tests.families.test_card import CARD, card_of
 from tests.serve.live import EMULATED

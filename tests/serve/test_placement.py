@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from diffusion_edge.config import REPOSITORY, StageConfig, load_config
+from diffusion_edge.config import StageConfig, load_config
 from diffusion_edge.errors import PlacementError
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.serve.placement import actor_options, await_nodes, has_room, missing
 from tests.fakes import FakeClock
 

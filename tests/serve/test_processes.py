@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from diffusion_edge.config import REPOSITORY
+from diffusion_edge.places import REPOSITORY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and subreapers")
 

@@ -9,7 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from diffusion_edge.config import REPOSITORY, load_config
+from diffusion_edge.config import load_config
+from diffusion_edge.places import REPOSITORY
 from tests.serve.live import SHIPPED, Server, config_file, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

@@ -19,9 +19,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from diffusion_edge.config import REPOSITORY
 from diffusion_edge.families.card import load_card
 from diffusion_edge.generate import generate
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
 from tests.large import LARGE, PACKET_BYTES, make_large_family

@@ -19,11 +19,13 @@ from diffusion_edge.bench.routing.parts import FULL, SHORT, Found, Task
 from diffusion_edge.bench.routing.records import PARTS, Part
 from diffusion_edge.bench.routing.report import COMMAND, Report
 from diffusion_edge.bench.routing.runs import Tell
-from diffusion_edge.config import REPOSITORY, load_config, nearest, read_yaml
+from diffusion_edge.config import load_config
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.plan import Plan
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.strict import nearest, read_yaml
 from diffusion_edge.traces import read_rates
 
 BELOW = 0.01

@@ -21,10 +21,12 @@ import yaml
 
 from diffusion_edge.bench.routing.live import Live
 from diffusion_edge.bench.servers import free_port, running
-from diffusion_edge.config import REPOSITORY, Emulate, read_yaml
+from diffusion_edge.emulation import Emulate
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import FamilyCard
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.plan import TIERS
+from diffusion_edge.strict import read_yaml
 
 LOCAL = REPOSITORY / "serve_configs" / "local.yaml"
 LOCAL_SCALE = 10.0

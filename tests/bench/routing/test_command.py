@@ -10,9 +10,9 @@ import pytest
 from diffusion_edge.bench.routing.command import BELOW, Asked, task_of
 from diffusion_edge.bench.routing.parts import FULL, SHORT
 from diffusion_edge.bench.routing.records import PARTS
-from diffusion_edge.config import REPOSITORY
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import load_card
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.plan import Plan
 
 BUS = Path("loadtest/traces/links/lte_bus_nyc.csv")

@@ -6,7 +6,8 @@ import random
 
 from diffusion_edge.bench.routing.decision import REPLICAS, drawn_view, measured
 from diffusion_edge.bench.routing.server import LOCAL
-from diffusion_edge.config import REPOSITORY, load_config
+from diffusion_edge.config import load_config
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.routing.quality import QualityTable
 
 SETTINGS = load_config(LOCAL).settings

@@ -10,8 +10,9 @@ import pytest
 
 from diffusion_edge.bench.routing.command import following
 from diffusion_edge.bench.routing.server import LOCAL, LOCAL_SCALE, configured, light
-from diffusion_edge.config import REPOSITORY, load_config
+from diffusion_edge.config import load_config
 from diffusion_edge.families.card import load_card
+from diffusion_edge.places import REPOSITORY
 from diffusion_edge.serve.names import check_names
 from diffusion_edge.traces import read_rates
 
