@@ -29,7 +29,7 @@ def a_packet(
 ) -> Packet:
     prompt = "a blue square on a black background"
     request = ImageRequest(prompt, "tiny", steps, seed, solver, guidance, 16, 16)
-    return new_packet(request, Plan.parse(f"edge:{steps}"), 0, family.latent_space)
+    return new_packet(request, Plan.parse(f"tower:{steps}"), 0, family.latent_space)
 
 
 def test_noise_is_the_generators_for_the_seed() -> None:
@@ -80,7 +80,7 @@ def test_a_step_is_taken_where_the_latent_lies(solver: str) -> None:
 
 def test_guidance_of_the_span_wins(family: Family) -> None:
     packet = a_packet(family, guidance=4.0)
-    unguided = replace(packet, plan=Plan((Span("edge", 0, 10, guidance=1.0),), ()))
+    unguided = replace(packet, plan=Plan((Span("tower", 0, 10, guidance=1.0),), ()))
     assert begin(family, packet).guided
     assert not begin(family, unguided).guided
 
@@ -88,7 +88,7 @@ def test_guidance_of_the_span_wins(family: Family) -> None:
 def test_guidance_of_zero_is_not_that_of_the_request(family: Family) -> None:
     """A model that takes guidance as an input is told zero."""
     packet = a_packet(family, guidance=4.0)
-    packet = replace(packet, plan=Plan((Span("edge", 0, 10, guidance=0.0),), ()))
+    packet = replace(packet, plan=Plan((Span("tower", 0, 10, guidance=0.0),), ()))
     assert begin(family, packet).guidance == 0.0
     told: list[float] = []
     fake = FakeFamily("edge")
@@ -116,7 +116,7 @@ def test_a_latent_of_another_size_is_refused(family: Family) -> None:
 
 
 def test_spans_cannot_be_finished_early_or_twice(family: Family) -> None:
-    packet = replace(a_packet(family), plan=Plan.parse("edge:4,edge:6"))
+    packet = replace(a_packet(family), plan=Plan.parse("tower:4,hall:6"))
     with pytest.raises(WrongPosition):
         finish(packet, run_steps(family, begin(family, packet), 3))
     with pytest.raises(WrongPosition):
