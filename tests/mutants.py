@@ -44,7 +44,7 @@ import pytest
 import yaml
 from mutmut.mutation.file_mutation import Mutation, create_mutations
 
-from diffusion_edge.profile.plots import between
+from diffusion_edge.markdown import between
 
 SEED = 1
 SAMPLE = 200

@@ -39,9 +39,9 @@ from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.quiet import quiet_libraries
+from diffusion_edge.markdown import between
 from diffusion_edge.packet import Packet, new_packet, read, write
 from diffusion_edge.plan import Plan
-from diffusion_edge.profile.plots import between
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.schedule import SOLVERS, resolved_steps
 from diffusion_edge.solver import history_length

@@ -22,7 +22,7 @@ from diffusion_edge.bench.links import (
     excess,
     mean_error,
 )
-from diffusion_edge.bench.markdown import marks, table
+from diffusion_edge.markdown import marks, table
 
 COMMAND = "diffusion-edge bench links"
 MARKS = marks(COMMAND)

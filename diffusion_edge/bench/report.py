@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from diffusion_edge.bench.markdown import marks, section, table
 from diffusion_edge.bench.timing import Row
+from diffusion_edge.markdown import listed, marks, section, table
 
 ENGINE_MARKS, SERVE_MARKS = map(
     marks, ("diffusion-edge bench engine", "diffusion-edge bench serve")
@@ -78,10 +78,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
-def listed(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
-
-
 def averages(before: Sequence[float], after: Sequence[float]) -> str:
     """Load averages over 1, 5 and 15 minutes, in words."""
     return " to ".join(" / ".join(f"{average:.2f}" for average in load) for load in (before, after))
@@ -120,9 +116,15 @@ class Target:
     def reached(self) -> str:
         if self.ratio is None or self.least is None or self.aim is None:
             return NOT_MEASURED
-        if self.ratio < self.least:
-            return "not reached"
-        return "reached, the aim too" if self.ratio >= self.aim else "reached, the aim not"
+        return reached(self.ratio, self.least, self.aim)
+
+
+def reached(value: float, least: float, aim: float) -> str:
+    """Larger is better, unless `least` is above `aim`."""
+    sign = 1 if least <= aim else -1
+    if sign * value < sign * least:
+        return "not reached"
+    return "reached, the aim too" if sign * value >= sign * aim else "reached, the aim not"
 
 
 def targets(report: Report) -> tuple[Target, ...]:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diffusion_edge.bench.markdown import section, table
 from diffusion_edge.bench.report import (
     Machine,
     Target,
     averages,
-    listed,
+    reached,
     seconds,
 )
+from diffusion_edge.markdown import listed, section, table
 
 OURS = "diffusion-edge"
 SHARE = 0.8
@@ -129,9 +129,7 @@ class Cost:
 
     @property
     def reached(self) -> str:
-        if self.measured_s > self.most_s:
-            return "not reached"
-        return "reached, the aim too" if self.measured_s <= self.aim_s else "reached, the aim not"
+        return reached(self.measured_s, self.most_s, self.aim_s)
 
 
 def targets(report: ServeReport) -> tuple[Target | Cost, ...]:

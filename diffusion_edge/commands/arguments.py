@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from diffusion_edge.errors import ConfigError, InvalidRequest
+from diffusion_edge.places import family_folder
 from diffusion_edge.request import AskedCodec
 from diffusion_edge.schedule import SOLVERS
 from diffusion_edge.strict import read_text
 
 if TYPE_CHECKING:
+    from diffusion_edge.families.card import FamilyCard
     from diffusion_edge.profile.metric import Metric
 
 FAMILY = Path("stage_models/shapes")
@@ -25,13 +27,28 @@ LAST_SEED = 2**63
 FamilyArgument = Annotated[
     Path, typer.Argument(help="The family's folder, or its name in stage_models.")
 ]
+FirstSeed = Annotated[
+    int, typer.Option(min=0, max=LAST_SEED, help="Of the prompts and of the first image.")
+]
+MetricName = Annotated[
+    str | None, typer.Option(help="module:object or distance, instead of the card's.")
+]
+PromptsFile = Annotated[Path | None, typer.Option(help="A file of prompts, one a line.")]
 
 
-def family_folder(family: Path) -> Path:
-    """The folder itself, or the one of that name in stage_models."""
-    named = Path("stage_models") / family
-    beside = not (family / "family.yaml").exists() and (named / "family.yaml").exists()
-    return named if beside else family
+def card_of(family: Path) -> FamilyCard:
+    """The card in the folder, or of the family of that name."""
+    from diffusion_edge.families.card import load_card
+
+    return load_card(family_folder(str(family)))
+
+
+def check_writable(file: Path) -> None:
+    """InvalidRequest, before the work, for a file that could not be written after it."""
+    if not file.parent.is_dir():
+        raise InvalidRequest(f"{file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise InvalidRequest(f"{file}: this is a folder; name a file")
 
 
 def prompts_of(

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffusion_edge.commands.arguments import LAST_SEED, family_folder
-from diffusion_edge.errors import InvalidRequest
-from diffusion_edge.strict import read_text
+from diffusion_edge.commands import pages
+from diffusion_edge.commands.arguments import FAMILY, LAST_SEED, FamilyArgument, card_of
+from diffusion_edge.commands.pages import PageFile
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard
 
-FAMILY = Path("stage_models/shapes")
 STEPS = 20
 REQUESTS = 8
 ROUNDS = 5
@@ -30,19 +29,15 @@ SCALE = 4.0
 LINK_TRACE = Path("loadtest/traces/links/lte_bus_nyc.csv")
 LEDGER = Path("build/routing.part.jsonl")
 
-FamilyFolder = Annotated[
-    Path, typer.Argument(help="The family's folder, or its name in stage_models.")
-]
 Stage = Annotated[str | None, typer.Option(help="The family's reference if not given.")]
 Steps = Annotated[
     int, typer.Option(min=4, max=100, help="Of the first request; mixed ones take shares.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the first image.")]
-PageFile = Annotated[Path | None, typer.Option(help="A Markdown page for the tables.")]
 
 
 def engine(
-    family: FamilyFolder = FAMILY,
+    family: FamilyArgument = FAMILY,
     stage: Stage = None,
     requests: Annotated[int, typer.Option(min=1, help="That come at once.")] = REQUESTS,
     rounds: Annotated[int, typer.Option(min=1, help="In each, every arm runs once.")] = ROUNDS,
@@ -55,18 +50,18 @@ def engine(
     from diffusion_edge.bench.report import ENGINE_MARKS, page_lines, summary
 
     card, named = _card(family, stage)
-    _check(page, ENGINE_MARKS)
+    pages.check(page, ENGINE_MARKS)
     command = (
         f"diffusion-edge bench engine {family.name} --stage {named} --requests {requests} "
         f"--rounds {rounds} --steps {steps} --seed {seed}"
     )
     report = measure(Task(card, named, requests, rounds, steps, seed, command), _tell)
-    _write(page, ENGINE_MARKS, page_lines(report))
+    pages.write(page, ENGINE_MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
 
 
 def serve(
-    family: FamilyFolder = FAMILY,
+    family: FamilyArgument = FAMILY,
     stage: Stage = None,
     rounds: Annotated[
         int, typer.Option(min=1, help="Of the loads of a fixed rate.")
@@ -83,14 +78,14 @@ def serve(
     from diffusion_edge.serve.signals import signals_raise
 
     card, named = _card(family, stage)
-    _check(page, SERVE_MARKS)
+    pages.check(page, SERVE_MARKS)
     command = (
         f"diffusion-edge bench serve {family.name} --stage {named} --rounds {rounds} "
         f"--seconds {seconds:g} --steps {steps} --seed {seed}"
     )
     with signals_raise():  # a SIGTERM ends the servers too
         report = measure(Task(card, named, steps, seconds, rounds, seed, command), _tell)
-    _write(page, SERVE_MARKS, page_lines(report))
+    pages.write(page, SERVE_MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
 
 
@@ -100,7 +95,7 @@ def links(
     ] = TRACES,
     hops: Annotated[int, typer.Option(min=20, help="Of one replay.")] = HOPS,
     seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of all that is drawn.")] = 3000,
-    page: Annotated[Path | None, typer.Option(help="A Markdown page for the tables.")] = None,
+    page: PageFile = None,
 ) -> None:
     """The link estimators on recorded links, predicted hop by hop. Ends in a JSON line."""
     from diffusion_edge.bench.links import measure
@@ -109,16 +104,16 @@ def links(
     from diffusion_edge.routing.links.learned import trained_on
 
     recordings = Recordings.read(traces)
-    _check(page, MARKS)
+    pages.check(page, MARKS)
     command = f"{COMMAND} {traces} --hops {hops} --seed {seed}"
     told = (command, datetime.date.today().isoformat(), trained_on())
     report = measure(recordings, hops, seed, told, _tell)
-    _write(page, MARKS, page_lines(report))
+    pages.write(page, MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
 
 
 def routing(
-    family: FamilyFolder = FAMILY,
+    family: FamilyArgument = FAMILY,
     part: Annotated[
         list[str] | None, typer.Option(help="Only this one, and `capacity`; may be repeated.")
     ] = None,
@@ -145,11 +140,11 @@ def routing(
     from diffusion_edge.serve.signals import signals_raise
 
     card, _ = _card(family, None)
-    _check(page, MARKS)
+    pages.check(page, MARKS)
     asked = Asked(card, tuple(part or ()), short, scale, own_models, trace, seed, ledger)
     with signals_raise():  # a SIGTERM ends the server too
         report = measure(asked, _tell)
-    _write(page, MARKS, page_lines(report))
+    pages.write(page, MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
 
 
@@ -158,35 +153,13 @@ def routing(
 
 def _card(family: Path, stage: str | None) -> tuple[FamilyCard, str]:
     """The card and the stage's name, which is one on disk."""
-    from diffusion_edge.families.card import load_card
     from diffusion_edge.families.quiet import quiet_libraries
 
-    card = load_card(family_folder(family))
+    card = card_of(family)
     named = stage or card.reference
     card.folder(named)  # a stage that is not there is told before the work
     quiet_libraries()
     return card, named
-
-
-def _check(page: Path | None, marks: tuple[str, str]) -> None:
-    """InvalidRequest, before the work, where the page could not take the tables."""
-    if page is not None:
-        if not page.parent.is_dir():
-            raise InvalidRequest(f"{page}: there is no folder {page.parent}")
-        _placed(page, marks, "")
-
-
-def _write(page: Path | None, marks: tuple[str, str], lines: Iterable[str]) -> None:
-    if page is not None:
-        page.write_text(_placed(page, marks, "\n".join(lines)))
-
-
-def _placed(page: Path, marks: tuple[str, str], text: str) -> str:
-    from diffusion_edge.profile.plots import between
-
-    title = f"# {page.stem.capitalize()}\n\n"
-    old = read_text(page) if page.exists() else title + "\n".join(marks) + "\n"
-    return between(old, marks, text, page)
 
 
 def _tell(line: str) -> None:

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffusion_edge.commands import pages
 from diffusion_edge.commands.arguments import (
-    LAST_SEED,
     FamilyArgument,
-    family_folder,
+    FirstSeed,
+    MetricName,
+    PromptsFile,
+    card_of,
+    check_writable,
     prompts_of,
 )
 from diffusion_edge.config import Defaults
-from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.plan import MAX_STEPS
 from diffusion_edge.routing.codecs import FILE
-from diffusion_edge.strict import read_text
 
 if TYPE_CHECKING:
     from diffusion_edge.profile.codecs import Task
@@ -41,41 +43,30 @@ def codecs(
         list[int] | None,
         typer.Option(min=1, help="May be repeated; all."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LAST_SEED, help="Of the prompts and of the first image.")
-    ] = 1000,
-    metric: Annotated[
-        str | None, typer.Option(help="module:object or distance, instead of the card's.")
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.")] = None,
+    seed: FirstSeed = 1000,
+    metric: MetricName = None,
+    prompts: PromptsFile = None,
     out: Annotated[Path | None, typer.Option(help="Instead of the family's codecs.json.")] = None,
     page: Annotated[Path, typer.Option(help="A Markdown page for the table.")] = Path(
         "docs/codecs.md"
     ),
 ) -> None:
     """Measure what each codec loses, for codec `auto`. An interrupted run goes on."""
-    from diffusion_edge.families.card import load_card
     from diffusion_edge.families.quiet import quiet_libraries
     from diffusion_edge.profile.codecs import MARKS, Task, as_text, measure, page_lines, table
     from diffusion_edge.profile.metric import load_metric
-    from diffusion_edge.profile.plots import between
     from diffusion_edge.profile.progress import pictures_bar
 
-    card = load_card(family_folder(family))
+    card = card_of(family)
     found = load_metric(metric or card.metric)
     texts, source = prompts_of(found, prompts, captions, seed, MANY)
     written = out or card.root / FILE
-    for file in (written, page):
-        if not file.parent.is_dir():
-            raise InvalidRequest(f"{file}: there is no folder {file.parent}")
-        if file.is_dir():
-            raise InvalidRequest(f"{file}: this is a folder; name a file")
+    check_writable(written)
+    pages.check(page, MARKS)  # before the work, not after it
     asked = steps or card.defaults.steps
     handoffs = tuple(sorted(set(hand_off or ())))
     solvers = tuple(solver or card.solvers())
     task = Task(card, found, texts, source, solvers, asked, handoffs, seed)
-    text = read_text(page) if page.exists() else "# Codecs\n\n" + "\n".join(MARKS) + "\n"
-    between(text, MARKS, "", page)  # before the work, not after it
     kept = written.with_suffix(".part.jsonl")
     quiet_libraries()
     try:
@@ -86,8 +77,7 @@ def codecs(
         raise typer.Exit(130) from None
     done = table(task, losses)
     written.write_text(as_text(done))
-    lines = page_lines(done, _command(task), Defaults().codec_loss)
-    page.write_text(between(text, MARKS, "\n".join(lines), page))
+    pages.write(page, MARKS, page_lines(done, _command(task), Defaults().codec_loss))
     kept.unlink()
     typer.echo(f"{written}, {page}: {len(solvers)} solvers, {len(texts)} prompts")
 

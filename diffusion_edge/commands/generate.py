@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from diffusion_edge.commands.arguments import CODECS, FAMILY, SOLVER_NAMES, check_text
+from diffusion_edge.commands.arguments import (
+    CODECS,
+    FAMILY,
+    SOLVER_NAMES,
+    card_of,
+    check_text,
+    check_writable,
+)
 from diffusion_edge.errors import InvalidPlan, InvalidRequest
 from diffusion_edge.plan import EXACT, Plan
 from diffusion_edge.request import AskedCodec, ImageRequest
@@ -35,13 +42,14 @@ def generate(
     solver: Annotated[str | None, typer.Option(help=f"One of {SOLVER_NAMES}.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.")] = None,
     codec: Annotated[str, typer.Option(help=f"Of every hop: {CODECS}.")] = EXACT,
-    family: Annotated[Path, typer.Option(help="The family's folder.")] = FAMILY,
+    family: Annotated[
+        Path, typer.Option(help="The family's folder, or its name in stage_models.")
+    ] = FAMILY,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON line.")] = False,
 ) -> None:
     """Make one image in this process, without Ray."""
 
     from diffusion_edge.config import Defaults
-    from diffusion_edge.families.card import load_card
     from diffusion_edge.routing.codecs import codec_table, codecs_by_step
 
     formats: dict[str, OutputFormat] = {
@@ -52,13 +60,10 @@ def generate(
     }
     if out.suffix.lower() not in formats:
         raise InvalidRequest(f"{out}: the file's ending should be one of {', '.join(formats)}")
-    if not out.parent.is_dir():
-        raise InvalidRequest(f"{out}: there is no folder {out.parent}")
-    if out.is_dir():
-        raise InvalidRequest(f"{out}: this is a folder; name a file")
+    check_writable(out)
     check_text("prompt", prompt)
     check_text("negative prompt", negative_prompt or "none")
-    card = load_card(family)
+    card = card_of(family)
     solver = solver or card.defaults.solver
     asked = _plan_of(card, plan, steps, solver)
     check_schedule(card.noise(), solver, asked.steps)
@@ -77,7 +82,7 @@ def generate(
         plan=asked,
         codec=_codec(codec),
     )
-    by_step = codecs_by_step(request, codec_table(family), Defaults().codec_loss)
+    by_step = codecs_by_step(request, codec_table(card.root), Defaults().codec_loss)
     own = {name: m.guidance for name, m in card.stages.items() if m.guidance is not None}
     carried = asked.with_codecs(by_step).with_guidance(own)
     made = _with_progress(card, request, carried)

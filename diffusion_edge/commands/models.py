@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from diffusion_edge.commands.arguments import family_folder
+from diffusion_edge.commands.arguments import FamilyArgument, card_of
 from diffusion_edge.errors import ConfigError, EdgeError
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from diffusion_edge.families.space import Space
 
 FAMILIES = Path("stage_models")
-
-Family = Annotated[Path, typer.Argument(help="A name in stage_models, or a family's folder.")]
 
 
 def listing() -> None:
@@ -76,13 +74,13 @@ def _table(card: FamilyCard) -> object:
 # ---------------------------------------------------------------------------- check
 
 
-def check(family: Family) -> None:
+def check(family: FamilyArgument) -> None:
     """Tell what of a family is on disk, what it needs, and whether its stages fit together.
 
     Status 1 if files are missing or not of the kind that is loaded, or if the stages do not share
     one latent space and one noise.
     """
-    card = _card(family)
+    card = card_of(family)
     good = True
     for stage in card.stages:
         typer.echo(f"{stage}: {_place(card, stage)}: {_state(card, stage)}")
@@ -229,7 +227,7 @@ def _noises(card: FamilyCard) -> list[tuple[str, bool]]:
 # ---------------------------------------------------------------------------- pull
 
 
-def pull(family: Family) -> None:
+def pull(family: FamilyArgument) -> None:
     """Fetch what is missing of a family from the Hugging Face hub, and no more than that.
 
     An interrupted fetch goes on with the same command.
@@ -237,7 +235,7 @@ def pull(family: Family) -> None:
     from diffusion_edge.families import hub
     from diffusion_edge.families.weights import human
 
-    card = _card(family)
+    card = card_of(family)
     absent = [s for s, at in card.stages.items() if at.hub is not None and _missing(card, s)]
     asked = {stage: _asked(card, stage) for stage in absent}
     sizes = {stage: hub.to_come(said, card.encodes(stage)) for stage, said in asked.items()}
@@ -276,13 +274,3 @@ def _licence(card: FamilyCard, stage: str, said: Listing) -> str:
         f"{known}. The model is gated: accept the licence on {said.page} and log in with "
         "`hf auth login`"
     )
-
-
-def _card(family: Path) -> FamilyCard:
-    from diffusion_edge.families.card import load_card
-
-    folder = family_folder(family)
-    if not (folder / "family.yaml").is_file():
-        known = ", ".join(path.name for path in _folders())
-        raise ConfigError(f"{family} is no family's folder; the families here are {known}")
-    return load_card(folder)

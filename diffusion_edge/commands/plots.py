@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusion_edge.commands.arguments import FamilyArgument, family_folder
-from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.commands.arguments import FamilyArgument, card_of, check_writable
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard
@@ -22,13 +21,11 @@ def plots(
     ),
 ) -> None:
     """Draw a family's quality table, and write what it says into a page."""
-    from diffusion_edge.families.card import load_card
     from diffusion_edge.profile.plots import write_page
     from diffusion_edge.routing.quality import QualityTable
 
-    if not page.parent.is_dir():
-        raise InvalidRequest(f"{page}: there is no folder {page.parent}")
-    card = load_card(family_folder(family))
+    check_writable(page)
+    card = card_of(family)
     table = QualityTable.read(card.root / "quality.json")
     commands = {each.size: _command(card, table, each) for each in table.sizes}
     for file in write_page(table, page, commands):

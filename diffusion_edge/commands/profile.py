@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffusion_edge.commands.arguments import (
-    LAST_SEED,
     FamilyArgument,
-    family_folder,
+    FirstSeed,
+    MetricName,
+    PromptsFile,
+    card_of,
+    check_writable,
     prompts_of,
 )
 from diffusion_edge.errors import InvalidRequest
@@ -56,13 +59,9 @@ def profile(
             min=1, max=MAX_STEPS, help="Steps beside the default ones; may be repeated; half."
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LAST_SEED, help="Of the prompts and of the first image.")
-    ] = 1000,
-    metric: Annotated[
-        str | None, typer.Option(help="module:object or distance, instead of the card's.")
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.")] = None,
+    seed: FirstSeed = 1000,
+    metric: MetricName = None,
+    prompts: PromptsFile = None,
     out: Annotated[Path | None, typer.Option(help="Instead of the family's quality.json.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold the table's promises against fresh prompts.")
@@ -83,13 +82,12 @@ def profile(
     With --signals: every model alone, how its output changes from step to step and what its
     pictures score, for simulations.
     """
-    from diffusion_edge.families.card import load_card
     from diffusion_edge.families.quiet import quiet_libraries
     from diffusion_edge.profile.measure import Task, fingerprint, of_size, reference_of
     from diffusion_edge.profile.metric import load_metric
     from diffusion_edge.profile.wanted import Where
 
-    card = load_card(family_folder(family))
+    card = card_of(family)
     card = of_size(card, size or card.defaults.size)
     if not card.sizes.allows(card.defaults.size, card.defaults.size):
         raise InvalidRequest(
@@ -103,10 +101,7 @@ def profile(
     most = SIGNALS if signals else FRESH if verify else MANY
     lines, source = prompts_of(found, prompts, captions, seed, most)
     written = signals or out or card.root / "quality.json"
-    if not written.parent.is_dir():
-        raise InvalidRequest(f"{written}: there is no folder {written.parent}")
-    if written.is_dir():
-        raise InvalidRequest(f"{written}: this is a folder; name a file")
+    check_writable(written)
     quiet_libraries()
     task = Task(card, fingerprint(card), found, lines, source, (reference_of(card),), seed)
     counts = steps or [card.defaults.steps // 2 or 1]

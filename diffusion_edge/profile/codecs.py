@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_edge import markdown
 from diffusion_edge.engine.run import Trajectory, begin, decode_all, finish, step
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.base import Family
@@ -301,24 +302,25 @@ def as_text(table: CodecTable) -> str:
 
 # ---------------------------------------------------------------------------- the page
 
-MARKS = ("<!-- written by diffusion-edge codecs -->", "<!-- end of what it wrote -->")
+MARKS = markdown.marks("diffusion-edge codecs")
 
 
 def page_lines(table: CodecTable, command: str, bound: float) -> Iterator[str]:
     """What stands between the marks of a page. `bound` is what `auto` goes by."""
-    versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
     yield (
         f"Measured on {table.measured} by `{command}`: `{table.model}` of `{table.family}` on both "
         f"sides, {table.captions} prompts (from {table.prompts}), prompt i drawn with seed "
         f"{table.seed} + i, guidance {table.guidance:g}, {table.size} pixels, metric "
-        f"`{table.metric}`; weights `{table.weights[:12]}`; {versions}."
+        f"`{table.metric}`; weights `{table.weights[:12]}`; {markdown.listed(table.versions)}."
     )
-    yield ""
     columns = ["solver", "hand-off", "`exact`, bytes"]
     for codec in LOSSY:
         columns += [f"`{codec}`, bytes", "error, mean (worst)", "change of the score, points"]
-    yield _cells([*columns, f"`auto` at {bound:g}"])
-    yield "|---" * (len(columns) + 1) + "|"
+    columns += [f"`auto` at {bound:g}"]
+    yield from ("", *markdown.table(columns, _cells(table, bound)))
+
+
+def _cells(table: CodecTable, bound: float) -> Iterator[list[str]]:
     places: dict[tuple[str, int, int], list[CodecRow]] = {}
     for row in sorted(table.rows, key=lambda row: LOSSY.index(row.codec)):
         places.setdefault((row.solver, row.steps, row.handoff), []).append(row)
@@ -331,8 +333,4 @@ def page_lines(table: CodecTable, command: str, bound: float) -> Iterator[str]:
                 f"{row.error:.1e} ({row.worst:.1e})",
                 f"{100 * row.change:+.1f} ({low:+.1f} to {high:+.1f})",
             ]
-        yield _cells([*cells, f"`{table.smallest(solver, steps, handoff, bound)}`"])
-
-
-def _cells(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"
+        yield [*cells, f"`{table.smallest(solver, steps, handoff, bound)}`"]

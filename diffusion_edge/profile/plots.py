@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffusion_edge import markdown
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.routing.quality import (
     Interval,
@@ -21,7 +22,7 @@ from diffusion_edge.strict import read_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKS = ("<!-- written by diffusion-edge plots -->", "<!-- end of what it wrote -->")
+MARKS = markdown.marks("diffusion-edge plots")
 BLUE, VERMILLION, BLACK, GREY = "#0072B2", "#D55E00", "#000000", "#666666"
 """Of the palette of Okabe and Ito, which people with any colour vision can tell apart."""
 
@@ -39,21 +40,12 @@ def write_page(table: QualityTable, page: Path, commands: Mapping[int, str]) -> 
             draw(table, each, *pair, file)
         files += plots.values()
         lines += ["", f"### {each.size} pixels", "", *_lines(table, each, plots, commands)]
-    page.write_text(between(text, MARKS, "\n".join(lines[1:]), page))
+    page.write_text(markdown.between(text, MARKS, "\n".join(lines[1:]), page))
     return files
 
 
 def _file(page: Path, each: SizeQuality, pair: tuple[str, str]) -> Path:
     return page.with_name(f"{page.stem}-{each.size}-{'-'.join(pair)}.png")
-
-
-def between(page: str, marks: tuple[str, str], text: str, where: Path) -> str:
-    """The page with `text` in place of what stands between its marks. Raises InvalidRequest."""
-    head, first, rest = page.partition(marks[0])
-    _, last, tail = rest.partition(marks[1])
-    if not first or not last:
-        raise InvalidRequest(f"{where} lacks the lines {marks[0]!r} and {marks[1]!r}")
-    return f"{head}{first}\n{text}\n{last}{tail}"
 
 
 def _pairs(each: SizeQuality) -> list[tuple[str, str]]:
@@ -115,42 +107,49 @@ def _rows(each: SizeQuality, order: tuple[str, ...], steps: int) -> list[Quality
 # ---------------------------------------------------------------------------- the page
 
 
+ALONE = ("alone", "steps", "pictures", "score, 95 %", "quality, 95 %", "bound")
+ORDERS = ("stages", "steps", "quality, smaller first less larger first, 95 %", "better first")
+
+
 def _lines(
     table: QualityTable,
     each: SizeQuality,
     plots: Mapping[tuple[str, str], Path],
     commands: Mapping[int, str],
 ) -> Iterator[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
     yield (
         f"Measured on {each.measured} by `{commands[each.size]}`: metric `{table.metric}`, "
         f"{each.captions} prompts at most (from {each.prompts}), prompt i drawn with seed "
         f"{each.seed} + i, {table.solver}, guidance {table.guidance:g}; weights "
-        f"`{table.weights[:12]}`; {versions}. All plans draw the same prompts with the same seeds, "
-        f"so they are compared picture by picture, with `{table.reference}:{table.steps}`."
+        f"`{table.weights[:12]}`; {markdown.listed(table.versions)}. All plans draw the same "
+        "prompts with the same seeds, so they are compared picture by picture, with "
+        f"`{table.reference}:{table.steps}`."
     )
-    yield from ("", "| alone | steps | pictures | score, 95 % | quality, 95 % | bound |")
-    yield "|---|---|---|---|---|---|"
-    for row in each.rows:
-        if len(row.stages) == 1:
-            score = f"{row.score:.3f} ({row.interval[0]:.3f} to {row.interval[1]:.3f})"
-            quality = _percent(row.relative, row.relative_interval)
-            bound = f"{100 * table.bound(row.plan, (each.size, each.size)):.1f} %"
-            start = f"| `{row.stages[0]}` | {row.total} | {row.n} "
-            yield f"{start}| {score} | {quality} | {bound} |"
+    yield from ("", *markdown.table(ALONE, _alone(table, each)))
     yield ""
     for (small, large), file in plots.items():
         yield f"![quality of {small} and {large} against the hand-off step]({file.name})"
     yield from ("", "**Which order is better**, with as many steps on each stage:", "")
-    yield from (
-        "| stages | steps | quality, smaller first less larger first, 95 % | better first |",
-        "|---|---|---|---|",
-    )
-    for order in each.orders:
-        difference = _points(order.difference, order.interval)
-        pair = f"`{order.small}`, `{order.large}`"
-        yield f"| {pair} | {order.steps} | {difference} | {_better(order)} |"
+    yield from markdown.table(ORDERS, map(_order, each.orders))
     yield from ("", *_best(table, each), "", _model(table, each))
+
+
+def _alone(table: QualityTable, each: SizeQuality) -> Iterator[tuple[str, ...]]:
+    for row in each.rows:
+        if len(row.stages) == 1:
+            yield (
+                f"`{row.stages[0]}`",
+                f"{row.total}",
+                f"{row.n}",
+                f"{row.score:.3f} ({row.interval[0]:.3f} to {row.interval[1]:.3f})",
+                _percent(row.relative, row.relative_interval),
+                f"{100 * table.bound(row.plan, (each.size, each.size)):.1f} %",
+            )
+
+
+def _order(row: OrderRow) -> tuple[str, ...]:
+    difference = _points(row.difference, row.interval)
+    return f"`{row.small}`, `{row.large}`", f"{row.steps}", difference, _better(row)
 
 
 def _percent(value: float, interval: Interval) -> str:
@@ -173,20 +172,24 @@ def _better(order: OrderRow) -> str:
 def _best(table: QualityTable, each: SizeQuality) -> Iterator[str]:
     """The best measured plans with little of the reference."""
     yield f"**The best plan with at most a third of its steps on `{table.reference}`**:"
-    yield from ("", "| steps | plan | quality, 95 % | bound |", "|---|---|---|---|")
-    for steps in each.steps:
-        rows = [row for row in each.rows if row.total == steps]
-        few = [row for row in rows if 3 * _steps_on(row, table.reference) <= steps]
-        best = max(few, key=lambda row: row.relative, default=None)
-        if best is not None:
-            quality = _percent(best.relative, best.relative_interval)
-            bound = 100 * table.bound(best.plan, (each.size, each.size))
-            yield f"| {steps} | `{best.plan}` | {quality} | {bound:.1f} % |"
+    rows = filter(None, (_best_of(table, each, steps) for steps in each.steps))
+    yield from ("", *markdown.table(("steps", "plan", "quality, 95 %", "bound"), rows))
     yield ""
     yield (
         "It is the best of many on the same pictures, and so looks better than it is; its interval "
         "does not know that, its bound does."
     )
+
+
+def _best_of(table: QualityTable, each: SizeQuality, steps: int) -> tuple[str, ...] | None:
+    rows = [row for row in each.rows if row.total == steps]
+    few = [row for row in rows if 3 * _steps_on(row, table.reference) <= steps]
+    if not few:
+        return None
+    best = max(few, key=lambda row: row.relative)
+    quality = _percent(best.relative, best.relative_interval)
+    bound = 100 * table.bound(best.plan, (each.size, each.size))
+    return f"{steps}", f"`{best.plan}`", quality, f"{bound:.1f} %"
 
 
 def _steps_on(row: QualityRow, stage: str) -> int:

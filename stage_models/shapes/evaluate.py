@@ -35,11 +35,11 @@ from diffusion_edge.errors import EdgeError
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard, load_card
 from diffusion_edge.families.quiet import quiet_libraries
+from diffusion_edge.markdown import between
 from diffusion_edge.plan import Plan
 from diffusion_edge.profile import batch, intervals
 from diffusion_edge.profile.ledger import results
 from diffusion_edge.profile.measure import fingerprint
-from diffusion_edge.profile.plots import between
 from diffusion_edge.profile.progress import pictures_bar
 from stage_models.shapes import frechet, gallery, scenes
 from stage_models.shapes.scenes import Caption, Scene

@@ -140,9 +140,9 @@ WRONG = {
     "steps that nobody can make": (("--solver", "ddim", "--steps", "122"), "come out as 123"),
     "an unknown size": (("--size", "17"), "16, 32"),
     "an unknown codec": (("--codec", "fp4"), "exact, bf16, int8, auto"),
-    "a folder that is no family": (("--family", "/nonexistent"), "family card"),
+    "a folder that is no family": (("--family", "/nonexistent"), "no folder /nonexistent with a"),
     "an ending of no image": (("--out", "image.txt"), ".png"),
-    "a file as the family": (("--family", __file__), "no family card"),
+    "a file as the family": (("--family", __file__), "with a family.yaml"),
     "a file that cannot be": (("--steps", "1", "--out", "/proc/a.png"), "/proc/a.png: No such"),
     "a negative prompt of no text": (("--negative-prompt", "\udcff"), "is not UTF-8 text"),
 }

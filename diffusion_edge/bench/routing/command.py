@@ -31,7 +31,10 @@ from diffusion_edge.traces import read_rates
 BELOW = 0.01
 """The floor is so far below what the second stage of `in-turn` alone is known to reach."""
 DEVICE = "device"
-SERVES = ("api", "engine", "routing", "serve", "sites", "batching.py", "config.py", "types.py")
+SERVES = (
+    *("api", "engine", "routing", "serve", "sites", "batching.py", "config.py", "emulation.py"),
+    *("plan.py", "request.py", "view.py"),
+)
 """What the figures depend on."""
 
 

@@ -10,7 +10,7 @@ from diffusion_edge.bench import paired
 from diffusion_edge.bench.answered import Answer
 from diffusion_edge.bench.open_loop import quantile
 from diffusion_edge.bench.paired import Interval
-from diffusion_edge.bench.report import NOT_MEASURED
+from diffusion_edge.bench.report import NOT_MEASURED, reached
 from diffusion_edge.bench.routing.decision import REPLICAS, STEPS, Decisions
 from diffusion_edge.bench.routing.parts import STEADY, Found
 from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Ran, overrun_share
@@ -41,10 +41,7 @@ class Goal:
             return NOT_MEASURED
         if self.void is not None:
             return f"void: {100 * self.void:.1f} % overran"
-        sign = 1 if self.least <= self.aim else -1
-        if sign * self.value < sign * self.least:
-            return "not reached"
-        return "reached, the aim too" if sign * self.value >= sign * self.aim else "reached"
+        return reached(self.value, self.least, self.aim)
 
 
 # ---------------------------------------------------------------------------- of one run

@@ -8,9 +8,8 @@ from statistics import fmean, median
 from typing import Any
 
 from diffusion_edge.bench import paired
-from diffusion_edge.bench.markdown import marks, section, table
 from diffusion_edge.bench.open_loop import quantile
-from diffusion_edge.bench.report import Machine, listed, seconds
+from diffusion_edge.bench.report import Machine, seconds
 from diffusion_edge.bench.routing.decision import REPLICAS, STEPS, Decisions
 from diffusion_edge.bench.routing.figures import (
     Goal,
@@ -32,6 +31,7 @@ from diffusion_edge.bench.routing.figures import (
 )
 from diffusion_edge.bench.routing.parts import SHARE, STEADY, Found
 from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Ran, overrun_share
+from diffusion_edge.markdown import listed, marks, section, table
 
 COMMAND = "diffusion-edge bench routing"
 MARKS = marks(COMMAND)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_edge.bench.markdown import section, table
+from diffusion_edge.markdown import section, table
 
 
 def test_a_table_has_a_line_for_its_head_and_for_each_row() -> None:

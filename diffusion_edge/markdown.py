@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from diffusion_edge.errors import InvalidRequest
 
 Marks = tuple[str, str]
 
@@ -10,6 +13,19 @@ Marks = tuple[str, str]
 def marks(command: str) -> Marks:
     """What a command writes on a page stands between these lines."""
     return f"<!-- written by {command} -->", f"<!-- end of what {command} wrote -->"
+
+
+def between(page: str, marks: Marks, text: str, where: Path) -> str:
+    """The page with `text` in place of what stands between its marks. Raises InvalidRequest."""
+    head, first, rest = page.partition(marks[0])
+    _, last, tail = rest.partition(marks[1])
+    if not first or not last:
+        raise InvalidRequest(f"{where} lacks the lines {marks[0]!r} and {marks[1]!r}")
+    return f"{head}{first}\n{text}\n{last}{tail}"
+
+
+def listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
