@@ -62,7 +62,9 @@ def read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
         message = f"{path}: not YAML: it is nested too deeply"
         raise ConfigError(message, file=str(path)) from None
     except (yaml.YAMLError, ValueError) as error:  # the latter of dates and numbers that are none
-        raise ConfigError(f"{path}: not YAML: {_one_line(error)}", file=str(path)) from None
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: not YAML: {_problem(error)}", file=str(path)) from None
     _refuse_repeated_keys(document, path)
     return data, document
 
@@ -132,6 +134,9 @@ def _explain(model: type[BaseModel], loc: Sequence[str | int], error: Any) -> st
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     given = error["input"]
+    if error["type"] in ("model_type", "dict_type"):
+        known = ", ".join(sorted(_fields_at(model, loc)))
+        return f"keys with values are to stand here{known and ': ' + known}; not {cut(given)}"
     if error["type"] == "literal_error" and isinstance(given, str):
         expected = error["ctx"]["expected"].replace(" or ", ",")
         allowed = [part.strip("' ") for part in expected.split(",")]
@@ -189,8 +194,11 @@ def line_of(node: yaml.Node | None, loc: Sequence[str | int]) -> int | None:
     return line
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _problem(error: Exception) -> str:
+    """In one line, without the place."""
+    parts = [getattr(error, name, None) for name in ("context", "problem")]
+    said = ": ".join(part for part in parts if part) or str(error)
+    return " ".join(said.split())[:300]
 
 
 def cut(value: object) -> str:

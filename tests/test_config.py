@@ -177,9 +177,25 @@ def test_seconds_of_a_step_are_a_number_or_by_rows_also_as_json_has_them(edited:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "missing.yaml")
-    (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(ConfigError, match=r"empty\.yaml"):
-        load_config(tmp_path / "empty.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "keys with values are to stand here: applications, http_options, "),
+        ("- 1", "are to stand here: applications, http_options, logging_config, proxy_location; "),
+        ("http_options: 8000", "line 1: http_options: keys with values are to stand here: host, "),
+        ("a: 1\nb: [", "line 2: not YAML: while parsing a flow node: expected the node content"),
+    ],
+    ids=["nothing", "a list", "a number where keys belong", "half a list"],
+)
+def test_a_file_of_another_kind(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.message.startswith(str(path))
+    assert said in caught.value.message
 
 
 def test_how_a_model_is_held(edited: Edit) -> None:

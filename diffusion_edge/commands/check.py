@@ -11,13 +11,11 @@ import typer
 def check(config: Annotated[Path, typer.Argument(help="A file of serve_configs/.")]) -> None:
     """Check a config file strictly: unknown keys, names and values, parts that do not agree."""
     from diffusion_edge.config import load_config
-    from diffusion_edge.families.card import load_card
-    from diffusion_edge.places import family_folder
     from diffusion_edge.serve.launch import with_stages
-    from diffusion_edge.serve.names import check_names
+    from diffusion_edge.serve.names import check_names, named_card
 
     given = load_config(config).settings
-    check_names(given, load_card(family_folder(given.family)), config)
+    check_names(given, named_card(given, config), config)
     stages = with_stages(given).stages
     source = "" if given.stages else f", one for each model of {given.family}"
     typer.echo(f"{config}: good; stages {', '.join(stages)}{source}")

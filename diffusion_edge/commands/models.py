@@ -36,7 +36,10 @@ def listing() -> None:
 
 
 def _folders() -> list[Path]:
-    return sorted(path.parent for path in FAMILIES.glob("*/family.yaml"))
+    found = sorted(path.parent for path in FAMILIES.glob("*/family.yaml"))
+    if not found:
+        raise ConfigError(f"there are no families in {FAMILIES.resolve()}", file=str(FAMILIES))
+    return found
 
 
 def _rows(card: FamilyCard) -> list[tuple[str, str, str, str, str]]:

@@ -231,6 +231,8 @@ def load_card(folder: Path) -> FamilyCard:
     if not path.is_file():
         raise ConfigError(f"there is no family card at {path}", file=str(path))
     data, document = read_yaml(path)
-    if not isinstance(data, dict) or "root" in data:
-        raise ConfigError(f"{path} is not a family card", file=str(path))
-    return validate(FamilyCard, data | {"root": folder}, str(path), document)
+    if isinstance(data, dict):
+        if "root" in data:
+            raise ConfigError(f"{path}: root: unknown key", file=str(path), key="root")
+        data |= {"root": folder}
+    return validate(FamilyCard, data, str(path), document)

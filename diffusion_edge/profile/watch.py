@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffusion_edge.api.watch import Watched
-from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.profile import batch, intervals
 from diffusion_edge.profile.measure import BATCH, of_size, reference_of
@@ -47,12 +47,23 @@ class Seen:
 
 
 def kept(folder: Path) -> list[tuple[Watched, Picture]]:
-    """What a server has kept, the oldest first. Raises ConfigError for a file that is wrong."""
-    found = []
-    for file in sorted(folder.glob("*.json")):
-        image = Image.open(file.with_suffix(".png")).convert("RGB")
-        found.append((Watched.read(file), Picture(image.width, image.height, image.tobytes())))
-    return found
+    """What a server has kept, the oldest first. Raises InvalidRequest if there is no such folder,
+    and ConfigError for a file that is wrong."""
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder}: there is no such folder")
+    return [
+        (Watched.read(file), _picture(file.with_suffix(".png")))
+        for file in sorted(folder.glob("*.json"))
+    ]
+
+
+def _picture(file: Path) -> Picture:
+    try:
+        image = Image.open(file).convert("RGB")
+    except (OSError, SyntaxError) as error:  # the latter of a PNG that is damaged
+        reason = getattr(error, "strerror", None) or "this is no whole picture"
+        raise ConfigError(f"{file}: {reason}", file=str(file)) from None
+    return Picture(image.width, image.height, image.tobytes())
 
 
 def judge(

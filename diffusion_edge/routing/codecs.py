@@ -73,6 +73,8 @@ class CodecTable(Table):
     seed + i.
     """
 
+    COMMAND = "diffusion-edge codecs"
+
     family: str
     model: str
     metric: str

@@ -150,6 +150,8 @@ class QualityTable(Table):
     confidence: of all bounds of a size at once. weights: fingerprint of those that were measured.
     """
 
+    COMMAND = "diffusion-edge profile"
+
     family: str
     metric: str
     reference: str = "cloud"

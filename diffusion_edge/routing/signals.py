@@ -39,6 +39,8 @@ class Signals(Table):
     """Of a family at one size. Prompt i was drawn with seed + i; `prompts` says where they came
     from, `weights` is the fingerprint of those that were measured."""
 
+    COMMAND = "diffusion-edge profile --signals"
+
     family: str
     metric: str
     size: Annotated[int, Field(ge=1)]

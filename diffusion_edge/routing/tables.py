@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,13 +17,18 @@ class Record(BaseModel):
 
 
 class Table(Record):
-    """A record that is a whole file."""
+    """A record that is a whole file. COMMAND: what writes it, if a command does."""
+
+    COMMAND: ClassVar[str | None] = None
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises ConfigError, naming the file and the key, for what is not such a table."""
         try:
             return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            told = f"; `{cls.COMMAND}` writes it" if cls.COMMAND else ""
+            raise ConfigError(f"{path}: there is no such file{told}", file=str(path)) from None
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}", file=str(path)) from error
         except ValidationError as error:

@@ -24,7 +24,7 @@ from diffusion_edge.errors import ConfigError
 from diffusion_edge.families.card import load_card
 from diffusion_edge.places import REPOSITORY, family_folder
 from diffusion_edge.serve.machine import Machine, completed
-from diffusion_edge.serve.names import check_names
+from diffusion_edge.serve.names import check_names, named_card
 from diffusion_edge.serve.signals import ignore_signals, raise_on_signals, signals_raise
 
 LARGEST_MESSAGE_BYTES = 128 * 2**20
@@ -43,10 +43,9 @@ def serve(
     the config's, its folder or its name. The first signal lets running requests finish, a second
     one does not. To be called in the main thread.
     """
-    config = _of_family(_on_port(load_config(config_path), port), family)
-    check_names(
-        config.settings, load_card(family_folder(config.settings.family)), Path(config_path)
-    )
+    path = Path(config_path)
+    config = _of_family(_on_port(load_config(path), port), family)
+    check_names(config.settings, named_card(config.settings, path), path)
     check_models(config.settings)
     variables = {} if address else own_variables()
     port_of = nullcontext() if address else claimed_port(config.http_options)

@@ -8,11 +8,20 @@ from pathlib import Path
 
 from diffusion_edge.config import Settings, disagreement
 from diffusion_edge.errors import ConfigError, InvalidRequest
-from diffusion_edge.families.card import FamilyCard, charged_shape
+from diffusion_edge.families.card import FamilyCard, charged_shape, load_card
 from diffusion_edge.places import REPOSITORY, family_folder, trace_file
 from diffusion_edge.routing.policies import served
 from diffusion_edge.strict import nearest
 from diffusion_edge.traces import read_rates
+
+
+def named_card(settings: Settings, path: Path) -> FamilyCard:
+    """The card of the family that a config names. Raises ConfigError."""
+    try:
+        folder = family_folder(settings.family)
+    except ConfigError as error:
+        raise disagreement(("family",), error.message, path) from None
+    return load_card(folder)
 
 
 def check_names(settings: Settings, card: FamilyCard, path: Path | None = None) -> None:

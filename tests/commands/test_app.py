@@ -282,8 +282,13 @@ def test_check_accepts_what_is_shipped_and_names_a_wrong_key(tmp_path: Path) -> 
             "policy: elastic\n      emulate: {packet_bytes: sdlx}",
             "applications[0].args.emulate.packet_bytes: family 'sdlx': there is no folder sdlx",
         ),
+        (
+            "family: shapes",
+            "family: shape",
+            "applications[0].args.family: family 'shape': there is no folder shape",
+        ),
     ],
-    ids=["policy", "model", "packet_bytes"],
+    ids=["policy", "model", "packet_bytes", "family"],
 )
 def test_names_that_are_not_known_are_told_before_anything_starts(
     tmp_path: Path, old: str, new: str, said: str

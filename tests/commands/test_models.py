@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from diffusion_edge.commands import models
 from diffusion_edge.commands.app import app
 from tests.fakehub import FakeHub, run, serving
 from tests.tiny import STAGES
@@ -181,6 +182,13 @@ def test_all_families_are_listed_in_plain_lines(
     assert "sdxl (sdxl): " in result.stdout
     assert "  edge  edge  segmind/SSD-1B  apache-2.0  missing\n" in result.stdout
     assert "  cloud  cloud  stage_models/shapes/cloud  Apache-2.0  on disk\n" in result.stdout
+
+
+def test_where_no_families_are_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "FAMILIES", tmp_path / "stage_models")
+    result = here("list")
+    assert result.exit_code == 1
+    assert f"there are no families in {tmp_path / 'stage_models'}" in result.stderr
 
 
 def test_the_built_in_family_passes_its_check() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusion_edge.api.watch import Watched
-from diffusion_edge.errors import InvalidRequest
+from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.families.card import load_card
 from diffusion_edge.plan import Plan
 from diffusion_edge.profile import batch, watch
@@ -76,6 +76,30 @@ def test_worse_ones_tell_that_the_table_is_not_true(tiny_family: Path, tmp_path:
     found = seen(tmp_path, tiny_family)
     assert found.quality == 0.5
     assert not found.is_true
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="nowhere: there is no such folder"):
+        kept(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("data", [None, b"", b"\x89PNG\r\n\x1a\n half"])
+def test_a_picture_that_cannot_be_read_is_told(tmp_path: Path, data: bytes | None) -> None:
+    watched = Watched(
+        prompt="a red circle",
+        plan="cloud:10",
+        seed=0,
+        width=16,
+        height=16,
+        quality=1.0,
+        quality_bound=0.9,
+        weights="w",
+    )
+    (tmp_path / "0.json").write_text(watched.model_dump_json())
+    if data is not None:
+        (tmp_path / "0.png").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"0\.png: "):
+        kept(tmp_path)
 
 
 def test_two_are_needed(tiny_family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

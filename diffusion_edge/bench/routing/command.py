@@ -22,7 +22,7 @@ from diffusion_edge.bench.routing.runs import Tell
 from diffusion_edge.config import load_config
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.places import REPOSITORY
+from diffusion_edge.places import REPOSITORY, trace_file
 from diffusion_edge.plan import Plan
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.strict import nearest, read_yaml
@@ -127,7 +127,7 @@ def following(trace: Path) -> list[dict[str, Any]]:
     """The links of `local.yaml`, but the device's follow this trace and are stated as its mean."""
     data, _ = read_yaml(server.LOCAL)
     links: list[dict[str, Any]] = data["applications"][0]["args"]["links"]
-    mean = read_rates(REPOSITORY / trace).mean
+    mean = read_rates(trace_file(str(trace))).mean
     own = {"trace": str(trace), "bytes_per_s": round(mean, 1)}
     return [link | own if DEVICE in link["between"] else link for link in links]
 
