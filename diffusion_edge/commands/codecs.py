@@ -53,9 +53,10 @@ def codecs(
 ) -> None:
     """Measure what each codec loses, for codec `auto`. An interrupted run goes on."""
     from diffusion_edge.families.quiet import quiet_libraries
-    from diffusion_edge.profile.codecs import MARKS, Task, as_text, measure, page_lines, table
+    from diffusion_edge.profile.codecs import MARKS, Task, measure, page_lines, table
     from diffusion_edge.profile.metric import load_metric
     from diffusion_edge.profile.progress import pictures_bar
+    from diffusion_edge.profile.table import write
 
     card = card_of(family)
     found = load_metric(metric or card.metric)
@@ -76,7 +77,7 @@ def codecs(
         typer.secho(f"what is done is in {kept}; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
     done = table(task, losses)
-    written.write_text(as_text(done))
+    write(done, written)
     pages.write(page, MARKS, page_lines(done, _command(task), Defaults().codec_loss))
     kept.unlink()
     typer.echo(f"{written}, {page}: {len(solvers)} solvers, {len(texts)} prompts")

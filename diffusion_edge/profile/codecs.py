@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from diffusion_edge.profile.intervals import Z
 from diffusion_edge.profile.ledger import open_ledger
 from diffusion_edge.profile.measure import BATCH, fingerprint
 from diffusion_edge.profile.metric import Metric
+from diffusion_edge.profile.table import versions
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.codecs import CodecRow, CodecTable
 from diffusion_edge.schedule import resolved_steps
@@ -244,10 +242,7 @@ def table(task: Task, found: Mapping[Key, Sequence[Loss]]) -> CodecTable:
         prompts=task.source,
         captions=len(task.prompts),
         weights=fingerprint(task.card),
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "diffusers", "transformers")},
-        },
+        versions=versions(),
         measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
         rows=tuple(_row(key, resolved_steps(key[0], task.asked), found[key]) for key in found),
     )
@@ -291,13 +286,6 @@ def interval_of_change(changes: Sequence[float]) -> tuple[float, float]:
 def _digits(value: float) -> float:
     """Three of them."""
     return float(f"{value:.3g}")
-
-
-def as_text(table: CodecTable) -> str:
-    """The table as JSON, a row to a line."""
-    head = json.dumps(table.model_dump(exclude={"rows"}), indent=2)
-    lines = ",\n".join("    " + json.dumps(row.model_dump()) for row in table.rows)
-    return head[:-2] + ',\n  "rows": [\n' + lines + "\n  ]\n}\n"
 
 
 # ---------------------------------------------------------------------------- the page

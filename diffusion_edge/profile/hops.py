@@ -59,7 +59,6 @@ CODECS = ("exact", "bf16", "int8")
 SHAPES = Mix("shapes", ("shapes",), CODECS, TENSORS)
 SD15 = Mix("sd15", ("sd15",), CODECS, TENSORS)
 SDXL = Mix("sdxl", ("sdxl",), CODECS, TENSORS)
-FLUX = Mix("flux", ("flux",), CODECS, (1, 2))
 EVERY = Mix("every", ("shapes", "sd15", "sdxl", "flux"), CODECS, TENSORS)
 SMALL = Mix("small", ("shapes", "sd15"), ("bf16", "int8"), (1, 2))
 

@@ -64,12 +64,15 @@ def draft(task: Task, scores: Scores) -> QualityTable:
         guidance=defaults.guidance,
         confidence=CONFIDENCE,
         weights=task.weights,
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "diffusers", "transformers")},
-        },
+        versions=versions(),
         sizes=(size,),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of what makes the pictures."""
+    libraries = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"python": platform.python_version()} | libraries
 
 
 def rows(task: Task, scores: Scores) -> tuple[QualityRow, ...]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from math import exp, log
 from statistics import median
 
-from diffusion_edge.routing.links.estimate import EASE, QUANTILE, quantile
+from diffusion_edge.routing.links.estimate import QUANTILE, moved, quantile
 from diffusion_edge.view import Choice
 
 WINDOW = 200
@@ -49,7 +49,7 @@ class Calibration:
             return found
         corrected = (*self.corrected, log(actual_s / told.predicted_50_s))[-WINDOW:]
         late = actual_s > told.predicted_90_s
-        level = min(max(self.level + EASE * (late - (1.0 - QUANTILE)), 0.5), 0.995)
+        level = moved(self.level, late)
         told_all, below = self.told + 1, self.below + (not late)
         return replace(found, corrected=corrected, level=level, told=told_all, below=below)
 

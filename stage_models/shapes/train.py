@@ -97,8 +97,8 @@ class Task:
 
 
 def quick_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the machine computes in it; a CPU that only emulates it takes half a minute for an
-    update that float32 makes in eight seconds."""
+    """bfloat16 where the machine computes in it; a CPU that only emulates it takes half a minute
+    for an update that float32 makes in eight seconds."""
     known = torch.cpu.get_capabilities()
     computes = known.get("amx_bf16") or known.get("avx512_bf16")
     return torch.bfloat16 if device != "cpu" or computes else torch.float32

@@ -155,8 +155,7 @@ class LinkEstimate:
         if not belief.hops:
             return found  # the first guess says nothing of how well hops predict the next
         error = miss(belief.link(asked), hop)
-        level = self.level + EASE * ((error > log(self.slow)) - (1.0 - QUANTILE))
-        level = min(max(level, 0.5), 0.995)
+        level = moved(self.level, error > log(self.slow))
         return replace(found, misses=(*self.misses, error)[-WINDOW:], level=level)
 
     def link(self, at: float) -> Link:
@@ -194,6 +193,12 @@ def _weights(losses: Mapping[str, float]) -> dict[str, float]:
     raw = {name: exp(EAGER * (least - loss)) for name, loss in losses.items()}
     total = sum(raw.values())
     return {name: part / total for name, part in raw.items()}
+
+
+def moved(level: float, beyond: bool) -> float:
+    """The level of the quantile after a draw that was beyond it or not: raised until as few are as
+    QUANTILE says."""
+    return min(max(level + EASE * (beyond - (1.0 - QUANTILE)), 0.5), 0.995)
 
 
 def quantile(ordered: list[float], level: float) -> float:
