@@ -262,4 +262,4 @@ def test_files_of_a_local_family_that_are_missing_are_named(family: Path) -> Non
 def test_an_unknown_family_is_told_with_those_that_are_known() -> None:
     result = here("check", "moon")
     assert result.exit_code == 1
-    assert "the families here are flux, sd15, sd35, sdxl, shapes" in result.stderr
+    assert "no such family in stage_models (flux, sd15, sd35, sdxl, shapes)" in result.stderr
