@@ -62,6 +62,10 @@ class Trace:
             starts, values = np.append(0.0, starts), np.append(self.at(time_s), values)
         return Trace(starts, values, self.period_s)
 
+    def back(self) -> Trace:
+        """For a link's way back: from the middle on, so that both ways are not slow together."""
+        return self.later(self.period_s / 2)
+
     def until(self, time_s: float) -> float:
         """The values summed over time, from 0 s on: of rates, the bytes that pass."""
         periods, rest = divmod(time_s, self.period_s)

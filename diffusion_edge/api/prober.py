@@ -6,12 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from diffusion_edge.routing.links.probes import PAUSE_S
 from diffusion_edge.routing.links.taken import Links, Pair
 
 log = logging.getLogger(__name__)
 
-PAUSE_S = 2.0
-"""Between two looks at the links from a stage, and so between two probes that it sends."""
 GIVE_UP_S = 10.0
 
 # (source, target, bytes) -> seconds, or None where the link was in use

@@ -20,6 +20,7 @@ from diffusion_edge.commands import (
     plots,
     profile,
     serve,
+    simulate,
     throttle,
 )
 from diffusion_edge.errors import EdgeError
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "generate": generate.generate,
     "plan": plan.plan,
     "throttle": throttle.throttle,
+    "simulate": simulate.simulate,
     "profile": profile.profile,
     "plots": plots.plots,
     "codecs": codecs.codecs,
@@ -81,4 +83,5 @@ add(of_bench, "engine", bench.engine)
 add(of_bench, "serve", bench.serve)
 add(of_bench, "links", bench.links)
 add(of_bench, "routing", bench.routing)
+add(of_bench, "agree", bench.agree)
 app.add_typer(of_bench, name="bench")

@@ -13,6 +13,7 @@ import typer
 from diffusion_edge.commands import pages
 from diffusion_edge.commands.arguments import FAMILY, LAST_SEED, FamilyArgument, card_of
 from diffusion_edge.commands.pages import PageFile
+from diffusion_edge.places import REPOSITORY
 
 if TYPE_CHECKING:
     from diffusion_edge.families.card import FamilyCard
@@ -28,6 +29,8 @@ HOPS = 200
 SCALE = 4.0
 LINK_TRACE = Path("loadtest/traces/links/lte_bus_nyc.csv")
 LEDGER = Path("build/routing.part.jsonl")
+AGREE_LEDGER = Path("build/agree.part.jsonl")
+SCENARIOS = ("steady", "burst", "links", "overload")
 
 Stage = Annotated[str | None, typer.Option(help="The family's reference if not given.")]
 Steps = Annotated[
@@ -146,6 +149,35 @@ def routing(
         report = measure(asked, _tell)
     pages.write(page, MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
+
+
+def agree(
+    scenarios: Annotated[
+        list[Path] | None, typer.Argument(help="Files; those of loadtest/scenarios if none.")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Instead of the files'.")] = None,
+    own_models: Annotated[
+        bool, typer.Option(help="Compute what each stage's model computes, not the smallest's.")
+    ] = False,
+    ledger: Annotated[
+        Path, typer.Option(help="Where every request is kept; the same command goes on there.")
+    ] = AGREE_LEDGER,
+    page: PageFile = None,
+) -> None:
+    """Scenarios on a live server and in the simulator. Ends in a JSON line."""
+    from diffusion_edge.bench.routing.agree import COMMAND, MARKS, as_json, page_lines
+    from diffusion_edge.bench.simulated import agreement
+    from diffusion_edge.serve.signals import signals_raise
+
+    files = scenarios or [REPOSITORY / "loadtest" / "scenarios" / f"{n}.yaml" for n in SCENARIOS]
+    pages.check(page, MARKS)
+    with signals_raise():  # a SIGTERM ends the server too
+        found = agreement(files, requests, own_models, ledger, _tell)
+    named = " ".join((COMMAND, *map(str, scenarios or ())))
+    command = named + (f" --requests {requests}" if requests else "")
+    command += " --own-models" if own_models else ""
+    pages.write(page, MARKS, page_lines(found, command))
+    _tell_all(page_lines(found, command), as_json(found, command))
 
 
 # ---------------------------------------------------------------------------- shared

@@ -86,4 +86,4 @@ class Stage:
 def _rates(file: str, back: bool) -> Trace:
     """Of a link; of the way back, from the middle of the recording."""
     rates = read_rates(trace_file(file))
-    return rates.later(rates.period_s / 2) if back else rates
+    return rates.back() if back else rates

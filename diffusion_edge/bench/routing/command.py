@@ -136,8 +136,8 @@ def _settings(asked: Asked, task: Task) -> dict[str, Any]:
     """What the ledger's entries depend on. The parts do not: each has entries of its own."""
     return {
         "family": asked.card.name,
-        "quality": _digest([asked.card.root / "quality.json"]),
-        "code": _digest(sorted(p for name in SERVES for p in _sources(name))),
+        "quality": digest([asked.card.root / "quality.json"]),
+        "code": code(),
         "scale": asked.scale,
         "own_models": asked.own_models,
         "size": asdict(task.size),
@@ -149,12 +149,17 @@ def _settings(asked: Asked, task: Task) -> dict[str, Any]:
     }
 
 
+def code() -> str:
+    """A fingerprint of what serves."""
+    return digest(sorted(p for name in SERVES for p in _sources(name)))
+
+
 def _sources(name: str) -> list[Path]:
     path = REPOSITORY / "diffusion_edge" / name
     return [path] if path.is_file() else list(path.rglob("*.py"))
 
 
-def _digest(files: list[Path]) -> str:
+def digest(files: list[Path]) -> str:
     found = hashlib.sha256()
     for path in files:
         found.update(path.read_bytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_edge.bench.routing.live import Live, Wanted
-from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Arm, Part, Ran
+from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Arm, Ran
 from diffusion_edge.profile.ledger import open_ledger
 
 START_S = 40.0
@@ -65,7 +65,7 @@ class Runs:
 
     async def of(
         self,
-        part: Part,
+        part: str,
         arm: Arm,
         due: Sequence[float],
         rate_per_s: float,

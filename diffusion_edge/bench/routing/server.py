@@ -79,9 +79,11 @@ def light(card: FamilyCard) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def opened(scale: float, family: Path, settings: Mapping[str, Any]) -> AsyncIterator[Live]:
+async def opened(
+    scale: float, family: Path, settings: Mapping[str, Any], source: Path = LOCAL
+) -> AsyncIterator[Live]:
     """A server that is up and warm. It ends with the context."""
-    config = configured(scale, family, free_port(), settings)
+    config = configured(scale, family, free_port(), settings, source)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "routing.yaml"
         path.write_text(json.dumps(config))

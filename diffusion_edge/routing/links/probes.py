@@ -8,6 +8,8 @@ SHARE = 0.01
 """Of what the link could have carried since it was last used."""
 QUIET_S = 20.0
 """A link that was used within so long is not probed."""
+PAUSE_S = 2.0
+"""Between two looks at the links from a stage, and so between two probes that it sends."""
 SMALL = 2048
 """Bytes of every other probe, which tells of the delay alone."""
 LONGEST_S = 1.0

@@ -1,0 +1,143 @@
+"""Simulations of a deployment that a Serve config states: what they have to know of its family, and
+the runs that a scenario asks for. No Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusion_edge.api.carriage import carriage
+from diffusion_edge.bench.routing import server
+from diffusion_edge.bench.routing.agree import Pair, checked, measure
+from diffusion_edge.bench.routing.command import code
+from diffusion_edge.bench.routing.runs import Tell
+from diffusion_edge.config import Settings, load_config, read_settings
+from diffusion_edge.families.card import charged_shape, load_card
+from diffusion_edge.places import REPOSITORY, family_folder
+from diffusion_edge.request import ImageRequest
+from diffusion_edge.routing.board import Carriage
+from diffusion_edge.routing.codecs import codec_table
+from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.schedule import resolved_steps
+from diffusion_edge.sim.build import Asks, Family, world
+from diffusion_edge.sim.loop import Arrival, Simulation
+from diffusion_edge.sim.scenario import Scenario, load
+from diffusion_edge.sim.tally import Figures, figures
+
+
+@dataclass(frozen=True)
+class Run:
+    """events: that were handled. cpu_s: of this thread."""
+
+    figures: Figures
+    events: int
+    cpu_s: float
+
+
+def family_of(settings: Settings) -> Family:
+    """Raises ConfigError."""
+    folder = family_folder(settings.family)
+    card, table = load_card(folder), codec_table(folder)
+    charged, loss = charged_shape(card, settings), settings.defaults.codec_loss
+    known: dict[tuple[object, ...], Carriage] = {}
+
+    def carried(request: ImageRequest) -> Carriage:
+        """Kept, since all prompts of a simulation are one."""
+        asked = request.steps, request.size, request.codec
+        if asked not in known:
+            known[asked] = carriage(card, table, loss, request, charged)
+        return known[asked]
+
+    defaults = card.defaults
+    steps = resolved_steps(defaults.solver, defaults.steps)
+    quality = folder / "quality.json"
+    asked = ImageRequest(
+        prompt="a picture",
+        family=card.name,
+        steps=steps,
+        seed=0,
+        solver=defaults.solver,
+        guidance=defaults.guidance,
+        width=defaults.size,
+        height=defaults.size,
+    )
+    return Family(
+        asked=asked,
+        cells=carried(asked).cells,
+        quality=QualityTable.read(quality)
+        if quality.exists()
+        else QualityTable.unknown(card.name, card.reference, steps),
+        carriage=carried,
+        guidance={n: s.guidance for n, s in card.stages.items() if s.guidance is not None},
+    )
+
+
+def config_of(scenario: Scenario) -> Settings:
+    """An absolute path, or one below the working directory or the repository. Raises
+    ConfigError."""
+    return load_config(_path_of(scenario)).settings
+
+
+def _path_of(scenario: Scenario) -> Path:
+    here = Path(scenario.config)
+    return here if here.is_file() else REPOSITORY / scenario.config
+
+
+def runs(
+    scenario: Scenario, settings: Settings, family: Family, came: Callable[[int], None]
+) -> Iterator[Run]:
+    """One by seed and policy. came: told of requests as they come."""
+    for seed in scenario.seeds:
+        simulated = world(scenario, settings, family, seed)
+        asks = Asks(scenario, settings, family, simulated, seed)
+        for policy in scenario.policies:
+            began = time.thread_time()
+            simulation = Simulation(simulated, seed)
+            tally = simulation.play(_told(asks.by(policy), came))
+            found = figures(tally, policy, seed)
+            yield Run(found, simulation.events, time.thread_time() - began)
+
+
+def _told(arrivals: Iterator[Arrival], came: Callable[[int], None]) -> Iterator[Arrival]:
+    for arrival in arrivals:
+        came(1)
+        yield arrival
+
+
+# ---------------------------------------------------------------------------- beside a live server
+
+
+def agreement(
+    files: Sequence[Path], requests: int | None, own_models: bool, ledger: Path, tell: Tell
+) -> list[Pair]:
+    """Scenarios played live and simulated. own_models: whether every stage computes what its own
+    model does, rather than the family's smallest. Raises ConfigError and InvalidRequest before the
+    work for what cannot be asked."""
+    scenarios = [checked(load(file, count=requests)) for file in files]
+    (source,) = {_path_of(scenario) for scenario in scenarios}
+    settings = load_config(source).settings
+    family, root = family_of(settings), family_folder(settings.family)
+    kept = {
+        "scenarios": [scenario.model_dump(mode="json") for scenario in scenarios],
+        "code": code(),
+        "own_models": own_models,
+    }
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    with nullcontext(root) if own_models else server.light(load_card(root)) as folder:
+        opens = partial(server.opened, server.LOCAL_SCALE, folder, source=source)
+        configured = partial(_configured, source)
+        work = measure(scenarios, family, configured, opens, ledger, kept, tell)
+        return asyncio.run(work)
+
+
+def _configured(source: Path, changes: Mapping[str, Any]) -> Settings:
+    """As the server has them, but for the folder with the models' weights."""
+    family = load_config(source).settings.family
+    config = server.configured(server.LOCAL_SCALE, Path(family), 1, changes, source)
+    return read_settings(config["applications"][0]["args"])

@@ -1,0 +1,105 @@
+"""The command `simulate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from diffusion_edge.bench.simulated import Run
+    from diffusion_edge.sim.tally import Figures
+
+KINDS = 3
+"""Kinds of plans that are shown of each policy."""
+
+
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="A YAML file, such as steady.yaml.")],
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of the file's: a name, or a plan; may be repeated."),
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="A file for every figure of every run.")
+    ] = None,
+) -> None:
+    """Play a scenario on a virtual clock, by the server's own rules, and show what became of it."""
+    from rich.console import Console
+
+    from diffusion_edge.bench.simulated import config_of, family_of, runs
+    from diffusion_edge.profile.progress import bar
+    from diffusion_edge.sim.scenario import load
+
+    wanted = load(scenario, policy, requests)
+    settings = config_of(wanted)
+    family = family_of(settings)
+    total = len(wanted.seeds) * len(wanted.policies) * wanted.requests.count
+    with bar(total, "requests") as came:
+        found = list(runs(wanted, settings, family, came))
+    if as_json is not None:
+        as_json.write_text(json.dumps(_told(wanted.model_dump(), found), indent=1) + "\n")
+    console = Console()
+    console.print(_table(wanted.title or scenario.stem, wanted.policies, found))
+    for name in wanted.policies:
+        kinds = ", ".join(_kinds(_of(name, found)))
+        console.print(f"{name}: {kinds or 'nothing was begun'}", markup=False, highlight=False)
+
+
+def _told(scenario: dict[str, Any], found: Sequence[Run]) -> dict[str, Any]:
+    told = [
+        run.figures.as_json() | {"events": run.events, "cpu_s": round(run.cpu_s, 3)}
+        for run in found
+    ]
+    return {"scenario": scenario, "runs": told}
+
+
+def _table(title: str, policies: Iterable[str], found: Sequence[Run]) -> Any:
+    """The mean over the seeds."""
+    from rich.table import Table
+
+    seeds = len({run.figures.seed for run in found})
+    of = f", mean of {seeds} seeds" if seeds > 1 else ""
+    table = Table(title=f"{title}{of}", title_justify="left")
+    table.add_column("policy", overflow="fold", min_width=8)
+    for name in ("in time", "late", "lost", "mean s", "p50", "p95", "cost", "off by"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for policy in policies:
+        table.add_row(policy, *_row(_of(policy, found)))
+    return table
+
+
+def _of(policy: str, found: Sequence[Run]) -> list[Figures]:
+    return [run.figures for run in found if run.figures.policy == policy]
+
+
+def _row(runs: Sequence[Figures]) -> list[str]:
+    """Shares of all requests, of which the lost ones got no picture; seconds, cost and how far
+    forecasts were off are of those that did."""
+    total = sum(each.requests for each in runs)
+    latency_s = [[each.latency_s[name] for each in runs] for name in ("mean", "p50", "p95")]
+    return [
+        f"{sum(each.in_time for each in runs) / total:.1%}",
+        f"{sum(each.late for each in runs) / total:.1%}",
+        f"{sum(each.lost for each in runs) / total:.1%}",
+        *(_mean(column) for column in latency_s),
+        _mean([each.cost for each in runs]),
+        _mean([each.forecast_error for each in runs], "{:.1%}"),
+    ]
+
+
+def _kinds(runs: Sequence[Figures]) -> list[str]:
+    names = dict.fromkeys(name for each in runs for name in each.kinds)
+    shares = {name: fmean(each.kinds.get(name, 0.0) for each in runs) for name in names}
+    most = sorted(shares, key=shares.__getitem__, reverse=True)[:KINDS]
+    return [f"{name} {shares[name]:.0%}" for name in most]
+
+
+def _mean(values: Iterable[float | None], shown: str = "{:.3g}") -> str:
+    known = [value for value in values if value is not None]
+    return shown.format(fmean(known)) if known else "-"
