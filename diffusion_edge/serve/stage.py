@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -24,7 +25,9 @@ class Stage:
 
     async def __init__(self, name: str, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         # Here and not above: the process that deploys has no need of torch.
+        from diffusion_edge.engine.lag import Lag
         from diffusion_edge.engine.lanes import leave_cores_to_lanes
+        from diffusion_edge.engine.pace import RealClock
         from diffusion_edge.engine.worker import Worker
         from diffusion_edge.families.load import load_family
         from diffusion_edge.families.pipeline import Loading
@@ -56,6 +59,8 @@ class Stage:
             {stage: serve.get_deployment_handle(stage, app) for stage in others}
         )
         self._transport.open()
+        self._lag = Lag(RealClock())
+        self._watching = asyncio.create_task(self._lag.watch())
 
     async def run(self, packet: bytes, lease: str) -> AsyncGenerator[Event, None]:
         """Ends when the caller has not renewed the lease for some seconds."""
@@ -78,9 +83,9 @@ class Stage:
         """Of the way from here to `target`; see `Worker.probe`."""
         return await self._worker.probe(target, nbytes, self._transport)
 
-    async def greet(self, data: bytes) -> AsyncGenerator[None, None]:
-        """Answers once, the way `run` does."""
-        yield
+    async def greet(self, data: bytes) -> AsyncGenerator[float, None]:
+        """Answers once, the way `run` does: by how many seconds this process was late."""
+        yield self._lag.worst_s()
 
 
 def _rates(file: str, back: bool) -> Trace:

@@ -24,10 +24,11 @@ class LocalTransport:
         """Of the link from `source` to `target`; see `Worker.probe`."""
         return await self._workers[source].probe(target, nbytes, self)
 
-    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[None, None]:
+    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[float, None]:
+        """Never late: both ends are one event loop, which the sender watches."""
         if stage not in self._workers:
             raise StageLost(f"there is no stage {stage!r} here", stage=stage)
-        yield
+        yield 0.0
 
     async def run(self, stage: str, packet: bytes) -> AsyncGenerator[Event, None]:
         if stage not in self._workers:

@@ -92,15 +92,16 @@ class RayTransport:
             known = ", ".join(self._runs)
             raise StageLost(f"there is no stage {stage!r}; there are {known}", stage=stage)
 
-    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[None, None]:
-        """Yields once, when the stage has the bytes, which go the way of a packet."""
+    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[float, None]:
+        """Yields once, when the stage has the bytes, which go the way of a packet: seconds by which
+        its event loop was late."""
         self._check(stage)
         response = self._greets[stage].remote(data)
         answered = False
         try:
-            async for _ in response:
+            async for late_s in response:
                 answered = True
-                yield
+                yield late_s
         except (RayError, RayServeException) as error:
             answered = True
             raise typed(error, stage) from None

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from diffusion_edge.engine.lag import KEPT_S, Lag
 from diffusion_edge.engine.link import EmulatedLink, steady
 from diffusion_edge.engine.probe import LONGEST_S, probed
 from diffusion_edge.errors import StageLost
@@ -17,17 +18,19 @@ from tests.fakes import VirtualClock
 
 
 class Far:
-    """Stages that take `takes_s` to answer; keeps what they got."""
+    """Stages that take `takes_s` to answer, and were late; keeps what they got."""
 
-    def __init__(self, clock: VirtualClock, takes_s: float = 0.0, answers: int = 1) -> None:
-        self.clock, self.takes_s, self.answers = clock, takes_s, answers
+    def __init__(
+        self, clock: VirtualClock, takes_s: float = 0.0, answers: int = 1, late_s: float = 0.0
+    ) -> None:
+        self.clock, self.takes_s, self.answers, self.late_s = clock, takes_s, answers, late_s
         self.got: list[tuple[str, bytes]] = []
 
-    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[None, None]:
+    async def greet(self, stage: str, data: bytes) -> AsyncGenerator[float, None]:
         self.got.append((stage, data))
         await self.clock.sleep(self.takes_s)
         for _ in range(self.answers):
-            yield
+            yield self.late_s
 
 
 def a_link(clock: VirtualClock, rates: Trace, delay_s: float = 0.5) -> EmulatedLink:
@@ -81,6 +84,53 @@ async def test_a_probe_that_takes_long_is_cut_off_and_off_the_link() -> None:
     assert await clock.run(link.carry(2)) == pytest.approx(0.0)
     assert clock.now() - began == pytest.approx(2.5)
     assert await clock.run(probed("hall", 9, None, Far(clock, 99.0), clock)) == LONGEST_S
+
+
+@pytest.mark.parametrize(
+    ("takes_s", "here_s", "there_s", "told"),
+    [
+        (0.5, 0.0, 0.12, True),
+        (0.5, 0.0, 0.13, False),
+        (0.5, 0.12, 0.0, True),
+        (0.5, 0.3, 0.0, False),
+        (0.5, 0.1, 0.1, False),
+        (0.01, 0.0, 0.019, True),
+        (0.01, 0.0, 0.021, False),
+    ],
+)
+async def test_what_an_end_was_late_is_not_taken_for_the_link(
+    takes_s: float, here_s: float, there_s: float, told: bool
+) -> None:
+    """Every sleep of the sender's ends so much later."""
+    clock = VirtualClock(overshoot_s=here_s)
+    far = Far(VirtualClock(), takes_s=0.0, late_s=there_s)
+    link = a_link(clock, steady(1e6), delay_s=takes_s)
+    far.clock = clock
+    seconds = await clock.run(probed("hall", 1, link, far, clock))
+    assert (seconds is not None) == told
+
+
+async def test_a_loop_that_is_late_now_or_was_lately_says_so() -> None:
+    clock = VirtualClock()
+    lag = Lag(clock, 0.25)
+
+    async def story() -> list[float]:
+        found = [lag.worst_s()]
+        async with lag.watching():
+            await clock.sleep(0.5)
+            found.append(lag.worst_s())
+            clock.seconds += 2.0  # nobody woke meanwhile
+            found.append(lag.worst_s())
+            await clock.sleep(0.25)
+            found.append(lag.worst_s())
+            await clock.sleep(KEPT_S + 0.5)
+            found.append(lag.worst_s())
+        return found
+
+    found = await clock.run(story())
+    assert found[:2] == [0.0, 0.0]
+    assert found[2] >= 1.75
+    assert found[3:] == [pytest.approx(found[2], abs=0.25), 0.0]
 
 
 async def test_no_answer_is_no_measure() -> None:
