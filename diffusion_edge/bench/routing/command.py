@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_edge.bench.report import machine, versions
-from diffusion_edge.bench.routing import decision, parts, server
+from diffusion_edge.bench.routing import decision, parts, server, split
 from diffusion_edge.bench.routing.decision import Decisions
+from diffusion_edge.bench.routing.live import Wanted
 from diffusion_edge.bench.routing.parts import FULL, SHORT, Found, Task
-from diffusion_edge.bench.routing.records import PARTS, Part
+from diffusion_edge.bench.routing.records import LIVE, PARTS, Part
 from diffusion_edge.bench.routing.report import COMMAND, Report
 from diffusion_edge.bench.routing.runs import Tell
+from diffusion_edge.bench.routing.split import Split
 from diffusion_edge.config import load_config
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import FamilyCard
@@ -30,6 +32,8 @@ from diffusion_edge.traces import read_rates
 
 BELOW = 0.01
 """The floor is so far below what the second stage of `in-turn` alone is known to reach."""
+LONG_S = 1e3
+"""A deadline that nobody misses, before the burst's own follows from what was found."""
 DEVICE = "device"
 SERVES = (
     *("api", "engine", "routing", "serve", "sites", "batching.py", "config.py", "emulation.py"),
@@ -63,14 +67,25 @@ def measure(asked: Asked, tell: Tell) -> Report:
     """Raises InvalidRequest before the work for what cannot be measured."""
     task = task_of(asked)
     found = None
-    if task.parts != ("decision",):
+    if set(task.parts) & set(LIVE):
         asked.ledger.parent.mkdir(parents=True, exist_ok=True)
         root = asked.card.root.resolve()
         with nullcontext(root) if asked.own_models else server.light(asked.card) as folder:
             opens = partial(server.opened, asked.scale, folder)
             kept = _settings(asked, task)
             found = asyncio.run(parts.measure(task, opens, asked.ledger, kept, tell))
-    return reported(asked, found, decisions(asked, task, tell))
+    return reported(asked, found, splits(asked, task, tell), decisions(asked, task, tell))
+
+
+def splits(asked: Asked, task: Task, tell: Tell) -> tuple[Split, ...]:
+    if "split" not in task.parts:
+        return ()
+    count, tries = task.size.split
+    tell(f"splits of {count} requests at once, on views")
+    settings = load_config(server.LOCAL).settings
+    quality = QualityTable.read(asked.card.root / "quality.json")
+    wanted = Wanted(task.steps, LONG_S, task.floor)
+    return split.measured(settings, quality, task.bound, wanted, asked.seed, count, tries)
 
 
 def decisions(asked: Asked, task: Task, tell: Tell) -> Decisions | None:
@@ -82,7 +97,9 @@ def decisions(asked: Asked, task: Task, tell: Tell) -> Decisions | None:
     return decision.measured(settings, quality, task.size.decisions, asked.seed)
 
 
-def reported(asked: Asked, found: Found | None, decided: Decisions | None) -> Report:
+def reported(
+    asked: Asked, found: Found | None, splits: tuple[Split, ...], decided: Decisions | None
+) -> Report:
     computes = "its own model's" if asked.own_models else "the smallest model's"
     return Report(
         command=str(asked),
@@ -97,6 +114,7 @@ def reported(asked: Asked, found: Found | None, decided: Decisions | None) -> Re
         machine=machine("", os.cpu_count() or 1),
         versions=versions(),
         found=found,
+        splits=splits,
         decisions=decided,
     )
 

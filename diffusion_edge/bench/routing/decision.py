@@ -105,16 +105,23 @@ def _some(config: StageConfig) -> int:
 
 
 def _stage(name: str, config: StageConfig, rng: random.Random, count: int) -> StageStatus:
+    idle = stated(name, config, rng.uniform(1 - SPREAD, 1 + SPREAD))
+    step_s = idle.step_s[CELLS][1]
+    held = tuple(_held(k, step_s, rng) for k in range(count))
+    queue_s = sum(each.steps for each in held) * step_s
+    return replace(idle, queue_s=queue_s, queued=len(held), held=held)
+
+
+def stated(name: str, config: StageConfig, off: float = 1.0) -> StageStatus:
+    """A stage with nothing to do, whose seconds are stated ones times `off`."""
     assert config.emulate is not None
-    off = rng.uniform(1 - SPREAD, 1 + SPREAD)
     curve = {rows: seconds * off for rows, seconds in config.emulate.curve.items()}
-    held = tuple(_held(k, curve[1], rng) for k in range(count))
     return StageStatus(
         stage=name,
         tier=config.tier,
         model=config.model,
-        queue_s=sum(each.steps for each in held) * curve[1],
-        queued=len(held),
+        queue_s=0.0,
+        queued=0,
         capacity=config.capacity,
         step_s={CELLS: curve},
         encode_s=config.emulate.encode_s * off,
@@ -122,7 +129,6 @@ def _stage(name: str, config: StageConfig, rng: random.Random, count: int) -> St
         resident_bytes=0,
         emulated=True,
         batches=len(curve) > 1,
-        held=held,
     )
 
 
@@ -153,16 +159,23 @@ def _link(
 
 def drawn_request(family: str, view: View, rng: random.Random, number: int) -> ImageRequest:
     slowest_s = max(s.seconds_per_step(True, CELLS) for s in view.stages.values()) * STEPS
+    deadline_s = PATIENCE[number % len(PATIENCE)] * slowest_s
+    return asked_for(family, STEPS, deadline_s, FLOORS[rng.randrange(len(FLOORS))], number)
+
+
+def asked_for(
+    family: str, steps: int, deadline_s: float, quality_floor: float, number: int
+) -> ImageRequest:
     return ImageRequest(
         prompt="a red circle on a white background",
         family=family,
-        steps=STEPS,
+        steps=steps,
         seed=1,
         solver="ddim",
         guidance=3.5,
         width=64,
         height=64,
-        deadline_s=PATIENCE[number % len(PATIENCE)] * slowest_s,
-        quality_floor=FLOORS[rng.randrange(len(FLOORS))],
+        deadline_s=deadline_s,
+        quality_floor=quality_floor,
         request_id=str(number),
     )

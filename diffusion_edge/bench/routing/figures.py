@@ -11,9 +11,11 @@ from diffusion_edge.bench.answered import Answer
 from diffusion_edge.bench.open_loop import quantile
 from diffusion_edge.bench.paired import Interval
 from diffusion_edge.bench.report import NOT_MEASURED, reached
+from diffusion_edge.bench.routing import split
 from diffusion_edge.bench.routing.decision import REPLICAS, STEPS, Decisions
 from diffusion_edge.bench.routing.parts import STEADY, Found
 from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Ran, overrun_share
+from diffusion_edge.bench.routing.split import Split, over_best
 
 REFUSED_S = 1.0
 """A refusal within so long is one at once."""
@@ -143,6 +145,18 @@ def decision_goals(found: Decisions | None) -> Iterator[Goal]:
     seconds = ((), ()) if found is None else (found.decide_s, found.table_s)
     yield _within(f"a decision, {shape}, its tables known", 5e-3, 1e-3, seconds[0])
     yield _within("the table of a full stage that reports", 20e-3, 5e-3, seconds[1])
+
+
+def split_goals(splits: Sequence[Split]) -> Iterator[Goal]:
+    """Of `elastic` where there is no time for what is cheaper; less is better."""
+    tight = [s for s in splits if s.by == "elastic" and s.patience < max(split.PATIENCE)]
+    for one in tight:
+        ratio = over_best(splits, one)
+        what = (
+            f"a burst on {one.replicas} of each stage, due at {one.patience:g} times the best "
+            "split: makespan of `elastic` over it"
+        )
+        yield Goal(what, 1.1, 1.05, ratio, f"{ratio:.3f}", "1.10", "1.05")
 
 
 def _within(what: str, most_s: float, aim_s: float, taken_s: Sequence[float]) -> Goal:

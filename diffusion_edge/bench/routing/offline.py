@@ -9,14 +9,17 @@ next; all orders are tried. Links are taken to be free whenever a packet comes.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 from diffusion_edge.bench.routing.live import Wanted
 from diffusion_edge.plan import Plan, Span
 from diffusion_edge.routing.forecast import ahead
-from diffusion_edge.view import Held, View
+from diffusion_edge.view import Held, StageStatus, View
+
+Known = dict[Hashable, Sequence[float]]
+"""When stages, which are alike if their models and tiers are, are done with what they hold."""
 
 TRIED = 40
 """Plans that are tried for each request more, drawn anew each time."""
@@ -104,18 +107,47 @@ def _fitting(
             yield found.crowding(), plan
 
 
-def played(plans: Sequence[Plan], order: Sequence[str], wanted: Wanted, view: View) -> Played:
-    """All at once over idle stages, each of which is played to its end before the next."""
-    at = [0.0] * len(plans)
+def played(
+    plans: Sequence[Plan],
+    order: Sequence[str],
+    wanted: Wanted,
+    view: View,
+    known: Known | None = None,
+) -> Played:
+    """All at once over idle stages, played in this order; again and again, where plans do not all
+    pass them in it, until nobody comes at another time. Nobody's future changes his past, so that
+    ends. known: of stages that were played before, with what came of that."""
+    known = {} if known is None else known
+    comes_s = {(i, s.start): 0.0 for i, plan in enumerate(plans) for s in plan.spans}
+    here = {
+        stage: [(i, s) for i, plan in enumerate(plans) for s in plan.spans if s.stage == stage]
+        for stage in order
+    }
+    done_s = [0.0] * len(plans)
     idle_s = dict.fromkeys(order, 0.0)
-    for stage in order:
-        here = [(i, s) for i, plan in enumerate(plans) for s in plan.spans if s.stage == stage]
-        held = [_held(i, span, plans[i], at[i], wanted, view) for i, span in here]
-        done = ahead(view.stages[stage], held)
-        for (i, span), seconds in zip(here, done, strict=True):
-            at[i] = seconds + _travel_s(span, plans[i], view)
-        idle_s[stage] = max(done, default=0.0)
-    return Played(tuple(at), idle_s)
+    settled = False
+    while not settled:
+        settled = True
+        for stage in order:
+            held = [
+                _held(0, span, plans[i], comes_s[i, span.start], wanted, view)
+                for i, span in here[stage]
+            ]
+            done = _known(known, view.stages[stage], held)
+            for (i, span), seconds in zip(here[stage], done, strict=True):
+                if span.stop == plans[i].stop:
+                    done_s[i] = seconds
+                elif (then_s := seconds + _travel_s(span, plans[i], view)) != comes_s[i, span.stop]:
+                    comes_s[i, span.stop], settled = then_s, False
+            idle_s[stage] = max(done, default=0.0)
+    return Played(tuple(done_s), idle_s)
+
+
+def _known(known: Known, status: StageStatus, held: Sequence[Held]) -> Sequence[float]:
+    key = status.model, status.tier, tuple((h.steps, h.decodes, h.arrives_s) for h in held)
+    if key not in known:
+        known[key] = ahead(status, held)
+    return known[key]
 
 
 def _held(i: int, span: Span, plan: Plan, at_s: float, wanted: Wanted, view: View) -> Held:
@@ -133,7 +165,5 @@ def _held(i: int, span: Span, plan: Plan, at_s: float, wanted: Wanted, view: Vie
 
 
 def _travel_s(span: Span, plan: Plan, view: View) -> float:
-    if span.stop == plan.stop:
-        return 0.0
     following = next(each for each in plan.spans if each.start == span.stop)
     return view.links[span.stage, following.stage].transfer_s(view.packet_bytes[span.stop])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_edge.bench.open_loop import Bisection
+from diffusion_edge.bench.routing import split
 from diffusion_edge.bench.routing.foretold import (
     all_plans,
     best_fixed,
@@ -46,7 +47,7 @@ class Size:
     search: arrivals of a probe for C. precision: lowest rate that failed over the highest that
     held, at most; probes: at most. steady: rounds, and arrivals of each; fixed: plans. over: times
     C, and arrivals at each. bursts: requests at once, and how often. forecast: arrivals by times C.
-    links: as steady. decisions: views.
+    links: as steady. split: requests at once on views, and splits that are tried. decisions: views.
     """
 
     search: int = 160
@@ -62,6 +63,7 @@ class Size:
         default_factory=lambda: {0.2: 50, 0.4: 60, 0.6: 80, 0.9: 80}
     )
     links: tuple[int, int] = (2, 100)
+    split: tuple[int, int] = (split.COUNT, split.TRIES)
     decisions: int = 200
 
 
@@ -78,6 +80,7 @@ SHORT = Size(
     bursts=1,
     forecast={0.4: 20},
     links=(1, 20),
+    split=(20, 40),
     decisions=8,
 )
 

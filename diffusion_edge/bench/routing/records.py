@@ -8,8 +8,11 @@ from typing import Any, Literal, get_args
 
 from diffusion_edge.bench.answered import Answer
 
-Part = Literal["capacity", "steady", "overload", "burst", "forecast", "links", "decision"]
+Part = Literal["capacity", "steady", "overload", "burst", "forecast", "links", "split", "decision"]
 PARTS: tuple[Part, ...] = get_args(Part)
+
+LIVE: tuple[Part, ...] = tuple(part for part in PARTS if part not in ("split", "decision"))
+"""Those that need a server."""
 
 MOST_OVERRUNS = 0.01
 """Of all emulated parts, that a row may have to count."""

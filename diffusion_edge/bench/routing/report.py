@@ -28,9 +28,11 @@ from diffusion_edge.bench.routing.figures import (
     percent,
     points,
     refused_at_once,
+    split_goals,
 )
 from diffusion_edge.bench.routing.parts import SHARE, STEADY, Found
 from diffusion_edge.bench.routing.records import MOST_OVERRUNS, Ran, overrun_share
+from diffusion_edge.bench.routing.split import Split, over_best
 from diffusion_edge.markdown import listed, marks, section, table
 
 COMMAND = "diffusion-edge bench routing"
@@ -40,7 +42,8 @@ MARKS = marks(COMMAND)
 @dataclass(frozen=True)
 class Report:
     """scale: what published seconds were times. trace: what links followed in the part `links`.
-    emulated: what the server said of itself. found: of a live server, None if none was needed."""
+    emulated: what the server said of itself. found: of a live server, None if none was needed.
+    splits: of bursts on views."""
 
     command: str
     family: str
@@ -51,12 +54,13 @@ class Report:
     machine: Machine
     versions: dict[str, str]
     found: Found | None
+    splits: tuple[Split, ...]
     decisions: Decisions | None
 
     @property
     def goals(self) -> list[Goal]:
         live = [] if self.found is None else list(goals(self.found))
-        return [*live, *decision_goals(self.decisions)]
+        return [*live, *split_goals(self.splits), *decision_goals(self.decisions)]
 
     def as_json(self) -> dict[str, Any]:
         """Without the single answers, which the ledger has."""
@@ -75,6 +79,7 @@ class Report:
             "capacity_per_s": None if found is None else found.capacity.per_s,
             "targets": [asdict(goal) | {"reached": goal.reached} for goal in self.goals],
             "rows": rows,
+            "splits": [asdict(each) for each in self.splits],
         }
 
     def _runs(self) -> list[Ran]:
@@ -109,6 +114,8 @@ def page_lines(report: Report) -> Iterator[str]:
     yield from ("", *table(("target", "at least", "aim", "measured", ""), rows))
     if report.found is not None:
         yield from _live(report, report.found)
+    if report.splits:
+        yield from _splits(report.splits)
     if report.decisions is not None:
         yield from _decisions(report.decisions)
 
@@ -261,6 +268,22 @@ def _links(runs: Sequence[Ran], trace: str) -> Iterator[str]:
 def _by_link(runs: Sequence[Ran], ran: Ran) -> tuple[str, ...]:
     less, _, middle, tail, *_ = _against(runs[0], ran)
     return (*_arm(ran), less, middle, tail, _overruns(ran))
+
+
+def _splits(splits: Sequence[Split]) -> Iterator[str]:
+    title = "A burst in one instant on views, decided one after another, and the best split found"
+    head = ("of each stage", "deadline", "by", "all done", "over the best", "cost")
+    rows = (
+        (
+            str(each.replicas),
+            f"{seconds(each.deadline_s)} ({each.patience:g})" if each.patience else "-",
+            *(f"`{each.by}`", seconds(each.makespan_s), f"{over_best(splits, each):.3f}"),
+            f"{each.cost:.2f}",
+            *((str(each.promised), str(each.in_time)) if each.patience else ("-", "-")),
+        )
+        for each in splits
+    )
+    yield from section(title, (*head, "promised", "in time"), rows)
 
 
 def _decisions(found: Decisions) -> Iterator[str]:

@@ -18,6 +18,7 @@ from diffusion_edge.bench.routing.decision import Decisions
 from diffusion_edge.bench.routing.live import Live
 from diffusion_edge.bench.routing.parts import Size, Task, measure
 from diffusion_edge.bench.routing.report import Report, page_lines, summary
+from diffusion_edge.bench.routing.split import OFFLINE, Split
 from diffusion_edge.view import StageStatus
 from tests.api.fakes import FakeBoard, service, settings
 from tests.routing.views import MODEL
@@ -42,6 +43,13 @@ TASK = Task(
     steps=20,
     seed=5,
     in_turn=("hall", "tower"),
+)
+
+
+SPLITS = (
+    Split("elastic", 8, 2.0, 20.0, 19.0, 1.0, 9, 9),
+    Split("elastic", 8, 1.1, 11.0, 10.4, 1.5, 9, 8),
+    Split(OFFLINE, 8, 0.0, 0.0, 10.0, 2.0, 0, 0),
 )
 
 
@@ -119,9 +127,11 @@ async def test_all_parts_are_measured_and_kept(tmp_path: Path) -> None:
 
     at = Machine("cpu", 2, 2, 2, "")
     decided = Decisions((0.001,) * 200, (0.004,) * 200)
-    report = Report("c", "f", 2.5, "bus", "e", "2026-01-01", at, {"t": "1"}, found, decided)
+    report = Report("c", "f", 2.5, "bus", "e", "2026-01-01", at, {"t": "1"}, found, SPLITS, decided)
     page = "\n".join(page_lines(report))
     assert page.count("|---|") > 6
     assert "C: `in-turn`" in page
     assert len(list(summary(report))) == len(report.as_json()["targets"])
     assert "| 5 ms | 1 ms | 1.0 ms | reached, the aim too |" in page
+    assert "| 8 | 11.00 s (1.1) | `elastic` | 10.40 s | 1.040 | 1.50 | 9 | 8 |" in page
+    assert "| 1.10 | 1.05 | 1.040 | reached, the aim too |" in page
