@@ -88,7 +88,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class SpanRecord:
-    """What a span took. `emulated_s` of `run_s` were slept to act as slower hardware."""
+    """What a span took. `emulated_s` of its seconds were slept to act as slower hardware. `ahead_s`
+    went by before it came, encoding its texts; `encode_s` are those of encoding after that."""
 
     stage: str
     tier: Tier
@@ -100,6 +101,7 @@ class SpanRecord:
     decode_s: float
     emulated_s: float = 0.0
     overruns: int = 0
+    ahead_s: float = 0.0
 
 
 @dataclass(frozen=True)

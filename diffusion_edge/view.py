@@ -32,7 +32,8 @@ class Held:
     forward pass. encodes, decodes: whether its text is still to be encoded there, and its picture
     decoded. doubled: whether guidance doubles it in the model, whatever rows are counted for it; it
     shares passes with its like only. latest_s: when it has to leave the stage for its request to be
-    in time, seconds from the report; inf if that is not known, or lost.
+    in time, seconds from the report; inf if that is not known, or lost. told_s: when its text
+    comes, seconds from the report, if that is ahead of it.
     """
 
     request: str
@@ -46,6 +47,18 @@ class Held:
     arrives_s: float = 0.0
     doubled: bool = False
     latest_s: float = inf
+    told_s: float = inf
+
+
+@dataclass(frozen=True)
+class Told:
+    """An image of which a stage has the text and not yet the latent. start: of its span there.
+    encodes: whether the text is still to be encoded."""
+
+    request: str
+    image: int
+    start: int
+    encodes: bool
 
 
 Work = Literal["steps", "texts", "pictures"]
@@ -59,13 +72,15 @@ class Turn:
     waits longest first.
 
     work: None where nothing runs, or nothing is told. images: in that pass or call, by their places
-    in `StageStatus.held`. left_s: seconds until it is expected to end.
+    in `StageStatus.held`; ahead: the same in `StageStatus.ahead`. left_s: seconds until it is
+    expected to end.
     """
 
     work: Work | None = None
     images: tuple[int, ...] = ()
     left_s: float = 0.0
     waiting: tuple[Work, ...] = ()
+    ahead: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,8 @@ class StageStatus:
     `most_rows` rows; `pads`: of always as many. `held` has what was admitted and is not done: first
     the pictures that wait to be decoded, in that order, then the others in order of arrival; where
     a board has merged its promises in, at last what was decided to come. `turn`: what of it is
-    being done now.
+    being done now. `reads_ahead`: whether it encodes texts that come ahead of their images;
+    `ahead`: images of which it has these, in the order in which they came.
     """
 
     stage: str
@@ -110,6 +126,8 @@ class StageStatus:
     turn: Turn = Turn()
     texts_s: Curve = field(default_factory=dict)
     pictures_s: Mapping[int, Curve] = field(default_factory=dict)
+    reads_ahead: bool = False
+    ahead: tuple[Told, ...] = ()
 
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches

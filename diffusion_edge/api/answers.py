@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from math import isfinite
+from math import inf
 from typing import Any
 
 from diffusion_edge.api.schema import OutputFormat, ThrottleBody
@@ -182,7 +182,7 @@ def model(service: Service) -> Json:
 
 def stages(statuses: Mapping[str, StageStatus]) -> Json:
     """By name; `emulated` says that the seconds are stated by the config. What is `held` and was
-    not promised to be in time has no `latest_s`."""
+    not promised to be in time has no `latest_s`, and no `told_s` if its text comes with it."""
     return {
         name: {**asdict(statuses[name]), "held": list(map(_held, statuses[name].held))}
         for name in sorted(statuses)
@@ -190,7 +190,7 @@ def stages(statuses: Mapping[str, StageStatus]) -> Json:
 
 
 def _held(image: Held) -> Json:
-    return {**asdict(image), "latest_s": image.latest_s if isfinite(image.latest_s) else None}
+    return {name: v if v != inf else None for name, v in asdict(image).items()}
 
 
 def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:

@@ -20,6 +20,7 @@ from math import inf
 from pathlib import Path
 from typing import Protocol
 
+from diffusion_edge.api.ahead import Ahead, Tells
 from diffusion_edge.api.resolve import free_steps, image_request
 from diffusion_edge.api.schema import ImagesBody, ThrottleBody
 from diffusion_edge.config import Settings
@@ -129,6 +130,7 @@ class Service:
         transport: Transport,
         throttle: Throttle | None = None,
         watcher: Watcher | None = None,
+        tells: Tells | None = None,
         packet: PacketMaker | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(2**32),
     ) -> None:
@@ -137,6 +139,7 @@ class Service:
         self.quality = quality
         self.board = board
         self._transport = Guarded(transport, settings.hop_timeout_s)
+        self._ahead = Ahead(tells, settings.hop_timeout_s)
         self._throttle = throttle
         self._watcher = watcher
         self._packet = packet or packets_for(card)
@@ -236,13 +239,16 @@ class Service:
         self, request: ImageRequest, choice: Choice, kept: Kept, came: float, times: Times
     ) -> GenerationResult:
         """came, times: on the monotonic clock."""
-        began = time.monotonic()
+        began, plan = time.monotonic(), choice.plan
+        left = times.shifted(-began)
+        packets = [self._packet(request, plan, i, left) for i in range(request.images)]
         try:
-            async with asyncio.timeout(times.shifted(-began).give_up), asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._image(request, choice.plan, i, began, times, kept))
-                    for i in range(request.images)
-                ]
+            with self._ahead.told(request.request_id, plan, packets):
+                async with asyncio.timeout(left.give_up), asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._image(plan, i, packet, began, kept))
+                        for i, packet in enumerate(packets)
+                    ]
         except TimeoutError:
             raise DeadlineExceeded(
                 f"no picture after {time.monotonic() - came:.3g} s, with a deadline of "
@@ -273,17 +279,8 @@ class Service:
             created=int(time.time()),
         )
 
-    async def _image(
-        self,
-        request: ImageRequest,
-        plan: Plan,
-        image: int,
-        began: float,
-        times: Times,
-        kept: Kept,
-    ) -> Done:
-        """began, times: on the monotonic clock. What the hops took is learned."""
-        packet = self._packet(request, plan, image, times.shifted(-time.monotonic()))
+    async def _image(self, plan: Plan, image: int, packet: bytes, began: float, kept: Kept) -> Done:
+        """began: on the monotonic clock. What the hops took is learned."""
         first = plan.spans[0].stage
         async with aclosing(self._transport.run(first, packet)) as events:
             async for event in events:

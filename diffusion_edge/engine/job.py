@@ -7,8 +7,10 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
 from diffusion_edge.batching import Sample
+from diffusion_edge.engine.run import Encoded
 from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Entry
+from diffusion_edge.engine.together import Asked
 from diffusion_edge.packet import Packet
 from diffusion_edge.request import Picture, SpanRecord, Times
 from diffusion_edge.view import Held
@@ -22,6 +24,7 @@ class Job:
     """A packet on this stage, waiting or running, and what is still to be done for it.
 
     data: as it came; `packet` is without tensors until there is a place. times: by this clock.
+    asked: its text in the line, or encoded.
     """
 
     data: bytes
@@ -30,14 +33,18 @@ class Job:
     times: Times
     sample: Sample
     doubled: bool
-    encodes_left: int
     decodes_left: int
+    asked: Asked[Packet, Encoded] | None = None
     entry: Entry | None = None
     place: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def steps_left(self) -> int:
         return self.packet.plan.spans[0].steps if self.entry is None else self.entry.left
+
+    @property
+    def encodes(self) -> bool:
+        return self.asked is None or not self.asked.answer.done()
 
     def held(self, now: float) -> Held:
         """As it stands at `now`. Steps, a text or a picture that are being made count as still to
@@ -49,21 +56,21 @@ class Job:
             rows=self.sample.rows,
             cells=self.sample.cells,
             due_s=self.sample.due - now,
-            encodes=self.encodes_left > 0,
+            encodes=self.encodes,
             decodes=self.decodes_left > 0,
             doubled=self.doubled,
         )
 
     def is_among(self, items: Set[int]) -> bool:
         """Whether a pass or a call that has items of these identities is for this job."""
-        entry = self.entry
-        own = (self.packet,) if entry is None else (entry, entry.trajectory)
+        entry, asked = self.entry, self.asked
+        own = (asked and asked.item,) if entry is None else (entry, entry.trajectory)
         return any(id(each) in items for each in own)
 
     def around_s(self, seconds: Seconds) -> float:
         """What encoding and decoding are still to take."""
         decoding_s = self.decodes_left * seconds.decoding(self.sample.cells)
-        return self.encodes_left * seconds.encoding(self.sample.rows) + decoding_s
+        return self.encodes * seconds.encoding(self.sample.rows) + decoding_s
 
 
 @dataclass(frozen=True)

@@ -49,15 +49,17 @@ class Line(Generic[Who]):
     async def join(self, waiter: Who) -> None:
         """Returns when the waiter has its answer, and raises it if it is an error; cancelling this
         takes it out. Raises StageLost after `close`."""
+        self.enter(waiter)
+        await waiter.answer
+
+    def enter(self, waiter: Who) -> None:
+        """Until it has its answer, or that is cancelled. Raises StageLost after `close`."""
         if self._closed is not None:
             raise self._closed()
         self._waiters.append(waiter)
+        waiter.answer.add_done_callback(lambda _: self._waiters.remove(waiter))
         if self.idle:
             self._task = asyncio.create_task(self._run())
-        try:
-            await waiter.answer
-        finally:
-            self._waiters.remove(waiter)
 
     def close(self, why: Callable[[], StageLost]) -> None:
         """Answers those who wait, and who comes later, with `why`."""

@@ -17,7 +17,7 @@ from diffusion_edge.engine import run as core
 from diffusion_edge.engine.lanes import Lanes
 from diffusion_edge.engine.measure import ROWS, measure
 from diffusion_edge.engine.pace import Clock, OwnPace, StatedPace
-from diffusion_edge.engine.run import Trajectory
+from diffusion_edge.engine.run import Encoded, Trajectory
 from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Stepper
 from diffusion_edge.engine.together import Together
@@ -60,11 +60,11 @@ class Parts:
         self.lanes = Lanes(f"steps-{stage}", threads)
         self.turns = Turns()
         pace = StatedPace(clock) if emulate else OwnPace(clock)
-        self.texts: Together[Packet, Trajectory] = Together(
+        self.texts: Together[Packet, Encoded] = Together(
             self._encode,
             clock,
             Seat(self.turns, "texts"),
-            most=lambda waiting: min(len(waiting), TEXTS) if self._together else 1,
+            most=lambda waiting: min(len(waiting), self.texts_at_once),
             pace=pace,
             seconds=lambda packets: self.seconds.encoding(self._texts_of(packets)),
         )
@@ -109,6 +109,11 @@ class Parts:
         self.lanes.close()
 
     # ------------------------------------------------------------------ what packets are to them
+
+    @property
+    def texts_at_once(self) -> int:
+        """Packets whose texts are encoded in one call at most."""
+        return TEXTS if self._together else 1
 
     def sample(self, packet: Packet, now: float) -> Sample:
         """What the rules of batching are told of a packet that arrives now."""
@@ -166,13 +171,13 @@ class Parts:
 
     # ------------------------------------------------------------------ one call, one pass
 
-    async def _encode(self, packets: Sequence[Packet]) -> Sequence[Trajectory]:
+    async def _encode(self, packets: Sequence[Packet]) -> Sequence[Encoded]:
         """All in one call."""
         began = self._clock.now()
-        begun = await self.lanes.run(partial(core.begin_all, self._family, packets))
+        encoded = await self.lanes.run(partial(core.take_up, self._family, packets))
         took_s = self._clock.now() - began
         self.known = self.seconds.after_encoding(self._texts_of(packets), took_s)
-        return begun
+        return encoded
 
     async def _decode(self, ended: Sequence[Trajectory]) -> Sequence[Picture]:
         """All in one call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from diffusion_edge.engine.ahead import Notice
 from diffusion_edge.engine.job import Job
 from diffusion_edge.engine.parts import Parts
 from diffusion_edge.view import Turn
@@ -30,11 +31,12 @@ def pictures_first(jobs: Iterable[Job], parts: Parts) -> list[Job]:
     return sorted(jobs, key=place)
 
 
-def turn(jobs: Sequence[Job], parts: Parts, now: float) -> Turn:
-    """jobs: as they are told."""
+def turn(jobs: Sequence[Job], notices: Sequence[Notice], parts: Parts, now: float) -> Turn:
+    """jobs, notices: as they are told."""
     waiting, doing = tuple(parts.turns.waiting), parts.turns.doing
     if doing is None:
         return Turn(waiting=waiting)
     items = {id(item) for item in doing.items}
     images = tuple(place for place, job in enumerate(jobs) if job.is_among(items))
-    return Turn(doing.work, images, max(doing.ends_at - now, 0.0), waiting)
+    ahead = tuple(k for k, n in enumerate(notices) if n.asked and id(n.asked.item) in items)
+    return Turn(doing.work, images, max(doing.ends_at - now, 0.0), waiting, ahead)

@@ -1,6 +1,6 @@
 """Runs spans: one batched step for trajectories that may each stand somewhere else.
 
-    begin_all: packets -> trajectories   step: trajectories -> trajectories
+    take_up: packets -> trajectories   step: trajectories -> trajectories
     finish: trajectory -> packet         decode_all: trajectories -> pictures
 
 The plain function `run_span` and the server drive the same `step`.
@@ -70,25 +70,44 @@ def step_noise(shape: Sequence[int], seed: int, step: int) -> Tensor:
     return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
 
 
-@torch.inference_mode()
-def begin_all(family: Family, packets: Sequence[Packet]) -> list[Trajectory]:
-    """Takes up packets: encodes all their texts in one call and, before a first step, draws the
-    noise.
+Texts = Sequence[Conditioning]
+"""A packet's, encoded: the prompt and, where guidance doubles the batch, the negative one."""
 
-    Raises InvalidTensor if a latent does not fit the family and size.
-    """
-    texts = [_texts(family, packet) for packet in packets]
-    encoded = split(family.encode_text([text for own in texts for text in own]))
-    ends = list(accumulate(map(len, texts)))
+
+@dataclass(frozen=True)
+class Encoded:
+    """trajectory: begun from the texts; None of a packet whose latent is still to come."""
+
+    texts: Texts
+    trajectory: Trajectory | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for text in self.texts for tensor in text.tensors.values())
+
+
+def take_up(family: Family, packets: Sequence[Packet]) -> list[Encoded]:
+    """Encodes the texts of packets in one call, and begins those whose latents have come. Raises
+    what `begun` does."""
     return [
-        _begun(family, packet, encoded[start:end])
-        for packet, start, end in zip(packets, [0, *ends], ends, strict=False)
+        Encoded(own, None if packet.plan.start > packet.position else begun(family, packet, own))
+        for packet, own in zip(packets, encode_all(family, packets), strict=True)
     ]
 
 
+@torch.inference_mode()
+def encode_all(family: Family, packets: Sequence[Packet]) -> list[Texts]:
+    """Of each packet's next span, in one call."""
+    texts = [_texts(family, packet) for packet in packets]
+    encoded = split(family.encode_text([text for own in texts for text in own]))
+    ends = list(accumulate(map(len, texts)))
+    return [encoded[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def begin(family: Family, packet: Packet) -> Trajectory:
-    """`begin_all` of one."""
-    return begin_all(family, [packet])[0]
+    """Encodes its texts and begins it. Raises what `begun` does."""
+    (texts,) = encode_all(family, [packet])
+    return begun(family, packet, texts)
 
 
 def _texts(family: Family, packet: Packet) -> list[str]:
@@ -97,7 +116,10 @@ def _texts(family: Family, packet: Packet) -> list[str]:
     return [packet.prompt, packet.negative_prompt] if doubled else [packet.prompt]
 
 
-def _begun(family: Family, packet: Packet, texts: Sequence[Conditioning]) -> Trajectory:
+@torch.inference_mode()
+def begun(family: Family, packet: Packet, texts: Texts) -> Trajectory:
+    """Before a first step the noise is drawn. Raises InvalidTensor if a latent does not fit the
+    family and size."""
     schedule = packet.schedule or family.schedule(
         packet.solver, packet.steps, packet.width, packet.height
     )

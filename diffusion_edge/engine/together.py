@@ -31,7 +31,9 @@ class Made(Generic[Result]):
 
 
 @dataclass(eq=False)
-class _Waiting(Generic[Item, Result]):
+class Asked(Generic[Item, Result]):
+    """An item in the line, and what will be made of it."""
+
     item: Item
     asked_at: float
     answer: asyncio.Future[Made[Result]] = field(
@@ -63,20 +65,24 @@ class Together(Generic[Item, Result]):
         self._seconds = seconds
         self._pace = pace
         self._turn = turn
-        self.line: Line[_Waiting[Item, Result]] = Line(self._next, turn)
+        self.line: Line[Asked[Item, Result]] = Line(self._next, turn)
 
     async def make(self, item: Item) -> Made[Result]:
         """Raises what the call raises for this item alone; cancelling this takes it out."""
-        entry: _Waiting[Item, Result] = _Waiting(item, self._clock.now())
-        await self.line.join(entry)
-        return entry.answer.result()
+        return await self.ask(item).answer
 
-    async def _next(self, waiting: Sequence[_Waiting[Item, Result]]) -> None:
+    def ask(self, item: Item) -> Asked[Item, Result]:
+        """For who does not wait at once; cancelling the answer takes the item out."""
+        asked: Asked[Item, Result] = Asked(item, self._clock.now())
+        self.line.enter(asked)
+        return asked
+
+    async def _next(self, waiting: Sequence[Asked[Item, Result]]) -> None:
         """One call; if it fails, one for each half, so that only what fails by itself is lost."""
         if waiting:
             await apart(self._make, waiting[: self._most([entry.item for entry in waiting])])
 
-    async def _make(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
+    async def _make(self, batch: Sequence[Asked[Item, Result]]) -> None:
         began, slept_s, overruns = self._clock.now(), self._pace.slept_s, self._pace.overruns
         items, asked_at = [entry.item for entry in batch], batch[0].asked_at
         work, seconds = self._call(items), self._seconds(items)

@@ -19,6 +19,7 @@ from diffusion_edge.batching import Batching
 from diffusion_edge.emulation import Emulate
 from diffusion_edge.engine import report
 from diffusion_edge.engine import run as core
+from diffusion_edge.engine.ahead import Ahead
 from diffusion_edge.engine.job import Job, Outcome, Queue
 from diffusion_edge.engine.measure import resident_bytes
 from diffusion_edge.engine.pace import Clock, RealClock
@@ -93,6 +94,12 @@ class Worker:
             together=together,
             cut=cut,
         )
+        self._ahead = Ahead(
+            self._parts.texts,
+            self._clock,
+            at_once=self._parts.texts_at_once,
+            idle=lambda: not len(self._queue),
+        )
         self._ways = Ways(
             family,
             stage,
@@ -113,7 +120,7 @@ class Worker:
         job = self._admit(data)
         work = asyncio.create_task(self._work(job))
         # Not in _work: a task that is cancelled before its first turn never enters its body.
-        work.add_done_callback(lambda _: self._queue.leave(job))
+        work.add_done_callback(lambda _: self._leave(job))
         try:
             yield Accepted(self.stage)
             outcome = await work
@@ -133,7 +140,7 @@ class Worker:
         A forward pass is seen when it has ended: what is in one now has its step still before it.
         """
         parts, seconds, now = self._parts, self._parts.seconds, self._clock.now()
-        jobs = report.pictures_first(self._queue, parts)
+        jobs, notices = report.pictures_first(self._queue, parts), self._ahead.notices()
         return StageStatus(
             stage=self.stage,
             tier=self._tier,
@@ -154,10 +161,23 @@ class Worker:
             most_rows=parts.most_rows,
             held=tuple(job.held(now) for job in jobs),
             pads=self._mode == "reproducible",
-            turn=report.turn(jobs, parts, now),
+            turn=report.turn(jobs, notices, parts, now),
             texts_s=seconds.texts_s,
             pictures_s=seconds.pictures_s,
+            reads_ahead=True,
+            ahead=tuple(notice.told() for notice in notices),
         )
+
+    def expect(self, data: bytes) -> None:
+        """Takes note of a packet on its way to the first stage of its plan: its texts are encoded
+        here ahead of its later spans, if there is time. Raises StageLost and the PacketErrors."""
+        if self._closed:
+            raise StageLost(f"the stage {self.stage!r} was closed", stage=self.stage)
+        self._ahead.expect(take(data, self._family.offer), self.stage)
+
+    def forget(self, request: str) -> None:
+        """Nothing of this request is to come any more."""
+        self._ahead.forget(request)
 
     async def warm_up(self, size: int, solver: str, others: Sequence[int] = ()) -> Seconds:
         """Measures this stage on images of `size` pixels, and a little on `others` that soon take
@@ -179,6 +199,7 @@ class Worker:
     def close(self) -> None:
         """Ends the threads. Who is on this stage then, or comes later, gets StageLost."""
         self._closed = True
+        self._ahead.close()
         why = partial(StageLost, f"the stage {self.stage!r} was closed", stage=self.stage)
         self._parts.close(why)
 
@@ -202,11 +223,15 @@ class Worker:
             times=packet.left.shifted(now),
             sample=self._parts.sample(packet, now),
             doubled=self._parts.doubled(packet),
-            encodes_left=1,
             decodes_left=int(packet.plan.after_first() is None),
+            asked=self._ahead.take(packet),
         )
         self._queue.join(job)
         return job
+
+    def _leave(self, job: Job) -> None:
+        self._queue.leave(job)
+        self._ahead.look()
 
     async def _work(self, job: Job) -> Outcome:
         try:
@@ -225,11 +250,13 @@ class Worker:
     async def _span(self, job: Job) -> Outcome:
         """Encode, step with others, decode or finish. TimeoutError when it is to be given up."""
         packet, span = job.packet, job.packet.plan.spans[0]
-        text = await self._parts.texts.make(packet)
-        job.encodes_left = 0
-        entry = job.entry = Entry(job.sample, text.result, span.steps, job.times.give_up)
+        job.asked = job.asked or self._parts.texts.ask(packet)
+        text = await job.asked.answer
+        trajectory = text.result.trajectory or core.begun(self._family, packet, text.result.texts)
+        asked, ready = max(text.began, job.arrived), max(text.ended, job.arrived)
+        entry = job.entry = Entry(job.sample, trajectory, span.steps, job.times.give_up)
         await self._parts.stepper.take(entry)
-        stepped, first = self._clock.now(), entry.began or text.ended
+        stepped, first = self._clock.now(), entry.began or ready
         if job.decodes_left:
             picture = await self._parts.pictures.make(entry.trajectory)
             job.decodes_left, onward = 0, None
@@ -241,14 +268,15 @@ class Worker:
             tier=self._tier,
             start=span.start,
             stop=span.stop,
-            queue_s=(text.began - job.arrived)
-            + (first - text.ended)
+            queue_s=(asked - job.arrived)
+            + (first - ready)
             + (picture.began - stepped if picture else 0.0),
             run_s=stepped - first,
-            encode_s=text.seconds,
+            encode_s=ready - asked,
             decode_s=picture.seconds if picture else 0.0,
             emulated_s=entry.slept_s + sum(part.slept_s for part in parts),
             overruns=entry.overruns + sum(part.overruns for part in parts),
+            ahead_s=text.seconds - (ready - asked),
         )
         self._parts_run += span.steps + len(parts)
         self._overruns += record.overruns

@@ -9,7 +9,8 @@ The cost is busy seconds times the tier's price, whoever waits: of every span
 
 Seconds of a step and of decoding are those of the request's size. A stage that batches takes all
 images of the request at once, with the step_s of the forward passes that they share. Every stage
-encodes the texts itself, as many as the sample has rows. When a plan would be done `finish` says.
+encodes the texts itself, as many as the sample has rows, be it ahead. When a plan would be done
+`finish` says.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, inf
 
 import numpy as np
@@ -19,7 +20,7 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Counts, Floats, hop_s
 from diffusion_edge.routing.due import due_s
-from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
+from diffusion_edge.routing.forecast import Image, Kind, Run, Stage, mode_of
 from diffusion_edge.routing.kept import Kept
 from diffusion_edge.view import Held, StageStatus, View
 
@@ -36,8 +37,8 @@ RUNS = 16, 5
 class Ask:
     """What a request asks of a stage: images of `rows` rows and so many cells each, of up to
     `steps` steps. due_s: seconds from now; None leaves it to the stage. encodes: whether the stage
-    is still to encode the text when the request arrives. age_s: seconds from the stage's report to
-    now. doubled: as in `Held`."""
+    is still to encode the text; ahead: whether that comes now, whenever the request arrives. age_s:
+    seconds from the stage's report to now. doubled: as in `Held`."""
 
     cells: int
     rows: int
@@ -47,14 +48,15 @@ class Ask:
     encodes: bool = True
     age_s: float = 0.0
     doubled: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
     """When a request would be done on a stage, by arrival and steps there, in seconds from now.
 
-    idle_s: when the stage has done all that it knows of. arrives_s: (A,), from 0 to then, or to 1
-    where it has nothing to do. The others are (A, N),
+    idle_s: when the stage has done all that it knows of. arrives_s: (A,), from 0 to then, and at
+    last when it has also encoded the request's texts, or a second later. The others are (A, N),
     entry [a, n - 1] for n steps. first_s, last_s: when its first and its last image has taken its
     steps; done_s: when the last one is decoded, too. They never fall with the arrival.
     """
@@ -90,7 +92,7 @@ def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
     Several images are played at a few numbers of steps, and read off between them.
     """
     forecasts, age_s = Forecasts(status, ask, more), ask.age_s
-    arrives_s = _arrivals(max(forecasts.idle_s - age_s, 0.0))
+    arrives_s = _arrivals(max(forecasts.idle_s - age_s, 0.0), forecasts.encode_s)
     rows = [forecasts.row(age_s + at_s) for at_s in arrives_s]
     first_s, last_s, done_s = (np.array(column) for column in zip(*rows, strict=True))
     return Table(
@@ -102,11 +104,12 @@ def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
     )
 
 
-def _arrivals(idle_s: float) -> list[float]:
+def _arrivals(idle_s: float, encode_s: float) -> list[float]:
     """Denser near now, where most requests arrive."""
+    encoded_s = idle_s + (encode_s or 1.0)
     if not idle_s:
-        return [0.0, 1.0]
-    return [idle_s * (k / (ARRIVALS - 1)) ** 1.5 for k in range(ARRIVALS)]
+        return [0.0, encoded_s]
+    return [*(idle_s * (k / (ARRIVALS - 1)) ** 1.5 for k in range(ARRIVALS)), encoded_s]
 
 
 Row = tuple[Floats, Floats, Floats]
@@ -114,9 +117,10 @@ Row = tuple[Floats, Floats, Floats]
 
 
 class Forecasts:
-    """The rows of a table, in seconds from the report. The run without the request is made once;
-    those with it branch off it where the request arrives. idle_s: when that run ends. without: that
-    run, at its end."""
+    """The rows of a table, in seconds from the report. The run without the request is made once,
+    and from where its texts would be encoded ahead of it one with them; those with the request
+    branch off where it arrives. idle_s: when the run without it ends. without: that run, at its
+    end. encode_s: what its texts take."""
 
     def __init__(self, status: StageStatus, ask: Ask, more: Sequence[Held]) -> None:
         stage = Stage(status)
@@ -126,11 +130,29 @@ class Forecasts:
         self._mode = mode_of(status)
         base = Run(stage, [stage.image(held) for held in (*status.held, *more)])
         self._moments = [base.copy()]
-        while base.open:
-            base.round()
-            self._moments.append(base.copy())
+        self._play(base, self._moments)
         self.without = base
         self.idle_s = base.now
+        self.encode_s = _encode_s(stage, self._kind, ask) if _told(ask) else 0.0
+
+    def _play(self, run: Run, moments: list[Run]) -> None:
+        while run.open or run.turn or run.ahead:
+            run.round()
+            moments.append(run.copy())
+
+    @cached_property
+    def _told(self) -> list[Run]:
+        """From where the stage has nothing else to do, and encodes the request's texts; none if it
+        has not to."""
+        ask = self._ask
+        if not _told(ask):
+            return []
+        run = next(moment for moment in self._moments if _is_idle(moment, ask.age_s)).copy()
+        run.now = max(run.now, ask.age_s)
+        run.tell([self._image(inf, ask.steps, run.now)] * ask.images)
+        moments = [run.copy()]
+        self._play(run, moments)
+        return moments
 
     def row(self, arrives_s: float) -> Row:
         if self._ask.images > 1:
@@ -175,16 +197,43 @@ class Forecasts:
 
     def run(self, arrives_s: float, steps: int) -> Run:
         """With the request, whose images are the last ones, until it is done."""
-        due_s, ask = self._due_s(arrives_s, steps), self._ask
-        image = Image(self._kind, self._number, steps, due_s, ask.encodes, True, arrives_s)
-        before = bisect_left(self._moments, arrives_s, key=lambda run: run.now) - 1
-        run = self._moments[max(before, 0)].copy()
-        run.watched = len(run.images)
-        run.add([image] * ask.images)
+        images = [self._image(arrives_s, steps)] * self._ask.images
+        told = self._told if arrives_s > self._ask.age_s else []
+        if told and arrives_s > told[0].now:
+            run = _before(told, arrives_s).copy()
+            run.come(len(self.without.images), images)
+        else:
+            run = _before(self._moments, arrives_s).copy()
+            run.add(images)
+        run.watched = len(self.without.images)
         done_s = run.done_s
         while done_s[-1] == inf:  # of images that are alike the last one is done last
             run.round()
         return run
+
+    def _image(self, arrives_s: float, steps: int, told_s: float = inf) -> Image:
+        due_s, encodes = self._due_s(arrives_s, steps), self._ask.encodes
+        return Image(
+            self._kind, self._number, steps, due_s, encodes, True, arrives_s, told_s=told_s
+        )
+
+
+def _told(ask: Ask) -> bool:
+    return ask.encodes and ask.ahead
+
+
+def _encode_s(stage: Stage, kind: Kind, ask: Ask) -> float:
+    calls = [min(stage.texts, ask.images - k) for k in range(0, ask.images, stage.texts)]
+    return sum(stage.encoding_s(images * kind.texts) for images in calls)
+
+
+def _is_idle(run: Run, at_s: float) -> bool:
+    """Whether it would encode a text that comes at such a moment, or has come by then."""
+    return not run.turn and not run.ahead and (not run.coming or run.coming[-1][0] > at_s)
+
+
+def _before(moments: Sequence[Run], at_s: float) -> Run:
+    return moments[max(bisect_left(moments, at_s, key=lambda run: run.now) - 1, 0)]
 
 
 def _read(
@@ -236,6 +285,7 @@ class Tables:
             due_s=self._due_s,
             age_s=self._view.age_s.get(stage, 0.0),
             doubled=self._view.stages[stage].doubles(guided),
+            ahead=self._view.stages[stage].reads_ahead,
         )
 
 

@@ -6,6 +6,9 @@ and calls alternate. Who is in a forward pass is decided by the rules of `batchi
 first, as many as pay. Between two changes of who is there all passes are alike, so many are played
 at once, and the cost of a forecast grows with the number of images, not of steps.
 
+A text may come ahead of its image. A stage that holds nothing else encodes it then; one that does
+leaves it until then, or until its image comes.
+
 A forecast begins with the pass or call that runs when the stage reports, and with the lines that
 wait then. Passes larger than pay, which an engine tries now and then, are not foreseen: what they
 will take is not known before they were tried, and they are few.
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from diffusion_edge import batching, curves
@@ -96,11 +99,15 @@ class Image:
     decodes: bool
     arrives_s: float
     latest_s: float = inf
+    told_s: float = inf
 
 
 PASS, TEXT, PICTURE, RUNS = range(4)
 """The lines, in the order in which they are taken to wait for the turn where a report does not tell
 it, and the pass or call that runs at its time."""
+
+TEXT_OF = -(1 << 30)
+"""Added to an image's number: its text."""
 
 LINES: tuple[Work, ...] = ("steps", "texts", "pictures")
 
@@ -140,6 +147,7 @@ class Stage:
             decodes=held.decodes,
             arrives_s=held.arrives_s,
             latest_s=held.latest_s,
+            told_s=held.told_s,
         )
 
     def kind(self, cells: int, rows: int, doubled: bool) -> tuple[int, Kind]:
@@ -161,11 +169,13 @@ class Run:
 
     now: seconds. turn: the lines that wait for it, first come first served. left: steps by image.
     done_s: when each was done, inf before. stepped_s: when its last step was. passes: those that
-    the `watched` image was in. bar_s: an image due before this would have been in a pass that the
+    the `watched` image was in. ahead: images whose texts have come and they have not. bar_s: an
+    image due before this would have been in a pass that the
     watched one was left out of.
     """
 
     __slots__ = (
+        "ahead",
         "bar_s",
         "coming",
         "done_s",
@@ -193,6 +203,7 @@ class Run:
         self.now = 0.0
         self.turn: list[int] = []
         self.texts: list[int] = []
+        self.ahead: list[int] = []
         self.stepping: list[tuple[float, int, int]] = []  # due, order of joining, image
         self.pictures: list[int] = []
         self.outside: list[int] = []  # for want of a place
@@ -206,8 +217,8 @@ class Run:
         self.watching = False  # whether it has joined those that step
         self.bar_s = -inf
         self.passes: list[Passes] = []
-        self.coming = [(image.arrives_s, i) for i, image in enumerate(images)]
-        self.coming.sort(reverse=True)
+        self.coming: list[tuple[float, int]] = []
+        self._will_come(0)
         if stage.runs >= 0:
             self.turn.append(RUNS)
         self._reported()
@@ -229,22 +240,56 @@ class Run:
         self.left += [image.steps for image in images]
         self.done_s += [inf] * len(images)
         self.stepped_s += [inf] * len(images)
-        self.coming += [(image.arrives_s, first + k) for k, image in enumerate(images)]
-        self.coming.sort(reverse=True)
+        self._will_come(first)
         if images[0].arrives_s <= self.now:
             self._reported()
+
+    def tell(self, images: Sequence[Image]) -> None:
+        """Texts of images come together, not before `now`; the images are to `come` some time."""
+        first = len(self.images)
+        self.images += images
+        self.left += [image.steps for image in images]
+        self.done_s += [inf] * len(images)
+        self.stepped_s += [inf] * len(images)
+        for i in range(first, len(self.images)):
+            self.coming.append((self.images[i].told_s, TEXT_OF + i))
+        self.coming.sort(reverse=True)
+        if images[0].told_s <= self.now:
+            self._reported()
+
+    def come(self, first: int, images: Sequence[Image]) -> None:
+        """Images that were told, from the number `first` on, come together, not before `now`."""
+        for i, image in enumerate(images, first):
+            self.images[i] = replace(image, encodes=self.images[i].encodes)
+            self.left[i] = image.steps
+            self.coming.append((image.arrives_s, i))
+        self.coming.sort(reverse=True)
+        self.open += len(images)
+        if images[0].arrives_s <= self.now:
+            self._reported()
+
+    def _will_come(self, first: int) -> None:
+        """All from the number `first` on, and their texts."""
+        for i, image in enumerate(self.images[first:], first):
+            self.coming.append((image.arrives_s, i))
+            if image.encodes and image.told_s < image.arrives_s:
+                self.coming.append((image.told_s, TEXT_OF + i))
+        self.coming.sort(reverse=True)
 
     def round(self) -> None:
         """One call, or as many equal passes as nothing comes between."""
         if not self.turn:
-            self.now = self.coming[-1][0]
-            self._arrive(-1)
+            if self.ahead:
+                self._encode(self.ahead[: self.stage.texts])
+            else:
+                self.now = self.coming[-1][0]
+                self._arrive(-1)
             return
         line = self.turn.pop(0)
         if line == PASS:
             self._passes()
         elif line == TEXT:
-            self._encode()
+            self._encode(self.texts[: self.stage.texts])
         elif line == PICTURE:
             self._decode()
         else:
@@ -308,19 +353,27 @@ class Run:
         for i in leaving:
             self._leave(i)
 
-    def _encode(self) -> None:
-        encoded = self.texts[: self.stage.texts]
+    def _encode(self, encoded: Sequence[int]) -> None:
         self._encoded(encoded, self.now + self._encoding_s(encoded))
 
     def _encoded(self, encoded: Sequence[int], ends_s: float) -> None:
         self.now = ends_s
         if self.coming:
             self._arrive(TEXT)
-        del self.texts[: len(encoded)]
+        here = [i for i in encoded if i in self.texts]
+        self.texts = [i for i in self.texts if i not in here]
         if self.texts:
             self.turn.append(TEXT)
-        for i in encoded:
+        if len(here) < len(encoded):
+            self._without_text(encoded)
+        for i in here:
             self._step(i, -1)
+
+    def _without_text(self, encoded: Sequence[int]) -> None:
+        """Of images that are not here."""
+        self.ahead = [i for i in self.ahead if i not in encoded]
+        for i in encoded:
+            self.images[i] = replace(self.images[i], encodes=False)
 
     def _decode(self) -> None:
         first = self.images[self.pictures[0]]
@@ -364,7 +417,9 @@ class Run:
         """All that have arrived by now; `line` has the turn."""
         while self.coming and self.coming[-1][0] <= self.now:
             _, i = self.coming.pop()
-            if self.inside < self.stage.capacity:
+            if i < 0:
+                self.ahead.append(i - TEXT_OF)
+            elif self.inside < self.stage.capacity:
                 self._enter(i, line)
             else:
                 self.outside.append(i)
@@ -372,6 +427,8 @@ class Run:
     def _enter(self, i: int, line: int) -> None:
         image = self.images[i]
         self.inside += 1
+        if self.ahead and i in self.ahead:
+            self.ahead.remove(i)
         if image.encodes:
             self.texts.append(i)
             self._start(TEXT, line)
@@ -427,6 +484,7 @@ class Run:
 
 _LISTS = (
     "images",
+    "ahead",
     "turn",
     "texts",
     "stepping",

@@ -24,6 +24,8 @@ from diffusion_edge.view import StageStatus, View
 ARRIVALS = 6
 """For which it is known what a stage can take, until all are gone that could be made late."""
 
+ANY = np.iinfo(np.int64).max
+
 ROUNDING_S = 1e-6
 """Sums of the same seconds in other orders differ by less."""
 
@@ -32,7 +34,7 @@ ROUNDING_S = 1e-6
 class Harmless:
     """arrives_s: (A,), from 0, in seconds from now. most: (A,), steps that a request can take here
     which arrives then, with nobody made late; between two arrivals the smaller number counts, after
-    the last one there is nobody left."""
+    the last one there is nobody left but whom its text delays."""
 
     arrives_s: Floats
     most: Counts
@@ -100,9 +102,9 @@ def allows(
 
     @cache  # not all that compare plans ask who is late
     def known() -> tuple[Floats, Counts]:
-        # Nobody and none take what comes: it is after the last arrival.
+        # Nobody and none take what comes.
         arrives_s = np.full((len(names) + 2, ARRIVALS), -1.0)
-        most = np.zeros((len(names) + 2, ARRIVALS), np.int64)
+        most = np.full((len(names) + 2, ARRIVALS), ANY)
         for row, name in enumerate(names):
             one = _kept(view.stages[name], tables.ask(name, guide[name], images), view.slip)
             arrives_s[row], most[row] = one.arrives_s, one.most
@@ -113,7 +115,6 @@ def allows(
         after = (arrives_s[stage] < comes_s[:, None]).sum(axis=1)
         before, then = np.maximum(after - 1, 0), np.minimum(after, ARRIVALS - 1)
         fine: Bools = steps <= np.minimum(most[stage, before], most[stage, then])
-        fine |= after == ARRIVALS
         return fine
 
     return allowed

@@ -23,7 +23,7 @@ from diffusion_edge.routing import cost, due, finish
 from diffusion_edge.routing.cost import span_guided
 from diffusion_edge.routing.due import is_late
 from diffusion_edge.routing.forecast import ahead, mode_of
-from diffusion_edge.view import Choice, Held, StageStatus, View
+from diffusion_edge.view import Choice, Held, StageStatus, Turn, View
 
 MOVED_S = 1 / 32
 """By less, nothing is made anew."""
@@ -60,9 +60,15 @@ class Promise:
     def key(self) -> tuple[str, int]:
         return self.request, self.image
 
-    def held(self, status: StageStatus, reported_s: float) -> Held:
+    @property
+    def text(self) -> tuple[str, int, int]:
+        """As `Told` names it."""
+        return self.request, self.image, self.stop - self.steps
+
+    def held(self, status: StageStatus, reported_s: float, encodes: bool) -> Held:
         """As the stage would tell it, from its report on. What should have come before the report
-        and is not in it comes at once. reported_s: by the board's clock."""
+        and is not in it comes at once. Stages after the first one are told the text when it is
+        decided. reported_s: by the board's clock. encodes: whether the text is still to be."""
         since_s = self.at_s - reported_s
         arrives_s = max(since_s + self.arrives_s, 0.0)
         alone_s = self.steps * curves.seconds(curves.curve(status.step_s, self.cells), self.rows)
@@ -73,11 +79,12 @@ class Promise:
             rows=self.rows,
             cells=self.cells,
             due_s=batching.due(arrives_s, alone_s, since_s + self.due_s, mode_of(status)),
-            encodes=True,
+            encodes=encodes,
             decodes=self.decodes,
             arrives_s=arrives_s,
             latest_s=since_s + self.latest_s,
             doubled=self.doubled,
+            told_s=max(since_s, 0.0) if self.before and status.reads_ahead else inf,
         )
 
 
@@ -165,14 +172,30 @@ def merged(
         replace(image, latest_s=latest_s.get((image.request, image.image), inf))
         for image in status.held
     )
-    comes = [promise.held(status, reported_s) for promise in promises]
+    comes, turn = _coming(status, promises, reported_s)
     straight = [c for c, p in zip(comes, promises, strict=True) if p.arrives_s <= 0]
     return replace(
         status,
         held=(*held, *comes),
+        turn=turn,
         queued=status.queued + len(straight),
         queue_s=status.queue_s + sum(work_s(status, each) for each in straight),
     )
+
+
+def _coming(
+    status: StageStatus, promises: Sequence[Promise], reported_s: float
+) -> tuple[tuple[Held, ...], Turn]:
+    """What is promised, as the stage would tell it, and what it does now, if for these, too."""
+    if not status.ahead:
+        return tuple(p.held(status, reported_s, encodes=True) for p in promises), status.turn
+    known = {(told.request, told.image, told.start): k for k, told in enumerate(status.ahead)}
+    at = [known.get(promise.text) for promise in promises]
+    encodes = [k is None or status.ahead[k].encodes for k in at]
+    coming = tuple(p.held(status, reported_s, e) for p, e in zip(promises, encodes, strict=True))
+    turn, first = status.turn, len(status.held)
+    others = tuple(place for place, k in enumerate(at, first) if k in turn.ahead)
+    return coming, replace(turn, images=turn.images + others)
 
 
 def work_s(status: StageStatus, held: Held) -> float:

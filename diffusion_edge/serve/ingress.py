@@ -61,6 +61,7 @@ class Ingress:
             board=self._board,
             transport=transport,
             throttle=transport.throttle,
+            tells=transport,
             watcher=Watcher(settings.watch, settings, quality) if settings.watch else None,
         )
         links = self._board.links

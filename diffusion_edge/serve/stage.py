@@ -72,6 +72,15 @@ class Stage:
     async def renew(self, leases: Sequence[str]) -> None:
         self._leases.renew(leases)
 
+    async def expect(self, packets: Sequence[bytes]) -> None:
+        """See `Worker.expect`."""
+        for packet in packets:
+            self._worker.expect(packet)
+
+    async def forget(self, request: str) -> None:
+        """See `Worker.forget`."""
+        self._worker.forget(request)
+
     async def status(self) -> StageStatus:
         return replace(self._worker.status(), reaches=self._transport.reached)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from diffusion_edge.engine.worker import Worker
@@ -15,6 +15,15 @@ class LocalTransport:
 
     def __init__(self, workers: Mapping[str, Worker]) -> None:
         self._workers = workers
+
+    async def expect(self, stage: str, packets: Sequence[bytes]) -> None:
+        """See `Worker.expect`."""
+        for packet in packets:
+            self._workers[stage].expect(packet)
+
+    async def forget(self, stage: str, request: str) -> None:
+        """See `Worker.forget`."""
+        self._workers[stage].forget(request)
 
     async def throttle(self, source: str, target: str, factor: float, restart: bool) -> None:
         """Of the emulated link from `source` to `target`; see `Worker.throttle`."""

@@ -38,6 +38,9 @@ class RayTransport:
             for stage, handle in handles.items()
         }
         self._all = dict(handles)
+        self._expects = {
+            stage: handle.options(method_name="expect") for stage, handle in handles.items()
+        }
         self._probes = {
             stage: handle.options(method_name="probe") for stage, handle in handles.items()
         }
@@ -108,6 +111,21 @@ class RayTransport:
         finally:
             if not answered:
                 response.cancel()
+
+    async def expect(self, stage: str, packets: Sequence[bytes]) -> None:
+        """See `Worker.expect`. Of several replicas one is told; where another one gets the latents,
+        it encodes their texts then."""
+        try:
+            await self._expects[stage].remote(packets)
+        except (RayError, RayServeException) as error:
+            raise typed(error, stage) from None
+
+    async def forget(self, stage: str, request: str) -> None:
+        """In every replica; see `Worker.forget`."""
+        try:
+            await self._all[stage].broadcast("forget", request).results_async()
+        except (RayError, RayServeException) as error:
+            raise typed(error, stage) from None
 
     async def probe(self, source: str, target: str, nbytes: int) -> float | None:
         """Of the link from `source` to `target`; see `Worker.probe`."""

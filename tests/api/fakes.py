@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from diffusion_edge.api.ahead import Tells
 from diffusion_edge.api.service import Board, Service, Throttle
 from diffusion_edge.config import Settings
 from diffusion_edge.curves import cells_of
@@ -212,6 +213,7 @@ def service(
     config: Settings | None = None,
     card: FamilyCard = CARD,
     throttle: Throttle | None = None,
+    tells: Tells | None = None,
     **changes: Any,
 ) -> Service:
     config = config or settings(**changes)
@@ -222,6 +224,7 @@ def service(
         board=board or FakeBoard(config),
         transport=transport or FakeTransport(),
         throttle=throttle,
+        tells=tells,
         packet=fake_packet,
         draw_seed=lambda: 1234,
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.job import Job, Outcome
 from diffusion_edge.engine.pace import RealClock
-from diffusion_edge.engine.run import Trajectory, run_last_span
+from diffusion_edge.engine.run import Encoded, Trajectory, run_last_span
 from diffusion_edge.engine.stepper import Entry
 from diffusion_edge.engine.worker import Worker
 from diffusion_edge.errors import DeadlineExceeded
@@ -127,9 +127,9 @@ class Storm:
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[Picture | None]] = {}
         self._due: dict[tuple[int, Moment], Callable[[], object]] = {}
-        begin, step, decode = core.begin_all, core.step, core.decode_all
+        begin, step, decode = core.take_up, core.step, core.decode_all
 
-        def begun(family: Any, packets: Sequence[Packet]) -> list[Trajectory]:
+        def begun(family: Any, packets: Sequence[Packet]) -> list[Encoded]:
             for packet in packets:
                 self._pass(packet.seed, Moment("begin", packet.position))
             return begin(family, packets)
@@ -145,7 +145,7 @@ class Storm:
                 self.latents[trajectory.seed] = trajectory.latent
             return decode(family, trajectories)
 
-        for name, wrapped in (("begin_all", begun), ("step", stepped), ("decode_all", decoded)):
+        for name, wrapped in (("take_up", begun), ("step", stepped), ("decode_all", decoded)):
             monkeypatch.setattr(core, name, wrapped)
 
     def _pass(self, seed: int, moment: Moment) -> None:
@@ -178,10 +178,8 @@ class Storm:
             packet = replace(packet, left=Times(give_up=ending.deadline_s))
         if ending.expires_at is not None:  # in an hour of its own, so that later ones live on
             hour = packet.seed + 1
-            until = self._began + hour * HOUR
-            packet = replace(packet, left=Times(give_up=until - self.clock.now()))
             self._due[packet.seed, ending.expires_at] = lambda: self.clock.skip(hour)
-        task = asyncio.create_task(self._one(packet, ending.leaves_after, made))
+        task = asyncio.create_task(self._one(packet, ending, made))
         self._tasks[packet.seed] = task
         if ending.kind == "cancelled before its first turn":
             task.cancel()
@@ -189,11 +187,15 @@ class Storm:
             self._due[packet.seed, ending.cancelled_at] = task.cancel
 
     async def _one(
-        self, packet: Packet, leaves_after: int, made: Mapping[str, Worker]
+        self, packet: Packet, ending: Ending, made: Mapping[str, Worker]
     ) -> Picture | None:
         seed, first = packet.seed, packet.plan.spans[0].stage
+        if ending.expires_at is not None:  # told now, for no hour to pass before it is admitted
+            left_s = self._began + (seed + 1) * HOUR - self.clock.now()
+            packet = replace(packet, left=Times(give_up=left_s))
         try:
-            return await read_on(LocalTransport(made).run(first, write(packet)), leaves_after)
+            events = LocalTransport(made).run(first, write(packet))
+            return await read_on(events, ending.leaves_after)
         finally:
             self._over.add(seed)
             held = (job.packet.seed for worker in made.values() for job in worker._queue)

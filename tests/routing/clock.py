@@ -33,7 +33,7 @@ from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.view import Choice, Held, Link, StageStatus, View
+from diffusion_edge.view import Choice, Held, Link, StageStatus, Told, View
 
 from . import views
 
@@ -90,33 +90,59 @@ class SimStage:
         self._jobs: list[Job | None] = []
         self._open: set[int] = set()
         self._dropped: list[int] = []
+        self._told: dict[tuple[Job, int], int] = {}
 
     @property
     def next_s(self) -> float:
         return inf if self.after is None else self.after.now
 
     def take(self, job: Job, view_rows: int, cells: int, now: float) -> None:
-        span = job.plan.spans[job.span]
-        number, kind = self._stage.kind(cells, view_rows, doubled=True)
-        due_s = batching.due(now, span.steps * kind.pass_s[1], job.times.due, mode_of(self.idle))
+        image = self._image(job, job.span, view_rows, cells, now)
+        told = self._told.pop((job, job.span), None)
+        if told is not None:
+            self._open.add(told)
+            self._on(now)
+            self.before.come(told, [image])
+            self._play()
+            return
         self._open.add(len(self._jobs))
         self._jobs.append(job)
-        self._come(Image(kind, number, span.steps, due_s, True, job.last, now), now)
+        self._come(image, now)
+
+    def tell(self, job: Job, span: int, view_rows: int, cells: int, now: float) -> None:
+        """The text comes, and the image later."""
+        image = self._image(job, span, view_rows, cells, inf)
+        self._told[job, span] = len(self._jobs)
+        self._jobs.append(job)
+        self._on(now)
+        self.before.tell([replace(image, told_s=now)])
+        self._play()
+
+    def _image(self, job: Job, span: int, rows: int, cells: int, arrives_s: float) -> Image:
+        steps, last = job.plan.spans[span].steps, span == len(job.plan.spans) - 1
+        number, kind = self._stage.kind(cells, rows, doubled=True)
+        due_s = batching.due(arrives_s, steps * kind.pass_s[1], job.times.due, mode_of(self.idle))
+        return Image(kind, number, steps, due_s, True, last, arrives_s)
 
     def _come(self, image: Image, now: float) -> None:
-        if self.after is None:
-            self.before.now = now
+        self._on(now)
         self.before.add([image])
         self._play()
 
+    def _on(self, now: float) -> None:
+        if self.after is None:
+            self.before.now = now
+
     def _play(self) -> None:
         self.after = None
-        if self.before.turn or self.before.coming:
+        if self.before.turn or self.before.coming or self.before.ahead:
             self.after = self.before.copy()
             self.after.round()
 
     def drop(self, job: Job, now: float) -> None:
         """At the next boundary."""
+        for told in [key for key in self._told if key[0] is job]:
+            del self._told[told]
         here = [i for i in self._open if self._jobs[i] is job]
         if not here:  # on its way
             return
@@ -136,6 +162,8 @@ class SimStage:
                 self._open.remove(i)
                 _remove(self.before, i)
         self._dropped = []
+        told = set(self._told.values())
+        self.before.ahead = [i for i in self.before.ahead if i in told]
         self._play()
         return [job for i in gone if (job := self._jobs[i]) is not None and not job.ended]
 
@@ -146,7 +174,8 @@ class SimStage:
             took_s = run.images[batch[0]].kind.pass_s[len(batch)]
             passes = int((now - run.now) / took_s + 1e-9)
             left = [n - passes * (i in batch) for i, n in enumerate(left)]
-        texts = set(run.texts) | set(run.outside) | {i for _, i in run.coming}
+        waiting = (*run.texts, *run.outside, *(i for _, i in run.coming if i >= 0))
+        texts = {i for i in waiting if run.images[i].encodes}
         held = tuple(
             Held(
                 request=job.request.request_id,
@@ -165,7 +194,16 @@ class SimStage:
         queue_s = sum(
             h.steps * run.images[0].kind.pass_s[-1] / run.images[0].kind.places for h in held
         )
-        return replace(self.idle, held=held, queued=len(held), queue_s=queue_s)
+        ahead = tuple(
+            Told(
+                job.request.request_id,
+                job.image,
+                job.plan.spans[span].start,
+                run.images[i].encodes,
+            )
+            for (job, span), i in self._told.items()
+        )
+        return replace(self.idle, held=held, queued=len(held), queue_s=queue_s, ahead=ahead)
 
 
 def slower(status: StageStatus, factor: float) -> StageStatus:
@@ -262,6 +300,7 @@ def live(config: str = "serve_configs/local.yaml") -> Live:
             resident_bytes=0,
             emulated=True,
             batches=len(stage.emulate.curve) > 1,
+            reads_ahead=True,
         )
         for name, stage in settings.stages.items()
         if stage.emulate is not None
@@ -391,6 +430,10 @@ class World:
         running = _Running(fate, kept, stack, jobs)
         for job in jobs:
             self._of[job] = running
+            for span, later in enumerate(choice.plan.spans[1:], 1):
+                stage = self._stages[later.stage]
+                if stage.idle.reads_ahead:
+                    stage.tell(job, span, 1, self._cells, self.now)
             self._arrive(job)
         if times.give_up is not None:
             self._at(times.give_up, 0, running)
@@ -430,7 +473,8 @@ class World:
         for job in running.jobs:
             if not job.ended:
                 job.ended = True
-                self._stages[job.stage].drop(job, self.now)
+                for stage in self._stages.values():
+                    stage.drop(job, self.now)
         running.stack.close()
 
 

@@ -10,7 +10,16 @@ import pytest
 
 from diffusion_edge.batching import due
 from diffusion_edge.plan import Plan
-from diffusion_edge.routing.finish import Ask, Floats, Table, Tables, arrivals, predict, table
+from diffusion_edge.routing.finish import (
+    Ask,
+    Floats,
+    Forecasts,
+    Table,
+    Tables,
+    arrivals,
+    predict,
+    table,
+)
 from diffusion_edge.routing.forecast import ahead, kind_of, mode_of
 from diffusion_edge.view import Held, StageStatus, View
 
@@ -51,11 +60,22 @@ def loaded(held: int, curve: dict[int, float], seed: int = 0) -> StageStatus:
 def played(
     status: StageStatus, ask: Ask, arrives_s: float, steps: int, decodes: bool = True
 ) -> float:
-    """When the request is done, by running the rules for it."""
+    """When the request is done, by running the rules for it: its text comes now."""
     alone_s = steps * kind_of(status, ask.cells, ask.rows).pass_s[1]
     due_s = due(arrives_s, alone_s, ask.due_s, mode_of(status))
     new = [
-        Held("new", k, steps, ask.rows, ask.cells, due_s, ask.encodes, decodes, arrives_s)
+        Held(
+            "new",
+            k,
+            steps,
+            ask.rows,
+            ask.cells,
+            due_s,
+            ask.encodes,
+            decodes,
+            arrives_s,
+            told_s=ask.age_s,
+        )
         for k in range(ask.images)
     ]
     return max(ahead(status, new)[len(status.held) :])
@@ -73,7 +93,7 @@ loads = pytest.mark.parametrize(
 
 
 def asked(status: StageStatus, **more: float) -> Ask:
-    return Ask(CELLS, 2 if status.batches else 1, 50, due_s=12.0, **more)  # type: ignore[arg-type]  # mixed
+    return Ask(CELLS, 2 if status.batches else 1, 50, due_s=12.0, ahead=True, **more)  # type: ignore[arg-type]  # mixed
 
 
 @loads
@@ -125,7 +145,7 @@ def test_on_an_idle_stage_seconds_go_with_the_arrival(curve: dict[int, float], h
     )
     idle_s = known.arrives_s[-1] + 3.0
     for n in (1, 20, 50):
-        alone_s = 0.03 + n * step_s + 0.05
+        alone_s = n * step_s + 0.05  # its text is encoded by then
         assert read(known, known.done_s, idle_s, n) == pytest.approx(idle_s + alone_s)
 
 
@@ -147,16 +167,15 @@ def test_what_a_stage_did_since_its_report_is_taken_as_done(
     """A request that comes now is one that comes so long after the report."""
     status = loaded(held, curve)
     now = asked(status)
-    then = replace(now, due_s=12.0 + age_s)
+    then = replace(now, due_s=12.0 + age_s, age_s=age_s)
     known, old = table(status, replace(now, age_s=age_s)), table(status, now)
     told = [(n, read(known, known.last_s, 0.0, n)) for n in range(1, 51, 3)]
     really = [played(status, then, age_s, n, decodes=False) - age_s for n, _ in told]
     late_s = np.array([s for _, s in told]) - really
     assert sum(late_s > 1e-9) <= held // 8  # read from the next later place
     assert (late_s > -1e-9).all()
-    if held:
-        idle_s = max(old.arrives_s[-1] - age_s, 0.0)
-        assert known.arrives_s[-1] == pytest.approx(idle_s or 1.0)
+    assert known.idle_s == pytest.approx(max(old.idle_s - age_s, 0.0))
+    assert known.arrives_s[-1] == pytest.approx(known.idle_s + 0.03)
 
 
 def test_who_comes_later_after_one_report_does_not_pass_who_came_before() -> None:
@@ -193,7 +212,8 @@ def three(cloud_held: int = 0) -> View:
     edge = replace(stage("tower", 0.2, encode_s=0.03, decode_s=0.05), emulated=True)
     device = replace(stage("phone", 0.4, encode_s=0.04, decode_s=0.08), emulated=True)
     cloud = replace(status, guiding="embedded", emulated=False)
-    seen = view(device, edge, cloud, bytes_per_s=1e5, delay_s=0.02)
+    three_s = [replace(one, reads_ahead=True) for one in (device, edge, cloud)]
+    seen = view(*three_s, bytes_per_s=1e5, delay_s=0.02)
     sizes = tuple(1_000 * (k + 1) for k in range(51))
     return replace(seen, packet_bytes=sizes)
 
@@ -210,7 +230,7 @@ def finish_s(plan: str, seen: View, images: int = 1) -> float:
 def test_a_plan_over_idle_stages_by_hand() -> None:
     seen = three()
     back_s, on_s = 0.04 + 11_000 / 5e4, 0.02 + 19_000 / 1e5  # the way back is half as good
-    edge_s, device_s, cloud_s = 0.03 + 10 * 0.2, 0.04 + 8 * 0.4, 0.03 + 2 * 0.06 + 0.05
+    edge_s, device_s, cloud_s = 0.03 + 10 * 0.2, 8 * 0.4, 2 * 0.06 + 0.05
     assert finish_s("tower:10,phone:8,hall:2", seen) == pytest.approx(
         edge_s + back_s + device_s + on_s + cloud_s
     )
@@ -220,7 +240,7 @@ def test_images_come_to_a_plans_stages_when_the_one_before_lets_them_go() -> Non
     seen, plan = three(), Plan.parse("tower:10,phone:8,hall:2")
     one = request(steps=20, deadline_s=60.0)
     phone_s = 0.03 + 10 * 0.2 + 0.04 + 11_000 / 5e4
-    hall_s = phone_s + 0.04 + 8 * 0.4 + 0.02 + 19_000 / 1e5
+    hall_s = phone_s + 8 * 0.4 + 0.02 + 19_000 / 1e5
     comes_s = [by_image[0] for by_image in arrivals(plan, one, seen)]
     assert comes_s == pytest.approx([0.0, phone_s, hall_s])
     assert arrivals(Plan.parse("hall:20"), one, seen) == ((0.0,),)
@@ -260,6 +280,33 @@ def test_one_stage_works_on_an_image_while_the_next_one_works_on_the_one_before(
     seen = three()
     by_hand = 0.03 + 5 * 0.2 + 0.04 + 10_500 / 5e4 + 4 * (0.04 + 5 * 0.4 + 0.08)
     assert finish_s("tower:5,phone:5", seen, images=4) == pytest.approx(by_hand, rel=0.1)
+
+
+@loads
+def test_a_text_that_comes_ahead_is_encoded_where_there_is_time(
+    curve: dict[int, float], held: int
+) -> None:
+    """And what is read is what is played, also while it is being encoded."""
+    status = loaded(held, curve, seed=3)
+    ask = asked(status, age_s=0.125)
+    known = table(status, ask)
+    idle_s, alone_s = known.idle_s, 20 * curve[ask.rows] + 0.05
+    for later_s, waits_s in ((0.0, 0.03), (0.01, 0.02), (0.03, 0.0), (0.5, 0.0)):
+        told_s = read(known, known.done_s, idle_s + later_s, 20)
+        assert told_s == pytest.approx(idle_s + later_s + waits_s + alone_s)
+        really_s = played(status, ask, 0.125 + idle_s + later_s, 20)
+        assert told_s == pytest.approx(really_s - 0.125)
+
+
+def test_who_comes_while_a_text_is_encoded_ahead_waits_for_it() -> None:
+    """Known to who asks for the text, as that of all others."""
+    coming = Held("other", 0, 5, 1, CELLS, 0.0, True, True, arrives_s=1.0)
+    status = replace(loaded(0, ALONE), encode_s=0.4, held=(coming,))
+    forecasts = Forecasts(status, Ask(CELLS, 1, 20, due_s=12.0, age_s=0.75, ahead=True), ())
+    assert forecasts.without.done_s == pytest.approx([1.0 + 0.4 + 0.5 + 0.05])
+    assert forecasts.run(3.5, 20).done_s == pytest.approx(
+        [1.15 + 0.4 + 0.5 + 0.05, 3.5 + 2.0 + 0.05]
+    )
 
 
 def test_many_plans_at_once_are_as_each_alone() -> None:

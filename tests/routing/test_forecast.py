@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -41,15 +42,24 @@ class Played:
         self.placed: set[int] = set()
         self.there: list[int] = []
         self.coming = sorted(range(len(self.images)), key=lambda i: self.images[i].arrives_s)
+        self.told: list[int] = []
+        self.calling: list[int] = []
+        self.encoded = {i for i, image in enumerate(self.images) if not image.encodes}
+        ahead = [i for i, image in enumerate(self.images) if image.told_s < image.arrives_s]
+        self.telling = sorted(set(ahead) - self.encoded, key=lambda i: (self.images[i].told_s, i))
         turn = self.status.turn
+        self.calling = list(turn.images) if turn.work == "texts" else []
         self.arrive(turn.work or "")
         order = [*turn.waiting, "steps", "texts", "pictures"]
         self.asking.sort(key=order.index)
         if turn.work:
             self.take_turn(turn.work, turn)
         while len(self.done) < len(self.images):
-            if not self.asking:
-                self.now = self.images[self.coming[0]].arrives_s
+            if not self.asking and self.told:
+                self.take_turn("texts")
+            elif not self.asking:
+                comes_s = self.images[self.coming[0]].arrives_s
+                self.now = min([comes_s, *(self.images[i].told_s for i in self.telling)])
                 self.arrive("")
             else:
                 self.take_turn(self.asking.pop(0))
@@ -66,13 +76,18 @@ class Played:
             ended = [i for i in batch if not self.left[i]]
             self.steps = [i for i in self.steps if self.left[i]]
         elif line == "texts":
-            ended = self.texts[: TEXTS if self.together else 1]
+            ended = (self.texts or self.told)[: TEXTS if self.together else 1]
             texts = sum(1 if self.status.emulated else self.images[i].rows for i in ended)
             took_s = self.status.encode_s * texts
             if running is not None:
                 ended, took_s = told(running)
-            self.texts = self.texts[len(ended) :]
+            self.calling = ended
             self.after(took_s, line)
+            self.calling = []
+            self.encoded |= set(ended)
+            self.told = [i for i in self.told if i not in ended]
+            ended = [i for i in ended if i in self.texts]
+            self.texts = [i for i in self.texts if i not in ended]
         elif running is not None:
             ended, took_s = told(running)
             self.pictures = self.pictures[len(ended) :]
@@ -115,6 +130,8 @@ class Played:
         self.arrive(line)
 
     def arrive(self, line: str) -> None:
+        while self.telling and self.images[self.telling[0]].told_s <= self.now:
+            self.told.append(self.telling.pop(0))
         while self.coming and self.images[self.coming[0]].arrives_s <= self.now:
             self.there.append(self.coming.pop(0))
             self.give_places(line)
@@ -123,7 +140,9 @@ class Played:
         for i in self.there[: self.status.capacity]:
             if i not in self.placed:
                 self.placed.add(i)
-                if self.images[i].encodes:
+                if i not in self.encoded:
+                    if i in self.told and i not in self.calling:
+                        self.told.remove(i)
                     self.join("texts", i, line)
                 elif not self.goes_on(i, "texts", line):
                     self.leave(i)
@@ -170,6 +189,7 @@ def images(draw: st.DrawFn, arriving: bool) -> Held:
         encodes=encodes,
         decodes=decodes,
         arrives_s=draw(ticks) if arriving else 0.0,
+        told_s=draw(st.one_of(st.just(inf), st.just(0.0), ticks)) if arriving else inf,
     )
 
 
@@ -217,7 +237,13 @@ def turns(draw: st.DrawFn, held: Sequence[Held]) -> Turn:
 
 
 @settings(deadline=None, max_examples=300)
-@given(status=stages(), more=st.lists(images(arriving=True), max_size=4))
-def test_the_rules_run_ahead_are_the_rules(status: StageStatus, more: list[Held]) -> None:
+@given(status=stages(), more=st.lists(images(arriving=True), max_size=4), left=briefly)
+def test_the_rules_run_ahead_are_the_rules(
+    status: StageStatus, more: list[Held], left: float
+) -> None:
+    """A text may come ahead of its image, and may be what is encoded at the report's time."""
     every = [*status.held, *more]
+    told = [i for i, one in enumerate(every) if one.encodes and one.told_s <= 0 < one.arrives_s]
+    if told and status.turn == Turn():
+        status = replace(status, turn=Turn("texts", tuple(told[:1]), left))
     assert ahead(status, more) == pytest.approx(Played(status, every).finish_s(), abs=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
@@ -27,7 +28,7 @@ from diffusion_edge.routing.board import TICK_S, Carriage
 from diffusion_edge.routing.codecs import codecs_by_step
 from diffusion_edge.routing.forecast import ahead
 from diffusion_edge.routing.promises import MOVED_S, Kept, Promise, Promises, merged, promised
-from diffusion_edge.view import Choice, Held, StageStatus, View
+from diffusion_edge.view import Choice, Held, StageStatus, Told, Turn, View
 from tests.api.fakes import CARD, FakeBoard, FakeTransport, packet_bytes, request, service, settings
 from tests.api.test_http import client
 from tests.engine.test_report import admitted
@@ -144,7 +145,7 @@ async def test_it_is_what_the_stage_tells_once_the_packet_is_there(
         tasks = [asyncio.create_task(run(worker.run(first, Nowhere())))]
         await gate.reached()
         comes = clock.now()
-        promise = promised(asked, choice, view, comes)[1].held(status, comes)
+        promise = promised(asked, choice, view, comes)[1].held(status, comes, encodes=True)
         tasks.append(asyncio.create_task(run(worker.run(second, Nowhere()))))
         await admitted(worker, 2)
         told = worker.status().held[1]
@@ -193,6 +194,28 @@ async def test_it_has_to_leave_as_late_as_what_comes_after_it_allows() -> None:
         1.0: pytest.approx(60.0 - later_s, abs=MOVED_S),
         2.0: pytest.approx(60.0 - 2 * later_s, abs=2 * MOVED_S),
     }
+
+
+@pytest.mark.parametrize("encodes", [True, False])
+async def test_texts_that_a_later_stage_was_told_are_of_what_it_is_promised(encodes: bool) -> None:
+    """What it encodes is work for these images, not for what it holds or others that come."""
+    status = FakeBoard(settings()).statuses()["hall"]
+    told = Told("ours", 0, 5, encodes), Told("others", 0, 5, True)
+    turn = Turn("texts", (), 0.01, ("steps",), ahead=(0,) if encodes else (1,))
+    there = Held("there", 0, 3, 1, 64, 9.0, False, False)
+    status = replace(status, held=(there,), ahead=told, turn=turn, reads_ahead=True)
+    asked = request(request_id="ours", images=1)
+    seen = FakeBoard(settings()).view(asked)
+    choice = choice_of("phone:5,hall:15", asked, seen)
+    _, ours = promised(asked, choice, seen, 2.0)
+    alone = merged(status, [replace(ours, before=None, stop=20, steps=20), ours], 1.5)
+    first, then = alone.held[1:]
+    assert (first.told_s, first.encodes) == (math.inf, True)
+    assert (then.told_s, then.encodes) == (0.5, encodes)
+    assert alone.turn == replace(turn, images=(2,) if encodes else ())
+    assert merged(status, [ours], 3.0).held[1].told_s == 0.0
+    blind = replace(status, ahead=(), reads_ahead=False)
+    assert merged(blind, [ours], 1.5).held[1].told_s == math.inf
 
 
 def by_hand(step_s: Mapping[str, float]) -> dict[str, Any]:

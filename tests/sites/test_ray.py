@@ -162,6 +162,34 @@ async def test_a_link_whose_sender_does_not_answer_is_not_throttled(
         await transport.throttle("edge", "cloud", 0.5, False)
 
 
+async def test_a_stage_is_told_what_to_expect_and_all_its_replicas_to_forget() -> None:
+    class Stage(Replicated):
+        def options(self, *, method_name: str, **_: Any) -> FakeHandle:
+            return Expecting() if method_name == "expect" else self
+
+    class Expecting(FakeHandle):
+        def remote(self, *given: Any) -> FakeHandle:
+            expected.append(given)
+            return self
+
+        def __await__(self) -> Generator[Any, None, None]:
+            yield from asyncio.sleep(0).__await__()
+            if len(expected) > 1:
+                raise ActorDiedError
+
+    expected: list[tuple[Any, ...]] = []
+    cloud = Stage(None, None)
+    transport = RayTransport({"cloud": cloud})
+    await transport.expect("cloud", [b"one", b"two"])
+    assert expected == [([b"one", b"two"],)]
+    await transport.forget("cloud", "r")
+    assert cloud.told == [("forget", "r")] * 2
+    with pytest.raises(StageLost, match="'cloud' was lost"):
+        await transport.expect("cloud", [b"one"])
+    with pytest.raises(StageLost, match="'cloud' was lost"):
+        await RayTransport({"cloud": Stage(ActorDiedError())}).forget("cloud", "r")
+
+
 async def test_a_probe_is_asked_of_the_stage_that_sends_it() -> None:
     class Stage(FakeHandle):
         def options(self, *, method_name: str, **_: Any) -> FakeHandle:
