@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,36 @@ from diffusion_edge.bench.routing.agree import Pair, checked, measure
 from diffusion_edge.bench.routing.command import code
 from diffusion_edge.bench.routing.runs import Tell
 from diffusion_edge.config import Settings, load_config, read_settings
+from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.families.card import charged_shape, load_card
-from diffusion_edge.places import REPOSITORY, family_folder
+from diffusion_edge.places import REPOSITORY, family_folder, trace_file
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.codecs import codec_table
+from diffusion_edge.routing.policies import RULES
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.signals import Signals
 from diffusion_edge.schedule import resolved_steps
+from diffusion_edge.sim import foresight
 from diffusion_edge.sim.build import Asks, Family, world
 from diffusion_edge.sim.loop import Arrival, Simulation
-from diffusion_edge.sim.scenario import Scenario, load
-from diffusion_edge.sim.tally import Figures, figures
+from diffusion_edge.sim.replay import Replay, check
+from diffusion_edge.sim.scenario import FORESEE, Scenario, load
+from diffusion_edge.sim.tally import Figures, Tally, figures
+from diffusion_edge.sim.world import World
 
 
 @dataclass(frozen=True)
 class Run:
-    """events: that were handled. cpu_s: of this thread."""
+    """events: that were handled, 0 in runs beside those that know the future. cpu_s: of this
+    thread. earned: by a request in the mean (`routing.reward`), most: what nobody earns more than;
+    None where nobody knows the future."""
 
     figures: Figures
     events: int
     cpu_s: float
+    earned: float | None = None
+    most: float | None = None
 
 
 def family_of(settings: Settings) -> Family:
@@ -92,16 +102,66 @@ def _path_of(scenario: Scenario) -> Path:
 def runs(
     scenario: Scenario, settings: Settings, family: Family, came: Callable[[int], None]
 ) -> Iterator[Run]:
-    """One by seed and policy. came: told of requests as they come."""
+    """One by seed and policy. came: told of requests as they come. Raises InvalidRequest where a
+    policy has nothing to look at."""
+    replay = _replay(scenario, family)
+    check([(name, RULES[name]) for name in scenario.policies if name in RULES], replay)
     for seed in scenario.seeds:
-        simulated = world(scenario, settings, family, seed)
+        simulated = replace(world(scenario, settings, family, seed), replay=replay)
         asks = Asks(scenario, settings, family, simulated, seed)
+        if set(FORESEE) & set(scenario.policies):
+            yield from _foreseeing(scenario.policies, simulated, asks, seed, came)
+            continue
         for policy in scenario.policies:
             began = time.thread_time()
             simulation = Simulation(simulated, seed)
             tally = simulation.play(_told(asks.by(policy), came))
             found = figures(tally, policy, seed)
             yield Run(found, simulation.events, time.thread_time() - began)
+
+
+def _replay(scenario: Scenario, family: Family) -> Replay | None:
+    if scenario.signals is None:
+        return None
+    signals = Signals.read(trace_file(scenario.signals))
+    if signals.family != family.asked.family:
+        raise InvalidRequest(
+            f"{scenario.signals} is of the family {signals.family!r}, not {family.asked.family!r}"
+        )
+    return Replay(signals, family.quality.reference)
+
+
+def _foreseeing(
+    policies: Sequence[str], simulated: World, asks: Asks, seed: int, came: Callable[[int], None]
+) -> Iterator[Run]:
+    """Those that know the future come last, for the oracle is told what the others did."""
+    arrivals, most = list(asks.by("elastic")), None
+    runs: dict[str, Tally] = {}
+    for policy in sorted(policies, key=lambda name: (name in FORESEE, name == "oracle")):
+        began = time.thread_time()
+        if policy == "hindsight":
+            _, told = foresight.with_hindsight(simulated, arrivals, seed)
+        elif policy == "oracle":
+            told = _of_oracle(runs, simulated, arrivals, seed)
+            most = foresight.bound(simulated, arrivals) / len(arrivals)
+        else:
+            told = foresight.run(simulated, list(asks.by(policy)), seed)
+        runs[policy] = told
+        came(len(arrivals))
+        earned = float(foresight.earned(told, simulated, arrivals).mean())
+        yield Run(figures(told, policy, seed), 0, time.thread_time() - began, earned, most)
+
+
+def _of_oracle(
+    runs: Mapping[str, Tally], simulated: World, arrivals: Sequence[Arrival], seed: int
+) -> Tally:
+    """The run of its answers, or of the policy that it could not better."""
+    known = [foresight.found(name, told, simulated, arrivals) for name, told in runs.items()]
+    refused = foresight.nothing(arrivals)
+    found = foresight.with_foresight(simulated, arrivals, [*known, refused], seed)
+    if found.by in runs:
+        return runs[found.by]
+    return foresight.answered(simulated, arrivals, found.answers, seed)[0]
 
 
 def _told(arrivals: Iterator[Arrival], came: Callable[[int], None]) -> Iterator[Arrival]:

@@ -18,6 +18,7 @@ from functools import partial
 from math import inf
 
 from diffusion_edge.errors import DeadlineExceeded, EdgeError, QueueFull, StageLost
+from diffusion_edge.plan import Plan
 from diffusion_edge.request import HopRecord, ImageRequest, Progress
 from diffusion_edge.routing import due
 from diffusion_edge.routing.board import EVERY_S, FRESH_S, Board
@@ -26,6 +27,7 @@ from diffusion_edge.routing.decide import begun, decided, seen
 from diffusion_edge.routing.late import AGAIN_S, WAITING
 from diffusion_edge.routing.links.probes import PAUSE_S
 from diffusion_edge.routing.links.taken import Pair
+from diffusion_edge.sim.again import Again
 from diffusion_edge.sim.faults import Fault, cuts, slower
 from diffusion_edge.sim.polled import Polled
 from diffusion_edge.sim.running import Asked, Job, Running
@@ -69,6 +71,7 @@ class Simulation:
         self._fresh_s = FRESH_S - EVERY_S + world.report_s
         self._jobs: dict[Guest, Job] = {}
         self._calibrations: dict[Group, Calibration] = defaultdict(Calibration)
+        self._again = Again(world.quality, world.replay)
         self._late: dict[Group, deque[Asked]] = defaultdict(deque)
         for fault in world.faults:
             self._expect(fault)
@@ -101,7 +104,8 @@ class Simulation:
     def _comes(self, arrival: Arrival, others: Iterator[Arrival]) -> None:
         came_s, request, group = arrival
         self._open += 1
-        asked = Asked(self.tally.came(came_s, request), request, group, came_s)
+        number = self.tally.came(came_s, request)
+        asked = Asked(number, request, group, came_s, steps=request.steps)
         try:
             self._decide(asked)
         except EdgeError as error:
@@ -111,7 +115,8 @@ class Simulation:
     def _decide(self, asked: Asked) -> None:
         group, world = asked.group, self.world
         view = self._view(asked)
-        choice = decided(asked.request, view, world.quality, self._calibrations[group])
+        known, learned = self._calibrations[group], self._again.learned
+        choice = decided(asked.request, view, world.quality, known, learned)
         steps = choice.plan.steps
         asked.request, view = asked.request.in_steps(steps), view.of_steps(steps)
         if not choice.late:
@@ -190,7 +195,12 @@ class Simulation:
         if times.give_up is not None:
             given_up = partial(self._fails, running, DeadlineExceeded.code)
             self.at(times.give_up, PACKETS, given_up)
-        running.jobs = [Job(running, image) for image in range(request.images)]
+        self._sets_out(running)
+
+    def _sets_out(self, running: Running) -> None:
+        self._again.begins(running)
+        images, plan = range(running.asked.request.images), running.told.plan
+        running.jobs = [Job(running, image, plan) for image in images]
         for job in running.jobs:
             self._arrives(job)
 
@@ -215,13 +225,55 @@ class Simulation:
         if polled.stage.next_s < inf:
             leaves = partial(self._leaves, polled, polled.version)
             self.at(polled.stage.next_s, STAGES, leaves)
+        steps_s = [polled.stage.step_ends_s(guest, self.now) for guest, _ in self._asking(polled)]
+        if steps_s and min(steps_s) < polled.stage.next_s:
+            self.at(min(steps_s), STAGES, partial(self._stepped, polled, polled.version))
+
+    def _asking(self, polled: Polled) -> list[tuple[Guest, Job]]:
+        """Images on a stage whose policy may revise their plans."""
+        if not self._again.revising:
+            return []
+        here = ((guest, self._jobs.get(guest)) for guest in polled.stage.guests)
+        return [(guest, job) for guest, job in here if job and self._again.asks(job)]
+
+    def _stepped(self, polled: Polled, version: int) -> None:
+        if polled.version == version:
+            polled.before(self.now)
+            self._revise(polled)
+
+    def _revise(self, polled: Polled) -> None:
+        """Asks the policies of all images that have made a step since they were last asked."""
+        going = []
+        for guest, job in self._asking(polled):
+            position = job.span.stop - polled.stage.left(guest, self.now)
+            if position <= job.position:
+                continue
+            job.position = position
+            plan = self._again.revised(job, position, self._view(job.running.asked))
+            if plan is not None and self._turns(polled, guest, job, plan):
+                going.append(job)
+        self._follow(polled)
+        for job in going:
+            self._goes_on(job)
+
+    def _turns(self, polled: Polled, guest: Guest, job: Job, plan: Plan) -> bool:
+        """Goes by another plan from here; whether it leaves the stage at once."""
+        job.plan = plan
+        running = job.running
+        self._revised(running, self._again.of_plans(running))
+        polled.stage.take_off(guest, self.now)
+        del self._jobs[guest]
+        if job.span.stop > job.position:
+            job.guest = polled.stage.take(job.coming(), self.now)
+            self._jobs[job.guest] = job
+        return job.span.stop == job.position
 
     def _leaves(self, polled: Polled, version: int) -> None:
         if polled.version != version:
             return
         polled.before(self.now)
         gone = [self._jobs.pop(guest) for guest in polled.stage.leave()]
-        self._follow(polled)
+        self._revise(polled)
         for job in gone:
             if not job.running.over:
                 self._goes_on(job)
@@ -250,13 +302,34 @@ class Simulation:
         running.kept.saw(job.image, done)
         self.board.links.arrived(done, self.now - running.began_s)
         running.left -= 1
-        if running.left:
+        if running.left or self._makes_again(running):
             return
         self._over(running, SERVED)
         if not running.told.late:
             group, seconds = running.asked.group, self.now - running.asked.came_s
             known = self._calibrations[group]
             self._calibrations[group] = known.observe(running.told, seconds)
+
+    def _revised(self, running: Running, choice: Choice) -> None:
+        running.told = choice
+        self.tally.revised(running.asked.number, choice, self.world.what(choice.plan))
+
+    def _makes_again(self, running: Running) -> bool:
+        asked = running.asked
+        if self._again.rule(asked.request.policy).after is None:
+            return False
+        view = self._view(asked)
+        choice = self._again.after(running, view, self.now - asked.came_s)
+        self._revised(running, choice or running.told)
+        if choice is None:
+            return False
+        running.promises.__exit__(None, None, None)
+        asked.request = asked.request.in_steps(choice.plan.steps)
+        running.view, running.left = view, asked.request.images
+        running.promises = self.board.promised(asked.request, choice, view)
+        running.kept = running.promises.__enter__()
+        self._sets_out(running)
+        return True
 
     def _fails(self, running: Running, fate: str) -> None:
         """All its images are taken off, wherever they are."""
@@ -273,6 +346,7 @@ class Simulation:
     def _over(self, running: Running, fate: str) -> None:
         running.over = True
         running.promises.__exit__(None, None, None)
+        self._again.over(running, self.now - running.asked.came_s if fate == SERVED else None)
         self._ended(running.asked, fate)
 
     # ------------------------------------------------------------------ what goes wrong

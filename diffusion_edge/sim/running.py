@@ -19,19 +19,20 @@ PICTURE = Picture(1, 1, b"\0\0\0")
 @dataclass(eq=False)
 class Asked:
     """A request that has come: its number in the tally, and when. stages: those that were there
-    when it began to wait."""
+    when it began to wait. steps: that were asked for, whatever was chosen."""
 
     number: int
     request: ImageRequest
     group: Group
     came_s: float
     stages: frozenset[str] = frozenset()
+    steps: int = 0
 
 
 @dataclass(eq=False)
 class Running:
     """One that was begun. told: what was decided. times: by the clock. left: images that are not
-    done."""
+    done. score: of what the first plan made, where a policy looks at it."""
 
     asked: Asked
     told: Choice
@@ -43,23 +44,23 @@ class Running:
     left: int
     jobs: list[Job] = field(default_factory=list)
     over: bool = False
+    score: float | None = None
 
 
 @dataclass(eq=False)
 class Job:
-    """An image, and the span that it is at. came_s: when it came to that span's stage."""
+    """An image, its plan, and the span that it is at. came_s: when it came to that span's stage;
+    position: the steps that were done when its policy was last asked."""
 
     running: Running
     image: int
+    plan: Plan
+    position: int = 0
     at: int = 0
     guest: Guest | None = None
     came_s: float = 0.0
     spans: list[SpanRecord] = field(default_factory=list)
     hops: list[HopRecord] = field(default_factory=list)
-
-    @property
-    def plan(self) -> Plan:
-        return self.running.told.plan
 
     @property
     def span(self) -> Span:
@@ -75,10 +76,11 @@ class Job:
         return Coming(
             request=request.request_id,
             image=self.image,
-            steps=span.steps,
+            steps=span.stop - max(span.start, self.position),
             rows=status.rows(guided),
             cells=view.cells,
             due_s=self.running.times.due,
+            encodes=self.position <= span.start,
             decodes=self.last,
             doubled=status.doubles(guided),
         )

@@ -202,6 +202,10 @@ class Sites(Strict):
         return self
 
 
+FORESEE = ("hindsight", "oracle")
+"""Policies of simulations alone, which know the future (`sim.foresight`)."""
+
+
 def _policy(given: object) -> str:
     """A policy's name, or a plan that all requests take."""
     if not isinstance(given, str):
@@ -209,7 +213,7 @@ def _policy(given: object) -> str:
     try:
         if ":" in given:
             Plan.parse(given)
-        else:
+        elif given not in FORESEE:
             policy(given)
     except EdgeError as error:
         raise ValueError(error.message) from None
@@ -220,7 +224,8 @@ class Scenario(Strict):
     """config: a Serve config, whose stages, links, prices and defaults are simulated. sites: left
     out, one of each stage. links: others than the config's. policies: names, or plans that all
     requests take. seeds: a run of each policy with each. report_s: between a stage's reports.
-    measure_links: whether hops teach what links take; left out, as the config says."""
+    measure_links: whether hops teach what links take; left out, as the config says. signals: a
+    recording of what policies that choose again look at (`profile --signals`)."""
 
     config: Name = "serve_configs/local.yaml"
     title: str = ""
@@ -238,6 +243,7 @@ class Scenario(Strict):
     prices_per_s: dict[Tier, Seconds] | None = None
     report_s: Positive = EVERY_S
     measure_links: bool | None = None
+    signals: Name | None = None
 
 
 def load(path: Path, policies: Sequence[str] | None = None, count: int | None = None) -> Scenario:

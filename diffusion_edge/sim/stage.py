@@ -33,6 +33,7 @@ class Coming:
     due_s: float | None
     decodes: bool
     doubled: bool
+    encodes: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,13 @@ class SimStage:
             self._boundary_s = min(self._boundary_s, now + turn.left_s)
             self.next_s = min(self.next_s, self._boundary_s)
 
+    def take_off(self, guest: Guest, now: float) -> None:
+        """Takes somebody off at once, at the end of one of its steps."""
+        held, turn, here = self._told(now, ending=True)
+        kept = [k for k, each in enumerate(here) if each is not guest]
+        self._guests = [here[k] for k in kept]
+        self._play(now, [held[k] for k in kept], turn)
+
     def leave(self) -> list[Guest]:
         """Who leaves at `next_s`, done."""
         now = self.next_s
@@ -106,6 +114,30 @@ class SimStage:
         return lost
 
     # ------------------------------------------------------------------ what it tells
+
+    @property
+    def guests(self) -> Sequence[Guest]:
+        """Who is there, and some who have just left."""
+        return self._guests
+
+    def left(self, guest: Guest, now: float) -> int:
+        """Steps that somebody has still to take."""
+        held, _, here = self._told(now)
+        return held[here.index(guest)].steps
+
+    def step_ends_s(self, guest: Guest, now: float) -> float:
+        """When somebody's next step ends, if nothing happens before; inf if there is none."""
+        self._advance(now)
+        run, after, who = self._run, self._after, self._guests.index(guest)
+        while run.turn:
+            count = run.left[who] - after.left[who]
+            pass_s = (after.now - run.now) / max(count, 1)
+            for k in range(1, count + 1):
+                ends_s = self._origin_s + run.now + k * pass_s
+                if ends_s > now + AT_ONCE_S:
+                    return ends_s
+            run, after = after, self._next(after)
+        return inf
 
     def report(self, now: float) -> Report:
         """What it would report from now on until its next round, or something happens to it."""
@@ -240,7 +272,7 @@ def _held(guest: Guest, now: float, left: int | None = None, encodes: bool = Tru
         rows=coming.rows,
         cells=coming.cells,
         due_s=guest.due_s - now,
-        encodes=encodes,
+        encodes=encodes and coming.encodes,
         decodes=coming.decodes,
         doubled=coming.doubled,
     )

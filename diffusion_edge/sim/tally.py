@@ -56,6 +56,12 @@ class Tally:
             self.predicted_90_s[number] = waited_s + choice.predicted_90_s
         self._plan[number] = self._plans.setdefault(plan, len(self._plans))
 
+    def revised(self, number: int, choice: Choice, plan: str) -> None:
+        """Of a request whose images went another way than was chosen before."""
+        self.cost[number] = choice.cost
+        self.quality_bound[number] = choice.quality_bound
+        self._plan[number] = self._plans.setdefault(plan, len(self._plans))
+
     def ended(self, number: int, fate: str, latency_s: float) -> None:
         """Raises ValueError for a request that has ended before."""
         if self._fate[number]:
@@ -64,6 +70,11 @@ class Tally:
             self._fates.append(fate)
         self._fate[number] = self._fates.index(fate)
         self.latency_s[number] = latency_s
+
+    def plan(self, number: int) -> str | None:
+        """What a request was begun with at last; None if it was not."""
+        kept = self._plan[number]
+        return None if kept < 0 else list(self._plans)[kept]
 
     def __len__(self) -> int:
         return len(self._fate)

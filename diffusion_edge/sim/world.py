@@ -14,6 +14,7 @@ from diffusion_edge.routing.board import EVERY_S, Carriage
 from diffusion_edge.routing.links.taken import Pair
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sim.faults import Fault
+from diffusion_edge.sim.replay import Replay
 from diffusion_edge.sim.ways import Rates
 from diffusion_edge.view import Link, StageStatus
 
@@ -31,7 +32,8 @@ class World:
     whose `stage` names what they are. ways: how each link goes, by (from, to); first: what routers
     are told of it at first. carriage: how a request's packet is carried. guidance: of stages whose
     models have their own. report_s: between a stage's reports. measure_links: whether hops, and
-    probes of links that are quiet, teach what links take.
+    probes of links that are quiet, teach what links take. replay: what policies that choose again
+    look at.
     """
 
     stages: Mapping[str, StageStatus]
@@ -46,6 +48,7 @@ class World:
     report_s: float = EVERY_S
     measure_links: bool = True
     hop_timeout_s: float = 5.0
+    replay: Replay | None = None
 
     def what(self, plan: Plan) -> str:
         """A plan by what its stages are, as `Plan.parse` reads it."""

@@ -14,6 +14,7 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.decide import decided
 from diffusion_edge.routing.forecast import Run
+from diffusion_edge.routing.learning import Learned
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sim import loop
 from diffusion_edge.sim.faults import Fault
@@ -98,9 +99,14 @@ class Watched:
         monkeypatch.setattr(loop, "decided", self.decide)
 
     def decide(
-        self, asked: ImageRequest, view: View, quality: QualityTable, known: Calibration
+        self,
+        asked: ImageRequest,
+        view: View,
+        quality: QualityTable,
+        known: Calibration,
+        learned: Learned,
     ) -> Choice:
-        choice = decided(asked, view, quality, known)
+        choice = decided(asked, view, quality, known, learned)
         self.seen.append((asked, view, choice))
         return choice
 
