@@ -27,10 +27,31 @@ class Sender:
         return await probed(target, nbytes, self.link, forward, self.clock)
 
 
+class OnTime:
+    """An event loop that is never late."""
+
+    def worst_s(self) -> float:
+        return 0.0
+
+
+class Reader:
+    """Of a worker what it is told ahead."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes] = []
+
+    def expect(self, data: bytes) -> None:
+        self.told.append(data)
+
+
 @serve.deployment
 class Hall(Stage):
     def __init__(self) -> None:
-        pass
+        self._worker = Reader()  # type: ignore[assignment]  # a fake
+        self._lag = OnTime()  # type: ignore[assignment]  # a fake
+
+    async def told(self) -> list[bytes]:
+        return self._worker.told  # type: ignore[attr-defined,no-any-return]  # of the fake
 
 
 @serve.deployment
@@ -44,9 +65,20 @@ class Tower(Stage):
 class Ingress:
     def __init__(self, tower: Any, hall: Any) -> None:
         self.transport = RayTransport({"tower": tower, "hall": hall})
+        self.hall = hall
 
     async def probe(self, target: str) -> float | None:
         return await self.transport.probe("tower", target, 50_000)
+
+    async def tell(self, *packets: bytes) -> Any:
+        await self.transport.expect("hall", packets)
+        return await self.hall.told.remote()
+
+
+def test_a_stage_is_told_of_packets_that_come_later() -> None:
+    hall = Hall.bind()
+    handle = serve.run(Ingress.bind(Tower.bind(hall), hall), _local_testing_mode=True)
+    assert handle.tell.remote(b"one", b"two").result() == [b"one", b"two"]
 
 
 def test_a_probe_goes_from_stage_to_stage_over_the_emulated_link() -> None:
