@@ -82,12 +82,12 @@ def ways_of(request: ImageRequest, view: View, quality: QualityTable) -> Ways:
 def alone_s(
     order: Sequence[str], counts: Sequence[Counts], guide: Sequence[bool], view: View
 ) -> Floats:
-    """Of one image with all stages for itself; links take no time."""
-    total = np.zeros(len(counts[0]))
+    """Of one image with all stages for itself, at least: links take no time, and later stages have
+    encoded its text when it comes."""
+    first = view.stages[order[0]]
+    total = np.full(len(counts[0]), first.seconds_to_encode(first.rows(guide[0])))
     for name, steps, guided in zip(order, counts, guide, strict=True):
-        status = view.stages[name]
-        encode_s = status.seconds_to_encode(status.rows(guided))
-        total = total + encode_s + steps * status.seconds_per_step(guided, view.cells)
+        total = total + steps * view.stages[name].seconds_per_step(guided, view.cells)
     return total + view.stages[order[-1]].seconds_to_decode(view.cells)
 
 
