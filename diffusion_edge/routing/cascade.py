@@ -107,7 +107,7 @@ def rate(names: tuple[str, ...], request: ImageRequest, view: View) -> float:
 
 
 def observe(seen: Seen, outcome: Outcome) -> Seen:
-    """A refused request was asked for, too."""
+    """Of a request that was begun; those that are refused are not told of."""
     came_s = (*seen.came_s, *(outcome.came_s,) * outcome.request.images)[-WINDOW:]
     if outcome.score is None:
         return replace(seen, came_s=came_s)
