@@ -71,9 +71,9 @@ class Turn:
     """What a stage does at the moment of its report, and what waits for its turn after that, who
     waits longest first.
 
-    work: None where nothing runs, or nothing is told. images: in that pass or call, by their places
-    in `StageStatus.held`; ahead: the same in `StageStatus.ahead`. left_s: seconds until it is
-    expected to end.
+    work: None where nothing runs, or nothing is told. images: in that pass or call, in its order,
+    by their places in `StageStatus.held`; ahead: the same in `StageStatus.ahead`. left_s: seconds
+    until it is expected to end.
     """
 
     work: Work | None = None

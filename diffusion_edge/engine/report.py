@@ -37,6 +37,8 @@ def turn(jobs: Sequence[Job], notices: Sequence[Notice], parts: Parts, now: floa
     if doing is None:
         return Turn(waiting=waiting)
     items = {id(item) for item in doing.items}
-    images = tuple(place for place, job in enumerate(jobs) if job.is_among(items))
+    images = tuple(
+        place for item in doing.items for place, job in enumerate(jobs) if job.is_among({id(item)})
+    )
     ahead = tuple(k for k, n in enumerate(notices) if n.asked and id(n.asked.item) in items)
     return Turn(doing.work, images, max(doing.ends_at - now, 0.0), waiting, ahead)

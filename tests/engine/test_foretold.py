@@ -328,3 +328,14 @@ async def test_many_at_once_are_foretold_exactly(options: dict[str, Any]) -> Non
     together = [(1.0, packet) for _, packet in some_arrivals(3, 9)]
     script = await played(together, **options)
     assert script.late_s == pytest.approx([0.0] * 9, abs=1e-9)
+
+
+async def test_who_ends_in_one_pass_is_decoded_in_its_order() -> None:
+    """Not in that of arrival: who is due first is first in the pass, and first to be decoded."""
+    packets = [
+        a_packet("tower:4", request_id=f"r{k}", guidance=1.0, left=Times(due=9.0 - k))
+        for k in range(4)
+    ]
+    script = await played([(1.0, packet) for packet in packets], every_s=0.0571, **IN_BATCHES)
+    assert len(script.late_s) > 20
+    assert max(map(abs, script.late_s)) < 1e-9
