@@ -86,6 +86,15 @@ def full_s(status: StageStatus, guided: bool, images: int, view: View) -> Line:
     return _lines(status, guided, images, view)[1]
 
 
+def charged(
+    status: StageStatus, guided: bool, images: int, view: View, each_s: float
+) -> tuple[Line, Line]:
+    """What is paid, and the same with `full_s` at so much for a second."""
+    busy_s, full = _lines(status, guided, images, view)
+    paid = busy_s * view.price_per_s[status.tier]
+    return paid, paid + full * each_s
+
+
 _LINES: Kept[tuple[Line, Line]] = Kept(256)
 
 

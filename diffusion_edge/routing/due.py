@@ -11,6 +11,7 @@ from __future__ import annotations
 from diffusion_edge.batching import STRETCH
 from diffusion_edge.request import ImageRequest, Times
 from diffusion_edge.routing.cost import guided
+from diffusion_edge.routing.kept import Kept
 from diffusion_edge.view import Choice, StageStatus, View
 
 PATIENCE = 2.0
@@ -55,13 +56,22 @@ def due_s(request: ImageRequest, view: View) -> float:
 def alone_s(request: ImageRequest, view: View) -> float:
     """What one image takes on the fastest stage if that has nothing else to do, in as many steps as
     it may have."""
+    asked = request.most_steps, view.cells
     return min(
-        _alone_s(status, guided(name, request, view), request.most_steps, view.cells)
+        _alone_s(status, guided(name, request, view), *asked)
         for name, status in view.stages.items()
     )
 
 
+_ALONE_S: Kept[float] = Kept(256)
+
+
 def _alone_s(status: StageStatus, guided: bool, steps: int, cells: int) -> float:
+    asked = guided, steps, cells
+    return _ALONE_S.of(status, asked, lambda: _made_alone_s(status, *asked))
+
+
+def _made_alone_s(status: StageStatus, guided: bool, steps: int, cells: int) -> float:
     encode_s = status.seconds_to_encode(status.rows(guided))
     steps_s = steps * status.seconds_per_step(guided, cells)
     return encode_s + steps_s + status.seconds_to_decode(cells)

@@ -82,6 +82,16 @@ class Table:
         read: Floats = low + share * (of[above, steps - 1] - low)
         return read
 
+    @cached_property
+    def long(self) -> Table:
+        """The same in as many arrivals as any table has, and one more: what comes later by a second
+        leaves later by one."""
+        more_s = np.arange(1.0, ARRIVALS + 3 - len(self.arrives_s))
+        known = self.first_s, self.last_s, self.done_s
+        arrives_s = np.concatenate([self.arrives_s, self.arrives_s[-1] + more_s])
+        longer = (np.concatenate([of, of[-1] + more_s[:, None]]) for of in known)
+        return Table(self.idle_s, arrives_s, *longer)
+
 
 def table(status: StageStatus, ask: Ask, more: Sequence[Held] = ()) -> Table:
     """more: what else was decided to go there.

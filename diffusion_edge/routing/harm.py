@@ -102,17 +102,12 @@ def allows(
 
     @cache  # not all that compare plans ask who is late
     def known() -> tuple[Floats, Counts]:
-        # Nobody and none take what comes.
-        arrives_s = np.full((len(names) + 2, ARRIVALS), -1.0)
-        most = np.full((len(names) + 2, ARRIVALS), ANY)
-        for row, name in enumerate(names):
-            one = _kept(view.stages[name], tables.ask(name, guide[name], images), view.slip)
-            arrives_s[row], most[row] = one.arrives_s, one.most
-        return arrives_s, most
+        each = [_kept(view.stages[n], tables.ask(n, guide[n], images), view.slip) for n in names]
+        return np.stack([one.arrives_s for one in each]), np.stack([one.most for one in each])
 
     def allowed(stage: Counts, comes_s: Floats, steps: Counts) -> Bools:
         arrives_s, most = known()
-        after = (arrives_s[stage] < comes_s[:, None]).sum(axis=1)
+        after = (arrives_s[stage] < comes_s[..., None]).sum(axis=-1)
         before, then = np.maximum(after - 1, 0), np.minimum(after, ARRIVALS - 1)
         fine: Bools = steps <= np.minimum(most[stage, before], most[stage, then])
         return fine

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from diffusion_edge.plan import Tier
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost
+from diffusion_edge.routing.best import Asked, Found
 from diffusion_edge.routing.cost import Line
 from diffusion_edge.routing.finish import Table, Tables
 from diffusion_edge.routing.harm import allows
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.routing.search import Asked, Found, search
+from diffusion_edge.routing.search import search
 from diffusion_edge.routing.shapes import Shapes, above, shapes
 from diffusion_edge.routing.stations import Stations, stations
 from diffusion_edge.view import Choice, View
@@ -47,7 +49,7 @@ class Options:
     def every(self) -> Shapes:
         """Whether they reach the floor or not."""
         asked = self.request.steps, self.quality, self.request.size
-        return shapes(self.known.groups, *asked)
+        return shapes(self.known.layout.groups, *asked)
 
     def cheapest(self, barred: bool = True) -> list[Found]:
         """In time, by what is charged. barred: with nobody else made late (`harm`)."""
@@ -112,14 +114,13 @@ def options(
     of_all, of_one = {}, {}
     guide = {name: cost.guided(name, request, view) for name in names}
     for name, guided in guide.items():
-        asked = view.stages[name], guided, request.images, view
         of_all[name] = tables.of(name, guided, request.images)
         if request.images > 1:
             of_one[name] = tables.of(name, guided, 1)
-        paid[name] = cost.paid(*asked)
-        charged[name] = paid[name] + cost.full_s(*asked) * worth(of_all[name])
-    known = stations(view, request.steps, charged, of_all, of_one or None)
-    known = replace(known, allows=allows(known.names, guide, request.images, tables, view))
+        asked = view.stages[name], guided, request.images, view
+        paid[name], charged[name] = cost.charged(*asked, worth(of_all[name]))
+    may = partial(allows, guide=guide, images=request.images, tables=tables, view=view)
+    known = stations(view, request.steps, charged, of_all, of_one, may)
     floor = request.size, request.quality_floor
-    good = above(known.groups, request.steps, quality, *floor)
+    good = above(known.layout.groups, request.steps, quality, *floor)
     return Options(request, view, quality, known, charged, paid, good)

@@ -3,18 +3,15 @@
 Stages that run one model on one tier are a group. A shape is an order of one to three groups with
 the steps on each; the quality of a plan follows from its shape alone. So the shapes above a floor
 are found once for all requests of a size, a number of steps and a floor.
-
-In a shape a span's *place* is its group g, or G + g where it is the last span, of G groups. All
-shapes have three places: after the last span comes 2 G, nobody, as a span of one step that takes no
-time and costs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,75 +36,106 @@ class Group:
     size: int
 
 
-@dataclass(frozen=True)
-class Spans:
-    """The k-th spans of many shapes, or of what these begin with.
+class Parts(NamedTuple):
+    """What shapes have in common, each once. groups: (J, P), of J spans one after another. steps:
+    (J, P), or (1, P) of the last one alone. which: of them each shape has."""
 
-    place, steps: of the span. handoff: steps before it. slot, way: where `flat` arrays have it, by
-    place and steps, and by the group before, its own (see `of_places`) and hand-off. parent: which
-    one of the spans before it comes after.
-    """
-
-    parent: Counts
-    place: Counts
+    groups: Counts
     steps: Counts
-    handoff: Counts
-    slot: Counts
-    way: Counts
+    which: Counts
 
-    def only(self, kept: Counts) -> Spans:
-        return Spans(*(getattr(self, each.name)[kept] for each in fields(self)))
+
+@dataclass(frozen=True)
+class Block:
+    """Shapes of K spans. groups, steps: (K, R), by span and shape. quality, bound: (R,), as
+    estimated and what the floor is held against."""
+
+    groups: Counts
+    steps: Counts
+    quality: Floats
+    bound: Floats
+
+    @property
+    def spans(self) -> int:
+        return len(self.groups)
+
+    @cached_property
+    def slot(self) -> Counts:
+        """Where flat arrays by group and steps have each span: (K, R)."""
+        slot: Counts = self.groups * self.steps[:, :1].sum() + (self.steps - 1)
+        return slot
+
+    @cached_property
+    def at(self) -> Counts:
+        """Of each shape itself, and of each of its spans its group, its steps, and room for a
+        stage: (1 + 3 K, R)."""
+        at = np.zeros((1 + 3 * self.spans, len(self.bound)), np.int64)
+        at[0], at[1::3], at[2::3] = np.arange(len(self.bound)), self.groups, self.steps
+        return at
+
+    @cached_property
+    def begins(self) -> Parts:
+        """All spans but the last one."""
+        return _parts(self.groups[:-1], self.steps[:-1])
+
+    @cached_property
+    def ends(self) -> Parts:
+        """The last two spans, by the steps of the last one."""
+        return _parts(self.groups[-2:], self.steps[-1:])
+
+    @cached_property
+    def orders(self) -> tuple[Counts, Counts]:
+        """Orders of groups, (K, O), and how many shapes have each."""
+        orders, numbers = np.unique(self.groups, axis=1, return_counts=True)
+        return orders, numbers
+
+    def only(self, kept: Bools) -> Block:
+        return Block(
+            self.groups[:, kept], self.steps[:, kept], self.quality[kept], self.bound[kept]
+        )
+
+
+def _parts(groups: Counts, steps: Counts) -> Parts:
+    key = np.zeros(groups.shape[1], np.int64)
+    for row in (*groups, *steps):
+        key = key * (row.max(initial=0) + 1) + row
+    _, first, which = np.unique(key, return_index=True, return_inverse=True)
+    return Parts(groups[:, first], steps[:, first], which.reshape(-1))
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of `groups` groups and `total` steps. spans: by k, of all shapes. tree: the same, but that
-    shapes that begin alike share what they begin with. quality, bound: by shape, as estimated and
-    what the floor is held against."""
+    """blocks: those of one span first."""
 
-    groups: int
-    total: int
-    quality: Floats
-    bound: Floats
-    spans: tuple[Spans, ...]
-    tree: tuple[Spans, ...]
+    blocks: tuple[Block, ...]
 
-    def __len__(self) -> int:
-        return len(self.quality)
+    def count(self, paths: Sequence[Counts]) -> int:
+        """How many plans they are. paths: how many ways to choose stages, by number of spans and
+        groups."""
+        count = 0
+        for block, ways in zip(self.blocks, paths, strict=False):
+            orders, numbers = block.orders
+            count += int(ways[*orders] @ numbers)
+        return count
 
-    def count(self, paths: Counts) -> int:
-        """How many plans they are. paths: how many ways to choose stages, by places."""
-        return int(sum(paths[*order] * number for order, number in self._orders))
-
-    def best(self, paths: Counts) -> float:
+    def best(self, paths: Sequence[Counts]) -> float:
         """The highest bound of one that is a plan, 0 if there is none."""
-        possible = paths[*(span.place for span in self.spans)] > 0
-        return float(self.bound[possible].max(initial=0.0))
+        return max(
+            float(block.bound.max(initial=0.0, where=ways[*block.groups] > 0))
+            for block, ways in zip(self.blocks, paths, strict=False)
+        )
 
-    def kinds(self) -> list[tuple[tuple[int, ...], Shapes]]:
-        """By order of groups, those of fewer spans first."""
-        nobody = 2 * self.groups
-        by_order = []
-        for order, _ in self._orders:
-            same = np.logical_and.reduce(
-                [span.place == at for span, at in zip(self.spans, order, strict=True)]
-            )
-            groups = tuple(at % self.groups for at in order if at != nobody)
-            by_order.append((groups, self.only(same)))
-        return sorted(by_order, key=lambda kind: (len(kind[0]), kind[0]))
+    def above(self, floor: float) -> Shapes:
+        return Shapes(tuple(block.only(block.bound >= floor) for block in self.blocks))
 
     @cached_property
-    def _orders(self) -> list[tuple[list[int], int]]:
-        """Orders of places, and how many shapes have each."""
-        places = np.stack([span.place for span in self.spans], axis=1)
-        orders, numbers = np.unique(places, axis=0, return_counts=True)
-        return list(zip(orders.tolist(), numbers.tolist(), strict=True))
-
-    def only(self, kept: Bools) -> Shapes:
-        places = [span.place[kept] for span in self.spans]
-        steps = [span.steps[kept] for span in self.spans]
-        of = self.quality[kept], self.bound[kept]
-        return _shapes(self.groups, self.total, places, steps, *of)
+    def kinds(self) -> list[tuple[tuple[int, ...], Shapes]]:
+        """By order of groups, those of fewer spans first."""
+        return [
+            (tuple(order.tolist()), Shapes((block.only((order == block.groups.T).all(axis=1)),)))
+            for block in self.blocks
+            for order in block.orders[0].T
+        ]
 
 
 def shapes(groups: Sequence[Group], steps: int, quality: QualityTable, size: Size) -> Shapes:
@@ -120,73 +148,40 @@ def above(
     groups: Sequence[Group], steps: int, quality: QualityTable, size: Size, floor: float
 ) -> Shapes:
     """Those that reach a quality floor."""
-    asked = tuple(groups), steps, size, round(floor, DIGITS)
-    return _SHAPES.of(quality, asked, lambda: _above(quality, *asked))
+    asked = tuple(groups), steps, size
+    told = *asked, round(floor, DIGITS)
+    return _SHAPES.of(
+        quality, told, lambda: shapes(*asked[:2], quality, size).above(round(floor, DIGITS))
+    )
 
 
 _SHAPES: Kept[Shapes] = Kept(64)
 
 
-def _above(
-    quality: QualityTable, groups: tuple[Group, ...], steps: int, size: Size, floor: float
-) -> Shapes:
-    every = shapes(groups, steps, quality, size)
-    return every.only(every.bound >= floor)
-
-
 def _every(quality: QualityTable, groups: tuple[Group, ...], steps: int, size: Size) -> Shapes:
-    places, each, values, bounds = [], [], [], []
-    for order in _orders(groups, min(SPANS, steps)):
-        parts, rest = cuts(steps, len(order)), SPANS - len(order)
-        place = (*order[:-1], len(groups) + order[-1], *(2 * len(groups),) * rest)
-        places.append(np.broadcast_to(np.array(place)[:, None], (SPANS, len(parts[0]))))
-        each.append(np.stack([*parts, *[np.ones_like(parts[0])] * rest]))
-        models = [groups[g].model for g in order]
-        values.append(quality.relative_all(models, parts, size).round(DIGITS))
-        bounds.append(quality.bound_all(models, parts, size).round(DIGITS))
-    return _shapes(
-        len(groups),
-        steps,
-        list(np.concatenate(places, axis=1)),
-        list(np.concatenate(each, axis=1)),
-        np.concatenate(values),
-        np.concatenate(bounds),
+    of = range(1, min(SPANS, steps) + 1)
+    return Shapes(tuple(_block(quality, groups, spans, steps, size) for spans in of))
+
+
+def _block(
+    quality: QualityTable, groups: Sequence[Group], spans: int, steps: int, size: Size
+) -> Block:
+    orders, parts = list(_orders(groups, spans)), cuts(steps, spans)
+    models = [[groups[g].model for g in order] for order in orders]
+    told = [np.zeros(0)]  # where there are no orders
+    return Block(
+        groups=np.repeat(np.array(orders, np.int64).reshape(-1, spans).T, len(parts[0]), axis=1),
+        steps=np.tile(np.stack(parts), len(orders)),
+        quality=np.concatenate(
+            [*told, *(quality.relative_all(of, parts, size) for of in models)]
+        ).round(DIGITS),
+        bound=np.concatenate([*told, *(quality.bound_all(of, parts, size) for of in models)]).round(
+            DIGITS
+        ),
     )
 
 
-def _orders(groups: Sequence[Group], most: int) -> Iterator[tuple[int, ...]]:
-    for spans in range(1, most + 1):
-        for order in product(range(len(groups)), repeat=spans):
-            if all(order.count(g) <= groups[g].size for g in order):
-                yield order
-
-
-def _shapes(
-    groups: int,
-    total: int,
-    places: Sequence[Counts],
-    steps: Sequence[Counts],
-    quality: Floats,
-    bound: Floats,
-) -> Shapes:
-    """places, steps: by span and shape."""
-    spans, tree = [], []
-    node = before = handoff = np.zeros(len(quality), np.int64)
-    group = of_places(groups)
-    for place, count in zip(places, steps, strict=True):
-        slot = place * total + count - 1
-        way = (before * (groups + 1) + group[place]) * (total + 1) + handoff
-        spans.append(Spans(np.arange(len(quality)), place, count, handoff, slot, way))
-        key = node * ((2 * groups + 1) * total) + slot
-        _, first, after = np.unique(key, return_index=True, return_inverse=True)
-        if len(spans) == SPANS:
-            first = np.arange(len(quality))
-        tree.append(replace(spans[-1].only(first), parent=node[first]))
-        node, before = after.reshape(-1), group[place]
-        handoff = handoff + np.where(place < 2 * groups, count, 0)
-    return Shapes(groups, total, quality, bound, tuple(spans), tuple(tree))
-
-
-def of_places(groups: int) -> Counts:
-    """The group of each place; that of nobody comes last."""
-    return np.array([*range(groups), *range(groups), groups])
+def _orders(groups: Sequence[Group], spans: int) -> Iterator[tuple[int, ...]]:
+    for order in product(range(len(groups)), repeat=spans):
+        if all(order.count(g) <= groups[g].size for g in order):
+            yield order

@@ -14,8 +14,9 @@ from typing import Literal
 
 from diffusion_edge.plan import Plan, Tier
 from diffusion_edge.routing import due
+from diffusion_edge.routing.best import SLACK, Asked, Found
 from diffusion_edge.routing.options import Options
-from diffusion_edge.routing.search import SLACK, Asked, Found, search
+from diffusion_edge.routing.search import search
 from diffusion_edge.routing.shapes import Group, Shapes
 
 KINDS = 48
@@ -111,7 +112,7 @@ class _Explained:
         return _named([by_name[name] for name in self._best.stages])
 
     def _alternative(self, kind: str, every: Shapes) -> Alternative | None:
-        good = every.only(every.bound >= self._floor - SLACK)
+        good = every.above(self._floor - SLACK)
         could = self._could_be_taken(good)
         found = could or self._nearest(every, good)
         if found is None:
@@ -218,8 +219,8 @@ class _Explained:
 
 def _kinds(known: Options) -> list[tuple[str, Shapes]]:
     """All kinds, those of fewer spans first."""
-    groups = known.known.groups
-    return [(_named([groups[g] for g in order]), of) for order, of in known.every().kinds()]
+    groups = known.known.layout.groups
+    return [(_named([groups[g] for g in order]), of) for order, of in known.every().kinds]
 
 
 def _named(groups: Sequence[Group]) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, finish
+from diffusion_edge.routing.best import Asked
 from diffusion_edge.routing.cost import Counts, Floats, Line, cuts
 from diffusion_edge.routing.quality import QualityTable
-from diffusion_edge.routing.search import Asked
 from diffusion_edge.view import Link, View
 
 DIGITS = 9

@@ -13,11 +13,12 @@ import pytest
 from diffusion_edge.plan import Tier
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost, elastic
+from diffusion_edge.routing.best import Asked, Found
 from diffusion_edge.routing.cost import Bools, Counts, Floats
 from diffusion_edge.routing.finish import Tables
 from diffusion_edge.routing.options import options
 from diffusion_edge.routing.quality import QualityTable, Size
-from diffusion_edge.routing.search import Asked, Found, search
+from diffusion_edge.routing.search import search
 from diffusion_edge.view import Held, Link, StageStatus, View
 from tests.long import long, often
 
