@@ -285,6 +285,7 @@ Arrival = tuple[float, ImageRequest]
 
 
 def live(config: str = "serve_configs/local.yaml") -> Live:
+    """Idle stages of the config, and a quality table that no measurement changes."""
     settings = load_config(config).settings
     idle = tuple(
         StageStatus(
@@ -305,7 +306,7 @@ def live(config: str = "serve_configs/local.yaml") -> Live:
         for name, stage in settings.stages.items()
         if stage.emulate is not None
     )
-    quality = QualityTable.read(Path(settings.family) / "quality.json")
+    quality = QualityTable.read(Path(__file__).with_name("shapes_quality.json"))
     return Live(idle, settings.link_map(), settings.prices_per_s, quality)
 
 
