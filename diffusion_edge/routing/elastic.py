@@ -26,7 +26,7 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.cost import guided
 from diffusion_edge.routing.due import late_s
 from diffusion_edge.routing.finish import Table, Tables
-from diffusion_edge.routing.forecast import kind_of
+from diffusion_edge.routing.holding import kind_of
 from diffusion_edge.routing.late import soonest_s
 from diffusion_edge.routing.options import Options, options
 from diffusion_edge.routing.quality import QualityTable

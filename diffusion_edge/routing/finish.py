@@ -20,7 +20,8 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Counts, Floats, hop_s
 from diffusion_edge.routing.due import due_s
-from diffusion_edge.routing.forecast import Image, Kind, Run, Stage, mode_of
+from diffusion_edge.routing.forecast import Run
+from diffusion_edge.routing.holding import Image, Kind, Stage, mode_of
 from diffusion_edge.routing.kept import Kept
 from diffusion_edge.view import Held, StageStatus, View
 

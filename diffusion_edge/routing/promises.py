@@ -22,7 +22,8 @@ from diffusion_edge.request import Done, Event, ImageRequest, Progress
 from diffusion_edge.routing import cost, due, finish
 from diffusion_edge.routing.cost import span_guided
 from diffusion_edge.routing.due import is_late
-from diffusion_edge.routing.forecast import ahead, mode_of
+from diffusion_edge.routing.forecast import ahead
+from diffusion_edge.routing.holding import mode_of
 from diffusion_edge.view import Choice, Held, StageStatus, Turn, View
 
 MOVED_S = 1 / 32

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from diffusion_edge import batching, curves
-from diffusion_edge.routing.forecast import LINES, PASS, RUNS, TEXT, Run, Stage, mode_of
+from diffusion_edge.routing.forecast import Run
+from diffusion_edge.routing.holding import LINES, PASS, RUNS, TEXT, Stage, mode_of
 from diffusion_edge.routing.promises import work_s
 from diffusion_edge.view import Held, StageStatus, Turn
 

@@ -29,7 +29,8 @@ from diffusion_edge.routing import due
 from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.calibration import Calibration
 from diffusion_edge.routing.elastic import begun
-from diffusion_edge.routing.forecast import Image, Run, Stage, mode_of
+from diffusion_edge.routing.forecast import Run
+from diffusion_edge.routing.holding import Image, Stage, mode_of
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable

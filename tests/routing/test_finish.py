@@ -20,7 +20,8 @@ from diffusion_edge.routing.finish import (
     predict,
     table,
 )
-from diffusion_edge.routing.forecast import ahead, kind_of, mode_of
+from diffusion_edge.routing.forecast import ahead
+from diffusion_edge.routing.holding import kind_of, mode_of
 from diffusion_edge.view import Held, StageStatus, View
 
 from .views import CELLS, request, stage, view
