@@ -67,16 +67,7 @@ def family_of(settings: Settings) -> Family:
     defaults = card.defaults
     steps = resolved_steps(defaults.solver, defaults.steps)
     quality = folder / "quality.json"
-    asked = ImageRequest(
-        prompt="a picture",
-        family=card.name,
-        steps=steps,
-        seed=0,
-        solver=defaults.solver,
-        guidance=defaults.guidance,
-        width=defaults.size,
-        height=defaults.size,
-    )
+    asked = replace(card.request("a picture", seed=0), steps=steps)
     return Family(
         asked=asked,
         cells=carried(asked).cells,

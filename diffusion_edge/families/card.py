@@ -20,6 +20,7 @@ from diffusion_edge.families.space import space
 from diffusion_edge.families.weights import json_object
 from diffusion_edge.places import family_folder
 from diffusion_edge.plan import MAX_GUIDANCE, MAX_STEPS, Tier
+from diffusion_edge.request import ImageRequest
 from diffusion_edge.schedule import fitting, trained_unlike
 from diffusion_edge.strict import Disagreement, nearest, read_yaml, validate
 
@@ -168,6 +169,19 @@ class FamilyCard(_Strict):
     def encodes(self, stage: str) -> bool:
         """Whether the text encoders of this stage's own folder are used."""
         return self.shared in (None, stage)
+
+    def request(self, prompt: str, seed: int) -> ImageRequest:
+        """One image with the defaults; the steps are those asked for, before they are resolved."""
+        return ImageRequest(
+            prompt=prompt,
+            family=self.name,
+            steps=self.defaults.steps,
+            seed=seed,
+            solver=self.defaults.solver,
+            guidance=self.defaults.guidance,
+            width=self.defaults.size,
+            height=self.defaults.size,
+        )
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return self.latent_channels, height // self.factor, width // self.factor

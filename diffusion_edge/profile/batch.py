@@ -23,21 +23,6 @@ def load_stages(card: FamilyCard, names: Iterable[str]) -> dict[str, Family]:
     return {name: load_family(card, name) for name in names}
 
 
-def request(card: FamilyCard, prompt: str, seed: int) -> ImageRequest:
-    """One image with the family's defaults."""
-    defaults = card.defaults
-    return ImageRequest(
-        prompt=prompt,
-        family=card.name,
-        steps=defaults.steps,
-        seed=seed,
-        solver=defaults.solver,
-        guidance=defaults.guidance,
-        width=defaults.size,
-        height=defaults.size,
-    )
-
-
 def pictures(
     stages: Mapping[str, Family], requests: Sequence[ImageRequest], plans: Sequence[Plan]
 ) -> Iterator[tuple[Plan, list[Picture]]]:

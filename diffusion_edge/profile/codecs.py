@@ -26,7 +26,6 @@ from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import Packet, new_packet, read, write
 from diffusion_edge.plan import Codec, Plan
-from diffusion_edge.profile import batch
 from diffusion_edge.profile.intervals import Z
 from diffusion_edge.profile.ledger import open_ledger
 from diffusion_edge.profile.measure import BATCH, fingerprint
@@ -141,7 +140,7 @@ def _batch(
     prompts = task.prompts[start : start + BATCH]
     steps = resolved_steps(solver, task.asked)
     requests = [
-        replace(batch.request(task.card, prompt, task.seed + start + i), solver=solver, steps=steps)
+        replace(task.card.request(prompt, task.seed + start + i), solver=solver, steps=steps)
         for i, prompt in enumerate(prompts)
     ]
     yield from losses(family, requests, task.handoffs_of(solver), task.metric)

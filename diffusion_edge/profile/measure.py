@@ -176,8 +176,7 @@ def _drawn(
     """An entry of the ledger: the scores by plan, and from which prompt on."""
     prompts = task.prompts[part.start : part.stop]
     requests = [
-        batch.request(task.card, prompt, task.seed + part.start + i)
-        for i, prompt in enumerate(prompts)
+        task.card.request(prompt, task.seed + part.start + i) for i, prompt in enumerate(prompts)
     ]
     scores: dict[str, list[float]] = {}
     reference: list[Picture] = []

@@ -18,7 +18,6 @@ from diffusion_edge.curves import cells_of
 from diffusion_edge.errors import NoPlan
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.plan import EXACT, Plan, Tier
-from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.view import Held, Link, StageStatus, View
@@ -48,7 +47,13 @@ def picks(card: FamilyCard, table: QualityTable, counts: Sequence[int]) -> list[
     for steps in counts:
         for view, deadline_s in situations(card, steps):
             for floor in FLOORS:
-                asked = _request(card, steps, floor, deadline_s)
+                asked = replace(
+                    card.request("", seed=0),
+                    steps=steps,
+                    quality_floor=floor,
+                    deadline_s=deadline_s,
+                    policy=POLICY,
+                )
                 try:
                     choice = policy(POLICY)(asked, view, table)
                 except NoPlan:
@@ -114,20 +119,3 @@ def _busy(idle: View, name: str, steps: int) -> View:
     queue_s = steps * status.seconds_per_step(True, idle.cells)
     busy = replace(status, held=held, queued=1, queue_s=queue_s)
     return replace(idle, stages={**idle.stages, name: busy})
-
-
-def _request(card: FamilyCard, steps: int, floor: float, deadline_s: float) -> ImageRequest:
-    defaults = card.defaults
-    return ImageRequest(
-        prompt="",
-        family=card.name,
-        steps=steps,
-        seed=0,
-        solver=defaults.solver,
-        guidance=defaults.guidance,
-        width=defaults.size,
-        height=defaults.size,
-        quality_floor=floor,
-        deadline_s=deadline_s,
-        policy=POLICY,
-    )

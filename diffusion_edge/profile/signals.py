@@ -56,7 +56,7 @@ def record(task: Task, advance: Callable[[int], None]) -> Signals:
 
 def _requests(task: Task, start: int) -> list[ImageRequest]:
     return [
-        batch.request(task.card, prompt, task.seed + start + i)
+        task.card.request(prompt, task.seed + start + i)
         for i, prompt in enumerate(task.prompts[start : start + BATCH])
     ]
 

@@ -107,7 +107,7 @@ def _scored(
         same = [pair for pair in watched if pair[0].width == edge]
         for start in range(0, len(same), BATCH):
             part = same[start : start + BATCH]
-            asked = [batch.request(of_size(card, edge), r.prompt, r.seed) for r, _ in part]
+            asked = [of_size(card, edge).request(r.prompt, r.seed) for r, _ in part]
             ((_, drawn),) = batch.pictures(stages, asked, [reference_of(card)])
             for (record, served), reference in zip(part, drawn, strict=True):
                 scores = _scores(metric, record.prompt, served, reference)

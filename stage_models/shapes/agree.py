@@ -208,9 +208,7 @@ def judge_plan(
     with pictures_bar(len(captions)) as advance:
         for start in range(0, len(captions), BATCH):
             part = captions[start : start + BATCH]
-            requests = [
-                batch.request(card, str(said), seed + start + i) for i, said in enumerate(part)
-            ]
+            requests = [card.request(str(said), seed + start + i) for i, said in enumerate(part)]
             for _, pictures in batch.pictures(stages, requests, [plan]):
                 images = map(gallery.image, pictures)
                 found += [judged(said, image) for said, image in zip(part, images, strict=True)]

@@ -161,9 +161,7 @@ def _judge(card: FamilyCard, kind: Kind, plans: Sequence[Plan]) -> dict[str, Jud
         if not stages:
             stages.update(gallery.stages_of(card, plans))
         part = captions[start : start + BATCH]
-        requests = [
-            batch.request(card, str(said), kind.seed + start + i) for i, said in enumerate(part)
-        ]
+        requests = [card.request(str(said), kind.seed + start + i) for i, said in enumerate(part)]
         result = {}
         for plan, pictures in batch.pictures(stages, requests, plans):
             judged = Judged()
@@ -252,7 +250,7 @@ def draw_grid(
     """A row for each caption and its seed, a column for each plan."""
     stages = gallery.stages_of(card, plans)
     pairs = zip(captions, seeds, strict=True)
-    requests = [batch.request(card, str(caption), seed) for caption, seed in pairs]
+    requests = [card.request(str(caption), seed) for caption, seed in pairs]
     made = {str(plan): pictures for plan, pictures in batch.pictures(stages, requests, plans)}
     columns = [[gallery.image(picture) for picture in made[str(plan)]] for plan in plans]
     return tile([str(caption) for caption in captions], [str(plan) for plan in plans], columns)

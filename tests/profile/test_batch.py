@@ -44,7 +44,7 @@ def stages(card: FamilyCard) -> dict[str, Family]:
 
 
 def requests(card: FamilyCard) -> list[ImageRequest]:
-    return [batch.request(card, prompt, 7 + i) for i, prompt in enumerate(PROMPTS)]
+    return [card.request(prompt, 7 + i) for i, prompt in enumerate(PROMPTS)]
 
 
 def alone(stages: dict[str, Family], request: ImageRequest, plan: Plan) -> Picture:

@@ -17,7 +17,6 @@ from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 from diffusion_edge.packet import new_packet, read, write
 from diffusion_edge.plan import Plan
-from diffusion_edge.profile.batch import request
 from diffusion_edge.profile.codecs import MARKS, interval_of_change, losses
 from diffusion_edge.profile.metric import Metric, load_metric
 from diffusion_edge.request import ImageRequest, Picture
@@ -34,7 +33,7 @@ def family(tiny_family: Path) -> Family:
 def requests(tiny_family: Path, solver: str = "dpmpp-2m") -> list[ImageRequest]:
     card = load_card(tiny_family)
     return [
-        replace(request(card, prompt, seed), solver=solver, steps=6)
+        replace(card.request(prompt, seed), solver=solver, steps=6)
         for seed, prompt in enumerate(PROMPTS)
     ]
 

@@ -57,7 +57,7 @@ def test_changes_are_those_of_the_outputs_that_make_the_picture(tiny_family: Pat
     (row,) = signals.record(task, lambda _: None).rows
     (family,) = batch.load_stages(task.card, ["cloud"]).values()
     plan = Plan.parse("cloud:4")
-    asked = replace(batch.request(task.card, PROMPTS[1], 8), steps=4)
+    asked = replace(task.card.request(PROMPTS[1], 8), steps=4)
     trajectories, outputs = batch.begun(family, [asked], plan), []
     for _ in range(4):
         outputs.append(run.output(family, trajectories))

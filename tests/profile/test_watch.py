@@ -36,7 +36,7 @@ def served(folder: Path, family: Path, plan: str, bound: float) -> None:
     records = [(prompt, 70 + i, 16 if i % 2 else 32, "w") for i, prompt in enumerate(PROMPTS)]
     records += [("an unjudged red", 90, 16, "w"), ("a red circle", 91, 16, "of other weights")]
     for i, (prompt, seed, size, weights) in enumerate(records):
-        asked = [batch.request(of_size(card, size), prompt, seed)]
+        asked = [of_size(card, size).request(prompt, seed)]
         ((_, (picture,)),) = batch.pictures(stages, asked, [Plan.parse(plan)])
         watched = Watched(
             prompt=prompt,
