@@ -66,6 +66,16 @@ def recorded(times_s: Sequence[float], rate: float | None = None) -> Iterator[fl
             yield factor * (turn * period_s + at)
 
 
+def excerpt(times_s: Sequence[float], count: int, rng: random.Random) -> list[float]:
+    """So many that follow each other, from anywhere, their first at 0 s; all where there are no
+    more. Where they are all at one time, others are drawn: the whole is never so."""
+    while True:
+        start = rng.randrange(max(len(times_s) - count, 0) + 1)
+        found = times_s[start : start + count]
+        if found[-1] > found[0]:
+            return [at - found[0] for at in found]
+
+
 def read_arrivals(file: Path) -> list[float]:
     """The column t_s of a CSV file, from its first row on. Raises InvalidRequest."""
     try:

@@ -21,6 +21,17 @@ def between(times: list[float], start: float, stop: float) -> int:
     return sum(start <= at < stop for at in times)
 
 
+def test_an_excerpt_is_as_it_came_from_anywhere_and_never_all_at_once() -> None:
+    """Premises: the first three come at once."""
+    times, drawn = [0.0, 0.0, 0.0, 1.0, 3.0, 7.0], set()
+    for seed in range(30):
+        found = arrivals.excerpt(times, 3, random.Random(seed))
+        assert found[0] == 0.0 < found[-1]
+        drawn.add(tuple(found))
+    assert drawn == {(0.0, 0.0, 1.0), (0.0, 1.0, 3.0), (0.0, 2.0, 6.0)}
+    assert arrivals.excerpt(times, 50, random.Random(0)) == times
+
+
 def test_bursts_come_together() -> None:
     times = list(islice(arrivals.bursty(4.0, 8, random.Random(0)), 800))
     assert len(set(times)) == 100

@@ -19,6 +19,7 @@ from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest, Late
 from diffusion_edge.routing.board import Carriage
 from diffusion_edge.routing.links.taken import Pair
+from diffusion_edge.routing.policies import RULES
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.sim.faults import Fault
 from diffusion_edge.sim.loop import Arrival
@@ -57,10 +58,10 @@ def world(scenario: Scenario, settings: Settings, family: Family, seed: int) -> 
     kinds = _links(scenario, settings, rng)
     pairs = _pairs(groups, names, kinds)
     own = {name: family.guidance.get(stage.model) for name, stage in settings.stages.items()}
-    measure = scenario.measure_links
+    measure, anywhere = scenario.measure_links, scenario.anywhere or scenario.sites is not None
     return World(
         stages={name: what[kind] for name, kind in names.items()},
-        ways={pair: _shifted(kinds[kind][0], scenario.sites, rng) for pair, kind in pairs.items()},
+        ways={pair: _shifted(kinds[kind][0], anywhere, rng) for pair, kind in pairs.items()},
         first={pair: kinds[kind][1] for pair, kind in pairs.items()},
         groups=groups,
         price_per_s=scenario.prices_per_s or settings.prices_per_s,
@@ -174,9 +175,9 @@ def _markov(rates: Sequence[float], stay_s: float, rng: random.Random) -> Trace:
     return Trace(np.array(starts), np.array(values), MARKOV_S)
 
 
-def _shifted(rates: Rates, sites: Sites | None, rng: random.Random) -> Rates:
+def _shifted(rates: Rates, anywhere: bool, rng: random.Random) -> Rates:
     """Of many sites each link begins at a moment of its own."""
-    if sites is None or len(rates.trace.values) == 1:
+    if not anywhere or len(rates.trace.values) == 1:
         return rates
     return Rates(rates.trace, rates.delay_s, rng.random() * rates.trace.period_s)
 
@@ -205,7 +206,8 @@ class Asks:
     def by(self, policy: str) -> Iterator[Arrival]:
         """Who comes, when and where, with what is to decide on it."""
         rng, asked = random.Random(f"{self.seed} requests"), self.scenario.requests
-        times = stream(self.scenario.arrivals, random.Random(f"{self.seed} arrivals"))
+        drawn = random.Random(f"{self.seed} arrivals")
+        times = stream(self.scenario.arrivals, drawn, asked.count if self.scenario.anywhere else 0)
         plan = Plan.parse(policy) if ":" in policy else None
         plans = {g: plan and self.world.in_group(plan, g) for g in self.world.groups}
         for number, at_s in enumerate(islice(times, asked.count)):
@@ -217,9 +219,11 @@ class Asks:
     ) -> ImageRequest:
         asked, usual, defaults = self.scenario.requests, self.family.asked, self.settings.defaults
         size = _drawn(asked.size or {usual.width: 1.0}, rng)
+        steps = _drawn(asked.steps or {usual.steps: 1.0}, rng)
         return replace(
             usual,
-            steps=_drawn(asked.steps or {usual.steps: 1.0}, rng),
+            steps=steps,
+            free_steps=self._free_steps(policy, steps, size) if asked.free_steps else (),
             seed=number,
             width=size,
             height=size,
@@ -233,15 +237,23 @@ class Asks:
             late=cast(Late, _drawn(asked.late, rng)),
         )
 
+    def _free_steps(self, policy: str, steps: int, size: int) -> tuple[int, ...]:
+        """All that a policy may choose from; none where it takes no choice."""
+        if policy in RULES and not RULES[policy].frees_steps:
+            return ()
+        return tuple(sorted({steps, *self.family.quality.counts((size, size))}))
+
 
 def _drawn(shares: Mapping[Value, float], rng: random.Random) -> Value:
     return rng.choices(list(shares), list(shares.values()))[0]
 
 
-def stream(wanted: Arrivals, rng: random.Random) -> Iterator[float]:
-    """Raises InvalidRequest for a file that cannot be read."""
+def stream(wanted: Arrivals, rng: random.Random, some: int = 0) -> Iterator[float]:
+    """some: so many of a recording, from anywhere in it; 0 for all. Raises InvalidRequest for a
+    file that cannot be read."""
     if wanted.file is not None:
         times = arrivals.read_arrivals(trace_file(wanted.file))
+        times = arrivals.excerpt(times, some, rng) if some else times
         return arrivals.recorded(times, wanted.rate)
     rate = wanted.rate
     assert rate is not None

@@ -16,7 +16,7 @@ the floor that a judge lets pass (`cascade`) are not counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -59,24 +59,37 @@ def ceiling(
 
 
 def _key(request: ImageRequest) -> tuple[object, ...]:
-    return request.deadline_s, request.quality_floor, request.steps, request.images
+    return (
+        request.deadline_s,
+        request.quality_floor,
+        request.steps,
+        request.free_steps,
+        request.images,
+    )
 
 
 def ways_of(request: ImageRequest, view: View, quality: QualityTable) -> Ways:
-    names, dearest = list(view.stages), cloud_only(request, view)
-    earns, busy = [np.zeros(0)], [np.zeros((0, len(names)))]
-    for spans in range(1, min(len(names), request.steps, 3) + 1):
+    """In every number of steps that the request may have."""
+    counts = sorted({request.steps, *request.free_steps})
+    every = [way for steps in counts for way in _in_steps(request.in_steps(steps), view, quality)]
+    paid, alone = np.concatenate([p for p, _ in every]), cloud_only(request, view)
+    share = HALF * paid / alone if alone else np.zeros(len(paid))
+    return Ways(1.0 - share, np.concatenate([busy for _, busy in every]))
+
+
+def _in_steps(
+    request: ImageRequest, view: View, quality: QualityTable
+) -> Iterator[tuple[Floats, Floats]]:
+    """By order of stages what is paid, (P,), and how busy they are, (P, K)."""
+    for spans in range(1, min(len(view.stages), request.steps, 3) + 1):
         counts = cost.cuts(request.steps, spans)
-        for order in permutations(names, spans):
+        for order in permutations(view.stages, spans):
             guide = [cost.guided(name, request, view) for name in order]
             good = quality.bound_all(cost.models(order, view), counts, request.size)
             in_time = alone_s(order, counts, guide, view) <= request.deadline_s
             kept = (good >= request.quality_floor) & in_time
             paid = cost.of(order, counts, guide, request.images, view)
-            share = HALF * paid / dearest if dearest else np.zeros(len(paid))
-            earns.append(1.0 - share[kept])
-            busy.append(_busy_s(order, counts, guide, request.images, view)[kept])
-    return Ways(np.concatenate(earns), np.concatenate(busy))
+            yield paid[kept], _busy_s(order, counts, guide, request.images, view)[kept]
 
 
 def alone_s(

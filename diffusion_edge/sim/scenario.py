@@ -105,9 +105,11 @@ class Requests(Strict):
     """What is asked for, `count` times. steps, size, images, deadline_s, quality_floor and late:
     one value for all requests, or some by their shares, such as {20: 0.8, 10: 0.2}; size is the
     edge in pixels. What is left out is as a server takes it, but the number of steps is the
-    family's."""
+    family's. free_steps: policies that choose the number of steps may have any that the quality
+    table knows, beside that one, as of a server's request that leaves it out."""
 
     count: Count = 400
+    free_steps: bool = False
     steps: Annotated[dict[int, float] | None, _mixed(int, 1)] = None
     size: Annotated[dict[int, float] | None, _mixed(int, 1)] = None
     images: Annotated[dict[int, float], _mixed(int, 1)] = Field(default_factory=lambda: {1: 1.0})
@@ -225,7 +227,9 @@ class Scenario(Strict):
     out, one of each stage. links: others than the config's. policies: names, or plans that all
     requests take. seeds: a run of each policy with each. report_s: between a stage's reports.
     measure_links: whether hops teach what links take; left out, as the config says. signals: a
-    recording of what policies that choose again look at (`profile --signals`)."""
+    recording of what policies that choose again look at (`profile --signals`). anywhere: whether
+    recordings of links and arrivals begin at a moment that is drawn from the seed, and not at their
+    start; of arrivals so many are taken then as are asked for, which have the stated rate."""
 
     config: Name = "serve_configs/local.yaml"
     title: str = ""
@@ -244,6 +248,7 @@ class Scenario(Strict):
     report_s: Positive = EVERY_S
     measure_links: bool | None = None
     signals: Name | None = None
+    anywhere: bool = False
 
 
 def load(path: Path, policies: Sequence[str] | None = None, count: int | None = None) -> Scenario:

@@ -115,6 +115,30 @@ def test_all_policies_are_asked_the_same() -> None:
     assert list(asks(1, requests=mixed).by("elastic")) != ours
 
 
+def test_the_number_of_steps_is_left_to_those_who_choose_it() -> None:
+    """Premises: the quality table knows plans of 20 steps."""
+    free = asks(requests={"count": 1, "steps": 10, "free_steps": True})
+    ((_, elastic, _),), ((_, in_turn, _),) = free.by("elastic"), free.by("in-turn")
+    assert (elastic.steps, elastic.free_steps) == (10, (10, 20))
+    assert in_turn.free_steps == ()
+
+
+def test_recordings_that_begin_anywhere_begin_elsewhere_with_every_seed() -> None:
+    trace = {
+        "kind": "trace",
+        "rate": 2.0,
+        "file": "loadtest/traces/arrivals/azure_llm_code_2023.csv",
+    }
+    changes = {"anywhere": True, "arrivals": trace, "requests": {"count": 50}}
+    gaps = set()
+    for seed in range(3):
+        times = [at_s for at_s, _, _ in asks(seed, **changes).by("elastic")]
+        assert times[0] == 0.0
+        assert len(times) / (times[-1] * 50 / 49) == pytest.approx(2.0)
+        gaps.add(times[1] - times[0])
+    assert len(gaps) > 1
+
+
 def test_a_plan_for_all_is_over_the_stages_that_each_sees() -> None:
     sites = {"count": {"phone": 5, "tower": 4, "hall": 2}}
     for _, one, group in asks(sites=sites).by("phone:14,hall:6"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -180,3 +181,14 @@ def test_what_cannot_be_in_time_or_reaches_no_floor_earns_nothing() -> None:
         assert ceiling([(0.0, asked)] * 3, seen, count, symmetric()) == pytest.approx(0.0, abs=1e-6)
     cheap = request(quality_floor=0.4, deadline_s=60.0)
     assert ceiling([(0.0, cheap)], seen, count, symmetric()) == pytest.approx(1.0)
+
+
+def test_who_may_have_fewer_steps_may_earn_more() -> None:
+    seen = view(stage("hall", 0.05))
+    asked = request(deadline_s=9.0, quality_floor=0.0)
+    fixed, free = (
+        ceiling([(0.0, one)], seen, ONE, symmetric())
+        for one in (asked, replace(asked, free_steps=(10, 20)))
+    )
+    assert fixed == pytest.approx(0.5)
+    assert free == pytest.approx(0.75)
