@@ -19,6 +19,8 @@ def cells_of(shape: Sequence[int]) -> int:
 
 def seconds(curve: Curve, rows: float) -> float:
     """Between two known row counts on the line between them, beyond all in proportion to rows."""
+    if rows in curve:
+        return curve[int(rows)]
     below = max((known for known in curve if known <= rows), default=min(curve))
     above = min((known for known in curve if known >= rows), default=max(curve))
     if below >= above:

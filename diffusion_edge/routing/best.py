@@ -44,12 +44,13 @@ class Asked:
     """Which plan is best: that of least `price`, the one with the earliest `finish`, or the one
     with the highest `bound` of its quality; of equal ones the earliest finish, or else the least
     price. finish_s, price: what it may take at most. barred: whether a stage may say no
-    (`Stations.allows`)."""
+    (`Stations.allows`). second: whether the best over other stages is asked for, too."""
 
     by: Literal["price", "finish", "bound"]
     finish_s: float = inf
     price: float = inf
     barred: bool = False
+    second: bool = True
 
     def rounded(self) -> Asked:
         return replace(self, finish_s=round(self.finish_s, DIGITS), price=round(self.price, DIGITS))
@@ -74,10 +75,11 @@ class Told(NamedTuple):
 
 
 class Best:
-    """The best plan so far and the best over other stages or another order of them. first, then:
-    what the second one has, of the two things that plans are ordered by."""
+    """The best plan so far and, if it is asked for, the best over other stages or another order of
+    them. first, then: what the last one has, of the two things that plans are ordered by."""
 
-    def __init__(self) -> None:
+    def __init__(self, second: bool = True) -> None:
+        self._count = 2 if second else 1
         self._plans: list[Told] = []
         self.first = self.then = inf
 
@@ -91,6 +93,7 @@ class Best:
 
     def add(self, plan: Told) -> None:
         plans = sorted([*self._plans, plan])
-        self._plans = plans[:1] + [p for p in plans if p.ranks != plans[0].ranks][:1]
-        if len(self._plans) == 2:
-            self.first, self.then = self._plans[1][:2]
+        others = [p for p in plans if p.ranks != plans[0].ranks]
+        self._plans = [plans[0], *others][: self._count]
+        if len(self._plans) == self._count:
+            self.first, self.then = self._plans[-1][:2]

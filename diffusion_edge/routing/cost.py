@@ -101,7 +101,7 @@ _LINES: Kept[tuple[Line, Line]] = Kept(256)
 def _lines(status: StageStatus, guided: bool, images: int, view: View) -> tuple[Line, Line]:
     """Seconds that all images keep a stage busy, and `full_s`."""
     asked = guided, images, view.cells
-    return _LINES.of(status, asked, lambda: _made_lines(status, *asked))
+    return _LINES.of_alike(status, asked, lambda: _made_lines(status, *asked))
 
 
 def _made_lines(status: StageStatus, guided: bool, images: int, cells: int) -> tuple[Line, Line]:

@@ -68,7 +68,7 @@ _ALONE_S: Kept[float] = Kept(256)
 
 def _alone_s(status: StageStatus, guided: bool, steps: int, cells: int) -> float:
     asked = guided, steps, cells
-    return _ALONE_S.of(status, asked, lambda: _made_alone_s(status, *asked))
+    return _ALONE_S.of_alike(status, asked, lambda: _made_alone_s(status, *asked))
 
 
 def _made_alone_s(status: StageStatus, guided: bool, steps: int, cells: int) -> float:

@@ -95,7 +95,7 @@ def _why_late(known: Options) -> str:
     asked = known.request
     deadline = f"the deadline of {asked.deadline_s:g} s"
     told = f"no plan meets {deadline} and the quality floor {asked.quality_floor:g}"
-    missed_s = late_s(known.earliest()[0].finish_s, asked, known.view)
+    missed_s = late_s(known.earliest_s(), asked, known.view)
     if missed_s <= 0:
         return f"{told} without making requests late that were promised to be in time"
     told += f": above the floor the earliest misses the deadline by {missed_s:.2f} s"

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.cost import Counts, Floats, hop_s
 from diffusion_edge.routing.due import due_s
-from diffusion_edge.routing.forecast import Run
+from diffusion_edge.routing.forecast import Run, course, played
 from diffusion_edge.routing.holding import Image, Kind, Stage, mode_of
 from diffusion_edge.routing.kept import Kept
 from diffusion_edge.view import Held, StageStatus, View
@@ -34,8 +35,7 @@ RUNS = 16, 5
 """Runs of the rules for the first arrival of a table, and for each of the others, at most."""
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """What a request asks of a stage: images of `rows` rows and so many cells each, of up to
     `steps` steps. due_s: seconds from now; None leaves it to the stage. encodes: whether the stage
     is still to encode the text; ahead: whether that comes now, whenever the request arrives. age_s:
@@ -128,28 +128,20 @@ Row = tuple[Floats, Floats, Floats]
 
 
 class Forecasts:
-    """The rows of a table, in seconds from the report. The run without the request is made once,
-    and from where its texts would be encoded ahead of it one with them; those with the request
-    branch off where it arrives. idle_s: when the run without it ends. without: that run, at its
-    end. encode_s: what its texts take."""
+    """The rows of a table, in seconds from the report. Runs with the request branch off from the
+    stage's course without it where it arrives, or from one with its texts where these are encoded
+    ahead of it. idle_s: when the course ends. without: its end. encode_s: what its texts take."""
 
     def __init__(self, status: StageStatus, ask: Ask, more: Sequence[Held]) -> None:
-        stage = Stage(status)
+        self._course = course(status, more)
+        stage = self._course.stage
         self._ask = ask
         self._told_s = None if ask.due_s is None else ask.age_s + ask.due_s
         self._number, self._kind = stage.kind(ask.cells, ask.rows, ask.doubled)
         self._mode = mode_of(status)
-        base = Run(stage, [stage.image(held) for held in (*status.held, *more)])
-        self._moments = [base.copy()]
-        self._play(base, self._moments)
-        self.without = base
-        self.idle_s = base.now
+        self.without = self._course.end
+        self.idle_s = self.without.now
         self.encode_s = _encode_s(stage, self._kind, ask) if _told(ask) else 0.0
-
-    def _play(self, run: Run, moments: list[Run]) -> None:
-        while run.open or run.turn or run.ahead:
-            run.round()
-            moments.append(run.copy())
 
     @cached_property
     def _told(self) -> list[Run]:
@@ -158,12 +150,11 @@ class Forecasts:
         ask = self._ask
         if not _told(ask):
             return []
-        run = next(moment for moment in self._moments if _is_idle(moment, ask.age_s)).copy()
+        moments = self._course.moments
+        run = next(moment for moment in moments if _is_idle(moment, ask.age_s)).copy()
         run.now = max(run.now, ask.age_s)
         run.tell([self._image(inf, ask.steps, run.now)] * ask.images)
-        moments = [run.copy()]
-        self._play(run, moments)
-        return moments
+        return played(run)
 
     def row(self, arrives_s: float) -> Row:
         if self._ask.images > 1:
@@ -175,7 +166,7 @@ class Forecasts:
         passes; the largest that is left gets the next run. If runs run short, each tells its share,
         so that what is not exact is spread out."""
         steps = self._ask.steps
-        due_s = [self._due_s(arrives_s, n) for n in range(1, steps + 1)]
+        due_s = self._dues_s(arrives_s)
         last_s, done_s = [inf] * steps, [inf] * steps
         open_ = list(range(1, steps + 1))
         left = RUNS[0 if arrives_s <= self._ask.age_s else 1]
@@ -202,24 +193,36 @@ class Forecasts:
         )
         return first_s, last_s, done_s
 
+    def _dues_s(self, arrives_s: float) -> list[float]:
+        """By steps: the same for all where it is told."""
+        steps = self._ask.steps
+        if self._told_s is not None:
+            return [self._due_s(arrives_s, steps)] * steps
+        return [self._due_s(arrives_s, n) for n in range(1, steps + 1)]
+
     def _due_s(self, arrives_s: float, steps: int) -> float:
         alone_s = steps * self._kind.pass_s[1]
         return batching.due(arrives_s, alone_s, self._told_s, self._mode)
 
     def run(self, arrives_s: float, steps: int) -> Run:
         """With the request, whose images are the last ones, until it is done."""
+        run = self.begun(arrives_s, steps)
+        done_s = run.done_s
+        while done_s[-1] == inf:  # of images that are alike the last one is done last
+            run.round()
+        return run
+
+    def begun(self, arrives_s: float, steps: int) -> Run:
+        """The same, at about when it comes."""
         images = [self._image(arrives_s, steps)] * self._ask.images
         told = self._told if arrives_s > self._ask.age_s else []
         if told and arrives_s > told[0].now:
             run = _before(told, arrives_s).copy()
             run.come(len(self.without.images), images)
         else:
-            run = _before(self._moments, arrives_s).copy()
+            run = _before(self._course.moments, arrives_s).copy()
             run.add(images)
         run.watched = len(self.without.images)
-        done_s = run.done_s
-        while done_s[-1] == inf:  # of images that are alike the last one is done last
-            run.round()
         return run
 
     def _image(self, arrives_s: float, steps: int, told_s: float = inf) -> Image:

@@ -20,11 +20,14 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil, inf
 
 from diffusion_edge.routing.holding import PASS, PICTURE, RUNS, TEXT, TEXT_OF, Image, Stage
+from diffusion_edge.routing.kept import Kept
 from diffusion_edge.view import Held, StageStatus
+
+KEPT = 64
+"""Courses that are kept, of the latest reports."""
 
 Passes = tuple[int, float, float, float, float]
 """How many alike, when they begin, seconds of each, `Run._wait_s` at the last, `Run.bar_s`."""
@@ -90,18 +93,23 @@ class Run:
         self._reported()
 
     def copy(self) -> Run:
+        """Shares the images, of which a list is made anew where one changes."""
         other = Run.__new__(Run)
-        other.stage, other.now, other.inside = self.stage, self.now, self.inside
-        other.joined, other.open = self.joined, self.open
-        other.watched, other.watching, other.bar_s = self.watched, self.watching, self.bar_s
-        for name in _LISTS:
-            setattr(other, name, getattr(self, name).copy())
+        other.stage, other.images = self.stage, self.images
+        other.now, other.inside, other.joined = self.now, self.inside, self.joined
+        other.open, other.turn = self.open, self.turn[:]
+        other.texts, other.ahead = self.texts[:], self.ahead[:]
+        other.stepping, other.pictures = self.stepping[:], self.pictures[:]
+        other.outside, other.coming = self.outside[:], self.coming[:]
+        other.left, other.done_s, other.stepped_s = self.left[:], self.done_s[:], self.stepped_s[:]
+        other.watched, other.watching = self.watched, self.watching
+        other.bar_s, other.passes = self.bar_s, self.passes[:]
         return other
 
     def add(self, images: Sequence[Image]) -> None:
         """More that arrive together, not before `now`."""
         first = len(self.images)
-        self.images += images
+        self.images = [*self.images, *images]
         self.open += len(images)
         self.left += [image.steps for image in images]
         self.done_s += [inf] * len(images)
@@ -113,7 +121,7 @@ class Run:
     def tell(self, images: Sequence[Image]) -> None:
         """Texts of images come together, not before `now`; the images are to `come` some time."""
         first = len(self.images)
-        self.images += images
+        self.images = [*self.images, *images]
         self.left += [image.steps for image in images]
         self.done_s += [inf] * len(images)
         self.stepped_s += [inf] * len(images)
@@ -125,8 +133,9 @@ class Run:
 
     def come(self, first: int, images: Sequence[Image]) -> None:
         """Images that were told, from the number `first` on, come together, not before `now`."""
+        self.images = self.images[:]
         for i, image in enumerate(images, first):
-            self.images[i] = replace(image, encodes=self.images[i].encodes)
+            self.images[i] = image._replace(encodes=self.images[i].encodes)
             self.left[i] = image.steps
             self.coming.append((image.arrives_s, i))
         self.coming.sort(reverse=True)
@@ -191,7 +200,7 @@ class Run:
 
     def _passed(self, batch: Sequence[int], count: int, ends_s: float) -> None:
         self.now, left = ends_s, self.left
-        if self.coming:
+        if self.coming and self.coming[-1][0] <= ends_s:
             self._arrive(PASS)
         ended = []
         for i in batch:
@@ -224,7 +233,7 @@ class Run:
 
     def _encoded(self, encoded: Sequence[int], ends_s: float) -> None:
         self.now = ends_s
-        if self.coming:
+        if self.coming and self.coming[-1][0] <= ends_s:
             self._arrive(TEXT)
         here = [i for i in encoded if i in self.texts]
         self.texts = [i for i in self.texts if i not in here]
@@ -238,8 +247,9 @@ class Run:
     def _without_text(self, encoded: Sequence[int]) -> None:
         """Of images that are not here."""
         self.ahead = [i for i in self.ahead if i not in encoded]
+        self.images = self.images[:]
         for i in encoded:
-            self.images[i] = replace(self.images[i], encodes=False)
+            self.images[i] = self.images[i]._replace(encodes=False)
 
     def _decode(self) -> None:
         first = self.images[self.pictures[0]]
@@ -252,7 +262,7 @@ class Run:
 
     def _decoded(self, decoded: Sequence[int], ends_s: float) -> None:
         self.now = ends_s
-        if self.coming:
+        if self.coming and self.coming[-1][0] <= ends_s:
             self._arrive(PICTURE)
         del self.pictures[: len(decoded)]
         if self.pictures:
@@ -342,33 +352,48 @@ class Run:
         wait_s = 0.0 if PICTURE in self.turn else pass_s[min(others, len(pass_s) - 1)]
         if TEXT in self.turn:
             wait_s += self._encoding_s(self.texts[: self.stage.texts])
-        return wait_s + sum(self.images[i].kind.decode_s[1] for i in self.pictures)
+        if self.pictures:
+            wait_s += sum([self.images[i].kind.decode_s[1] for i in self.pictures])
+        return wait_s
 
     def _encoding_s(self, encoded: Sequence[int]) -> float:
         return self.stage.encoding_s(sum([self.images[i].kind.texts for i in encoded]))
 
 
-_LISTS = (
-    "images",
-    "ahead",
-    "turn",
-    "texts",
-    "stepping",
-    "pictures",
-    "outside",
-    "left",
-    "done_s",
-    "stepped_s",
-    "passes",
-    "coming",
-)
+class Course:
+    """What a stage does with all that it holds, if nothing else comes. moments: the run at its
+    beginning and after every round; end: the last of them."""
+
+    def __init__(self, stage: Stage, images: Sequence[Image]) -> None:
+        self.stage = stage
+        self.moments = played(Run(stage, images))
+        self.end = self.moments[-1]
+
+
+def played(run: Run) -> list[Run]:
+    """The run as it is, and after every round until nothing is left to do."""
+    moments = [run]
+    while run.open or run.turn or run.ahead:
+        run = run.copy()
+        run.round()
+        moments.append(run)
+    return moments
+
+
+def course(status: StageStatus, more: Sequence[Held] = ()) -> Course:
+    """more: what it does not hold yet. Without any it is kept with the report."""
+    return _course(status, more) if more else _COURSES.of(status, (), lambda: _course(status, ()))
+
+
+_COURSES: Kept[Course] = Kept(KEPT)
+
+
+def _course(status: StageStatus, more: Sequence[Held]) -> Course:
+    stage = Stage(status)
+    return Course(stage, [stage.image(held) for held in (*status.held, *more)])
 
 
 def ahead(status: StageStatus, more: Sequence[Held] = ()) -> tuple[float, ...]:
     """When each image that the stage holds, and each of `more`, is done there: decoded where it
     decodes, else stepped."""
-    stage = Stage(status)
-    run = Run(stage, [stage.image(held) for held in (*status.held, *more)])
-    while run.open:
-        run.round()
-    return tuple(run.done_s)
+    return tuple(course(status, more).end.done_s)

@@ -30,20 +30,21 @@ ROUNDING_S = 1e-6
 """Sums of the same seconds in other orders differ by less."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Harmless:
-    """arrives_s: (A,), from 0, in seconds from now. most: (A,), steps that a request can take here
-    which arrives then, with nobody made late; between two arrivals the smaller number counts, after
-    the last one there is nobody left but whom its text delays."""
+    """arrives_s: (A,), from 0, in seconds from now; below 0 where nobody was promised to be in
+    time. most: by the number of an arrival, the steps that a request can take here which arrives
+    then, with nobody made late; found when it is first asked for. Between two arrivals the smaller
+    number counts, after the last one there is nobody left but whom its text delays."""
 
     arrives_s: Floats
-    most: Counts
+    most: Callable[[int], int]
 
 
 def harmless(status: StageStatus, ask: Ask, slip: float = 1.0) -> Harmless:
     """slip: as in `View`."""
     if all(image.latest_s == inf for image in status.held):
-        return Harmless(np.full(ARRIVALS, -1.0), np.full(ARRIVALS, ask.steps))
+        return Harmless(np.full(ARRIVALS, -1.0), lambda _: ask.steps)
     forecasts = Forecasts(status, ask, ())
     without = forecasts.without
     latest_s = {
@@ -53,8 +54,12 @@ def harmless(status: StageStatus, ask: Ask, slip: float = 1.0) -> Harmless:
     }
     end_s = max((without.done_s[i] - ask.age_s for i in latest_s), default=0.0)
     arrives_s = [max(end_s, 0.0) * (k / (ARRIVALS - 1)) ** 1.5 for k in range(ARRIVALS)]
-    most = [_most(forecasts, ask.age_s + at_s, ask.steps, latest_s) for at_s in arrives_s]
-    return Harmless(np.array(arrives_s), np.array(most))
+
+    @cache
+    def most(k: int) -> int:
+        return _most(forecasts, ask.age_s + arrives_s[k], ask.steps, latest_s)
+
+    return Harmless(np.array(arrives_s), most)
 
 
 def _most(forecasts: Forecasts, arrives_s: float, steps: int, latest_s: Mapping[int, float]) -> int:
@@ -72,9 +77,11 @@ def _most(forecasts: Forecasts, arrives_s: float, steps: int, latest_s: Mapping[
 def _all_in_time(
     forecasts: Forecasts, arrives_s: float, steps: int, latest_s: Mapping[int, float]
 ) -> bool:
-    run = forecasts.run(arrives_s, steps)
+    run = forecasts.begun(arrives_s, steps)
     done_s = run.done_s
-    while any(done_s[i] == inf for i in latest_s):
+    while here := [at_s for i, at_s in latest_s.items() if done_s[i] == inf]:
+        if run.now > min(here):
+            return False
         run.round()
     return all(done_s[i] <= at_s for i, at_s in latest_s.items())
 
@@ -100,16 +107,38 @@ def allows(
     if not any(image.latest_s < inf for name in names for image in view.stages[name].held):
         return None
 
-    @cache  # not all that compare plans ask who is late
-    def known() -> tuple[Floats, Counts]:
-        each = [_kept(view.stages[n], tables.ask(n, guide[n], images), view.slip) for n in names]
-        return np.stack([one.arrives_s for one in each]), np.stack([one.most for one in each])
+    def each(row: int) -> Harmless:
+        name = names[row]
+        return _kept(view.stages[name], tables.ask(name, guide[name], images), view.slip)
 
-    def allowed(stage: Counts, comes_s: Floats, steps: Counts) -> Bools:
-        arrives_s, most = known()
-        after = (arrives_s[stage] < comes_s[..., None]).sum(axis=-1)
+    return Allowing(len(names), each).allowed
+
+
+UNKNOWN, UNASKED = -1, -2
+
+
+class Allowing:
+    """Which latents stages take. Of so many stages it is found out when it is asked for."""
+
+    def __init__(self, stages: int, each: Callable[[int], Harmless]) -> None:
+        self._each = cache(each)
+        self._arrives_s = np.full((stages, ARRIVALS), inf)
+        self._most = np.full((stages, ARRIVALS), UNASKED)
+
+    def allowed(self, stage: Counts, comes_s: Floats, steps: Counts) -> Bools:
+        """As `Stations.allows` has it."""
+        for row in set(stage[self._most[stage, 0] == UNASKED].tolist()):
+            self._arrives_s[row] = self._each(row).arrives_s
+            self._most[row] = UNKNOWN
+        after = (self._arrives_s[stage] < comes_s[..., None]).sum(axis=-1)
         before, then = np.maximum(after - 1, 0), np.minimum(after, ARRIVALS - 1)
-        fine: Bools = steps <= np.minimum(most[stage, before], most[stage, then])
+        fine: Bools = steps <= np.minimum(self._of(stage, before), self._of(stage, then))
         return fine
 
-    return allowed
+    def _of(self, stage: Counts, arrival: Counts) -> Counts:
+        cells, flat = stage * ARRIVALS + arrival, self._most.ravel()
+        for cell in set(cells[flat[cells] < 0].tolist()):
+            row, k = divmod(cell, ARRIVALS)
+            flat[cell] = self._each(row).most(k)
+        most: Counts = flat[cells]
+        return most

@@ -6,10 +6,13 @@ All seconds count from the moment of the stage's report.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
+from typing import NamedTuple
 
 from diffusion_edge import batching, curves
 from diffusion_edge.batching import CELLS, TEXTS
+from diffusion_edge.routing.kept import Kept
 from diffusion_edge.view import Held, StageStatus, Work
 
 
@@ -27,17 +30,24 @@ class Kind:
     pass_s: tuple[float, ...]
     decode_s: tuple[float, ...]
 
-    @property
+    @cached_property
     def places(self) -> int:
         return len(self.pass_s) - 1
 
-    @property
+    @cached_property
     def pictures(self) -> int:
         return len(self.decode_s) - 1
 
 
 def kind_of(status: StageStatus, cells: int, rows: int) -> Kind:
     """How the stage treats images of one size that take so many rows each."""
+    return _KINDS.of_alike(status, (cells, rows), lambda: _kind_of(status, cells, rows))
+
+
+_KINDS: Kept[Kind] = Kept(256)
+
+
+def _kind_of(status: StageStatus, cells: int, rows: int) -> Kind:
     curve = curves.curve(status.step_s, cells)
     places = _places(status, curve, rows)
     filled = [places if status.pads else k for k in range(1, places + 1)]
@@ -70,8 +80,7 @@ def mode_of(status: StageStatus) -> batching.Batching:
     return "in-flight" if status.batches or status.emulated else "off"
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """One on a stage or on its way there. kind_id: the index of its kind, for comparing."""
 
     kind: Kind

@@ -60,13 +60,18 @@ class Options:
         """By what is paid where the finish is the same."""
         return search(self.good, self.known.charging(self.paid), Asked("finish", barred=barred))
 
+    def earliest_s(self) -> float:
+        """When the earliest is done."""
+        (first,) = search(self.good, self.known, Asked("finish", second=False))
+        return first.finish_s
+
     def first(self) -> list[Found]:
         """The earliest that makes nobody else late, or else the earliest."""
         return self.earliest(barred=True) or self.earliest()
 
     def best_in_time(self) -> float | None:
         """The highest bound of the plans in time that make nobody else late; None without any."""
-        in_time = Asked("bound", finish_s=self.within_s, barred=True)
+        in_time = Asked("bound", finish_s=self.within_s, barred=True, second=False)
         found = search(self.every(), self.known, in_time)
         return found[0].bound if found else None
 

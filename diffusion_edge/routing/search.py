@@ -15,6 +15,7 @@ What is left in the end is exact, ties included: a bound as good as the best pla
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from diffusion_edge.routing.best import SLACK, Asked, Best, Found, Told
 from diffusion_edge.routing.cost import Bools, Counts, Floats
 from diffusion_edge.routing.leaving import Moments, each, through
 from diffusion_edge.routing.shapes import DIGITS, Block, Shapes
-from diffusion_edge.routing.stations import Stations
+from diffusion_edge.routing.stations import Allows, Stations
 from diffusion_edge.routing.ways import Middle
 
 NOW = np.zeros((1, 1))
@@ -33,7 +34,7 @@ NOW = np.zeros((1, 1))
 Due = Callable[[float], Moments]
 """When something has to be, for plans to be done by some time."""
 
-FEW, MORE = 64, 8
+FEW, MORE = 16, 8
 """So many are worked out at first, and so many times as many next, before the rest of them is asked
 again whether it can be of use."""
 
@@ -41,11 +42,43 @@ again whether it can be of use."""
 def search(shapes: Shapes, known: Stations, asked: Asked) -> list[Found]:
     """The best plan, and the best one over other stages or another order of them; fewer where there
     are none. Ties go to fewer hops, then to the stages that come first by name and the earlier
-    hand-offs."""
-    best, asked = Best(), asked.rounded()
+    hand-offs. Who says no is asked at first of what is found without asking: mostly nobody does.
+    """
+    asked = asked.rounded()
+    if asked.barred and known.allows is not None:
+        found = _best(shapes, known, replace(asked, barred=False))
+        if all(_is_taken(each, known, known.allows) for each in found):
+            return found
+    return _best(shapes, known, asked)
+
+
+def _best(shapes: Shapes, known: Stations, asked: Asked) -> list[Found]:
+    best = Best(asked.second)
     for block in shapes.blocks:
         Search(block, known, asked, best).run()
     return best.found()
+
+
+def _is_taken(plan: Found, known: Stations, allows: Allows) -> bool:
+    """Whether all stages of a plan take it."""
+    came_s = np.zeros(1), np.zeros(1)
+    spans = [
+        (np.array([known.layout.names.index(name)]), np.array([steps]))
+        for name, steps in zip(plan.stages, plan.steps, strict=True)
+    ]
+    done = np.zeros(1, np.int64)
+    for k, (stage, steps) in enumerate(spans):
+        if k:
+            came_s = _after(came_s, known.ways.hop_s(spans[k - 1][0], stage, done))
+        if not allows(stage, came_s[0], steps).all():
+            return False
+        came_s = through(known.ways.going, k, stage, came_s, steps)
+        done = done + steps
+    return True
+
+
+ALL = 8192
+"""Plans, or about as many, that are all worked out at once."""
 
 
 class Some(NamedTuple):
@@ -91,7 +124,11 @@ class Search:
         if self._last == 0:
             self._alone()
             return
-        some, late_s = self._shapes()
+        price, shape = self._affordable_shapes()
+        if len(shape) * self._known.layout.members.shape[1] ** self._block.spans <= ALL:
+            self._all(price, shape)
+            return
+        some, late_s = self._shapes(price, shape)
         if self._last == 1:
             self._in_turn(some, late_s, self._late_of)
         elif len(some.price):
@@ -104,10 +141,14 @@ class Search:
         left, few = left.only(np.lexsort((then[:, 0], first[:, 0]))), FEW
         while len(left.price):
             some, left = left.only(slice(few)), left.only(slice(few, None))
-            self._end(self._first(some))
-            left, few = left.only((left.price <= self._most())[:, 0]), few * MORE
-            if len(left.price):
-                left = left.only(self._useful(left.shape, left.price, late(left))[:, 0])
+            self._end(self._not_late(self._first(some), late))
+            left = self._not_late(left.only((left.price <= self._most())[:, 0]), late)
+            few *= MORE
+
+    def _not_late(self, some: Some, late: Callable[[Some], Floats]) -> Some:
+        if not len(some.price):
+            return some
+        return some.only(self._useful(some.shape, some.price, late(some))[:, 0])
 
     # ------------------------------------------------------------------ what is of use
 
@@ -151,29 +192,46 @@ class Search:
             finish_s = np.where(allowed, finish_s, inf)
         self._add(np.stack([shape[of[stage]], of[stage], steps, stage]), finish_s)
 
-    def _shapes(self) -> tuple[Some, Floats]:
-        """Those that may be of use, by what groups of stages tell, and by what they are late."""
+    def _affordable_shapes(self) -> tuple[Floats, Counts]:
+        """The least prices of those that are not too dear, and which these are."""
         *begin, end = self._block.slot
         price = self._prices.least_ending.take(end)
         for slot in begin:
             price += self._prices.least_going.take(slot)
         shape = np.flatnonzero(price <= self._most())
-        price, begins = price[shape], self._block.begins.which[shape]
-        left_s = each(self._soonest_s(), lambda s: s[begins])
+        return price[shape], shape
+
+    def _all(self, price: Floats, shape: Counts) -> None:
+        """All plans of some shapes: few are worked out sooner than bounds are told."""
+        never = np.zeros((len(shape), 1))
+        some = Some(self._block.at[:, shape], price[:, None], (never, never))
+        if self._last == 2:
+            some = self._over(some, 1)
+        self._end(self._first(some))
+
+    def _shapes(self, price: Floats, shape: Counts) -> tuple[Some, Floats]:
+        """Those that may be of use, by what groups of stages tell, and by what they are late."""
+        left_s = self._soonest_s(shape)
         late_s = self._late_s(price, left_s, partial(self._due_s, self._block.ends.which[shape]))
         useful = self._useful(shape, price, late_s)
         left_s = each(left_s, lambda s: s[useful, None])
         some = Some(self._block.at[:, shape[useful]], price[useful, None], left_s)
         return some, late_s[useful, None]
 
-    def _soonest_s(self) -> Moments:
-        """When the last group but one could be left, by `Block.begins`."""
-        groups, steps, _ = self._block.begins
+    def _soonest_s(self, shape: Counts) -> Moments:
+        """When the last group but one could be left, of some shapes: once for each beginning, where
+        these are fewer."""
+        groups, steps, which = self._block.begins
+        if len(shape) < groups.shape[1]:
+            begins = which[shape]
+            return self._left_at(groups[:, begins], steps[:, begins])
+        return each(self._left_at(groups, steps), lambda s: s[which[shape]])
+
+    def _left_at(self, groups: Counts, steps: Counts) -> Moments:
         left_s = self._ways.left_of(groups[0], steps[0])
         if self._last == 1:
             return left_s
-        hop_s = self._ways.hop_of(groups[0], groups[1], steps[0])
-        came_s = each(left_s, lambda s: s + hop_s)
+        came_s = _after(left_s, self._ways.hop_of(groups[0], groups[1], steps[0]))
         return through(self._ways.soonest, 1, groups[1], came_s, steps[1])
 
     def _due_s(self, end: Counts, until_s: float) -> Moments:
@@ -242,7 +300,7 @@ class Search:
 
     def _hop(self, some: Some, k: int, left_s: Moments) -> Moments:
         hop_s = self._ways.hop_s(some.stage(k - 1), some.stage(k), some.handoff(k))
-        return each(left_s, lambda s: s + hop_s)
+        return _after(left_s, hop_s)
 
     def _through(self, some: Some, k: int, came_s: Moments) -> Moments:
         read, stage, steps = self._ways.going, some.stage(k), some.steps(k)
@@ -269,7 +327,7 @@ class Search:
         first, then = asked.ordered(price, finish_s, self._bound[at[0]])
         good = (finish_s <= asked.finish_s) & (finish_s < inf) & (price <= asked.price)
         left = np.flatnonzero(good & ~self._best.worse(first, then))
-        for _ in range(2):
+        for _ in range(2 if asked.second else 1):
             if len(left):
                 i = self._least(left, first, then, stages, steps)
                 found = self._found(at[:, i].tolist(), float(price[i]), float(finish_s[i]))
@@ -298,6 +356,10 @@ class Search:
             quality=float(self._block.quality[at[0]]),
             bound=float(self._bound[at[0]]),
         )
+
+
+def _after(moments: Moments, seconds: Floats) -> Moments:
+    return each(moments, lambda s: s + seconds)
 
 
 def _less(moments: Moments, than: Moments) -> Floats:

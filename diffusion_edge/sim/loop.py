@@ -31,7 +31,7 @@ from diffusion_edge.sim.again import Again
 from diffusion_edge.sim.faults import Fault, cuts, slower
 from diffusion_edge.sim.polled import Polled
 from diffusion_edge.sim.running import Asked, Job, Running
-from diffusion_edge.sim.stage import Guest
+from diffusion_edge.sim.stage import AT_ONCE_S, Guest
 from diffusion_edge.sim.tally import SERVED, Tally
 from diffusion_edge.sim.ways import Way
 from diffusion_edge.sim.world import Group, World
@@ -397,4 +397,7 @@ class Simulation:
         if due and took_s is not None:
             again_s += took_s
             self.at(self.now + took_s, PACKETS, partial(self.board.links.probed, *due, took_s))
+        quiet_until_s = self.board.links.quiet_until(pairs) - AT_ONCE_S
+        while again_s < quiet_until_s:  # a look that finds nothing
+            again_s += PAUSE_S
         self.at(again_s, PACKETS, partial(self._probes, pairs))

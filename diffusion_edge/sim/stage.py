@@ -180,9 +180,9 @@ class SimStage:
             self._run, self._after = self._after, self._next(self._after)
 
     def _look_ahead(self) -> None:
-        ahead, here = self._after, self._run.open
+        ahead, here = self._after.copy(), self._run.open
         while ahead.turn and ahead.open == here:
-            ahead = self._next(ahead)
+            ahead.round()
         leaves_s = self._origin_s + ahead.now if here else inf
         self.next_s = min(leaves_s, self._boundary_s)
 

@@ -116,7 +116,7 @@ class SimStage:
         self._told[job, span] = len(self._jobs)
         self._jobs.append(job)
         self._on(now)
-        self.before.tell([replace(image, told_s=now)])
+        self.before.tell([image._replace(told_s=now)])
         self._play()
 
     def _image(self, job: Job, span: int, rows: int, cells: int, arrives_s: float) -> Image:
@@ -150,7 +150,7 @@ class SimStage:
         self._dropped += here
         first = self.before.images[0]
         self._jobs.append(None)
-        self._come(replace(first, steps=0, encodes=False, decodes=False, arrives_s=now), now)
+        self._come(first._replace(steps=0, encodes=False, decodes=False, arrives_s=now), now)
 
     def ended(self) -> list[Job]:
         """The current round is over: who left by it."""

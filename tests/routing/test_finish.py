@@ -168,8 +168,8 @@ def test_what_a_stage_did_since_its_report_is_taken_as_done(
     """A request that comes now is one that comes so long after the report."""
     status = loaded(held, curve)
     now = asked(status)
-    then = replace(now, due_s=12.0 + age_s, age_s=age_s)
-    known, old = table(status, replace(now, age_s=age_s)), table(status, now)
+    then = now._replace(due_s=12.0 + age_s, age_s=age_s)
+    known, old = table(status, now._replace(age_s=age_s)), table(status, now)
     told = [(n, read(known, known.last_s, 0.0, n)) for n in range(1, 51, 3)]
     really = [played(status, then, age_s, n, decodes=False) - age_s for n, _ in told]
     late_s = np.array([s for _, s in told]) - really

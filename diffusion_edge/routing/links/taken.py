@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from diffusion_edge.request import Done
 from diffusion_edge.routing.links.estimate import LinkEstimate, LinkView
-from diffusion_edge.routing.links.probes import SMALL, probe_bytes
+from diffusion_edge.routing.links.probes import QUIET_S, SMALL, probe_bytes
 from diffusion_edge.view import Link
 
 Pair = tuple[str, str]
@@ -117,6 +117,10 @@ class Links:
         _, pair, nbytes = min(found)
         self._tried[pair] = now
         return pair, nbytes
+
+    def quiet_until(self, pairs: Iterable[Pair]) -> float:
+        """Before then none of these is due, whatever comes."""
+        return QUIET_S + min(self._used(pair) for pair in pairs)
 
     def _probe(self, pair: Pair) -> int | None:
         return probe_bytes(
