@@ -39,14 +39,15 @@ from diffusion_edge.sim.world import World
 
 @dataclass(frozen=True)
 class Run:
-    """events: that were handled, 0 in runs beside those that know the future. cpu_s: of this
-    thread. earned: by a request in the mean (`routing.reward`), most: what nobody earns more than;
-    None where nobody knows the future."""
+    """told: what became of every request. events: that were handled, 0 in runs beside those that
+    know the future. cpu_s: of this thread. earned: by a request in the mean (`routing.reward`).
+    most: what nobody earns more than; None where nobody knows the future."""
 
     figures: Figures
+    told: Tally
     events: int
     cpu_s: float
-    earned: float | None = None
+    earned: float
     most: float | None = None
 
 
@@ -91,24 +92,29 @@ def _path_of(scenario: Scenario) -> Path:
 
 
 def runs(
-    scenario: Scenario, settings: Settings, family: Family, came: Callable[[int], None]
+    scenario: Scenario,
+    settings: Settings,
+    family: Family,
+    came: Callable[[int], None],
+    plays: int = foresight.PLAYS,
 ) -> Iterator[Run]:
-    """One by seed and policy. came: told of requests as they come. Raises InvalidRequest where a
-    policy has nothing to look at."""
+    """One by seed and policy. came: told of requests as they come. plays: of an oracle. Raises
+    InvalidRequest where a policy has nothing to look at."""
     replay = _replay(scenario, family)
     check([(name, RULES[name]) for name in scenario.policies if name in RULES], replay)
     for seed in scenario.seeds:
         simulated = replace(world(scenario, settings, family, seed), replay=replay)
         asks = Asks(scenario, settings, family, simulated, seed)
         if set(FORESEE) & set(scenario.policies):
-            yield from _foreseeing(scenario.policies, simulated, asks, seed, came)
+            yield from _foreseeing(scenario.policies, simulated, asks, seed, came, plays)
             continue
         for policy in scenario.policies:
             began = time.thread_time()
             simulation = Simulation(simulated, seed)
             tally = simulation.play(_told(asks.by(policy), came))
-            found = figures(tally, policy, seed)
-            yield Run(found, simulation.events, time.thread_time() - began)
+            cpu_s = time.thread_time() - began
+            earned = float(foresight.earned(tally, simulated, asks.by(policy)).mean())
+            yield Run(figures(tally, policy, seed), tally, simulation.events, cpu_s, earned)
 
 
 def _replay(scenario: Scenario, family: Family) -> Replay | None:
@@ -123,7 +129,12 @@ def _replay(scenario: Scenario, family: Family) -> Replay | None:
 
 
 def _foreseeing(
-    policies: Sequence[str], simulated: World, asks: Asks, seed: int, came: Callable[[int], None]
+    policies: Sequence[str],
+    simulated: World,
+    asks: Asks,
+    seed: int,
+    came: Callable[[int], None],
+    plays: int,
 ) -> Iterator[Run]:
     """Those that know the future come last, for the oracle is told what the others did."""
     arrivals, most = list(asks.by("elastic")), None
@@ -133,26 +144,27 @@ def _foreseeing(
         if policy == "hindsight":
             _, told = foresight.with_hindsight(simulated, arrivals, seed)
         elif policy == "oracle":
-            told = _of_oracle(runs, simulated, arrivals, seed)
+            told = _of_oracle(runs, simulated, arrivals, plays)
             most = foresight.bound(simulated, arrivals) / len(arrivals)
         else:
             told = foresight.run(simulated, list(asks.by(policy)), seed)
         runs[policy] = told
         came(len(arrivals))
         earned = float(foresight.earned(told, simulated, arrivals).mean())
-        yield Run(figures(told, policy, seed), 0, time.thread_time() - began, earned, most)
+        cpu_s = time.thread_time() - began
+        yield Run(figures(told, policy, seed), told, 0, cpu_s, earned, most)
 
 
 def _of_oracle(
-    runs: Mapping[str, Tally], simulated: World, arrivals: Sequence[Arrival], seed: int
+    runs: Mapping[str, Tally], simulated: World, arrivals: Sequence[Arrival], plays: int
 ) -> Tally:
     """The run of its answers, or of the policy that it could not better."""
     known = [foresight.found(name, told, simulated, arrivals) for name, told in runs.items()]
     refused = foresight.nothing(arrivals)
-    found = foresight.with_foresight(simulated, arrivals, [*known, refused], seed)
+    found = foresight.with_foresight(simulated, arrivals, [*known, refused], plays)
     if found.by in runs:
         return runs[found.by]
-    return foresight.answered(simulated, arrivals, found.answers, seed)[0]
+    return foresight.answered(simulated, arrivals, found.answers)[0]
 
 
 def _told(arrivals: Iterator[Arrival], came: Callable[[int], None]) -> Iterator[Arrival]:

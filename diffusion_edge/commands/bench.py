@@ -1,4 +1,5 @@
-"""The commands of `bench`: engine, serve, links, routing. Torch is imported when it is needed."""
+"""The commands of `bench`: engine, serve, links, routing, agree, proof. Torch is imported when
+needed."""
 
 from __future__ import annotations
 
@@ -30,6 +31,8 @@ SCALE = 4.0
 LINK_TRACE = Path("loadtest/traces/links/lte_bus_nyc.csv")
 LEDGER = Path("build/routing.part.jsonl")
 AGREE_LEDGER = Path("build/agree.part.jsonl")
+PROOF_LEDGER = Path("build/proof.part.jsonl")
+SIGNALS = Path("stage_models/shapes/signals.json")
 SCENARIOS = ("steady", "burst", "links", "overload")
 
 Stage = Annotated[str | None, typer.Option(help="The family's reference if not given.")]
@@ -178,6 +181,34 @@ def agree(
     command += " --own-models" if own_models else ""
     pages.write(page, MARKS, page_lines(found, command))
     _tell_all(page_lines(found, command), as_json(found, command))
+
+
+def proof(
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Only these, and elastic; may be repeated.")
+    ] = None,
+    short: Annotated[bool, typer.Option(help="A few requests in a few cells, for tests.")] = False,
+    signals: Annotated[
+        Path, typer.Option(help="A recording of `profile --signals`, for those that choose again.")
+    ] = SIGNALS,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    ledger: Annotated[
+        Path, typer.Option(help="Where every cell is kept; the same command goes on there.")
+    ] = PROOF_LEDGER,
+    plots: Annotated[Path | None, typer.Option(help="A folder for plots, if no page is.")] = None,
+    page: PageFile = None,
+) -> None:
+    """All policies on the grid of cells, simulated, with hindsight and an oracle beside them. Ends
+    in a JSON line; plots lie beside the page."""
+    from diffusion_edge.bench.proof.command import Asked, draw, measure
+    from diffusion_edge.bench.proof.report import MARKS, page_lines, summary
+
+    pages.check(page, MARKS)
+    report = measure(Asked(tuple(policy or ()), short, signals, workers, ledger), _tell)
+    folder = plots or (page and page.parent)
+    drawn = draw(report, folder) if folder else []
+    pages.write(page, MARKS, page_lines(report, drawn))
+    _tell_all(summary(report), report.as_json())
 
 
 # ---------------------------------------------------------------------------- shared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -15,7 +15,8 @@ from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import cost
 from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.reward import cloud_only, reward
-from diffusion_edge.sim import hindsight, oracle
+from diffusion_edge.sim import hindsight, oracle, windows
+from diffusion_edge.sim.blind import Known, blind
 from diffusion_edge.sim.ceiling import alone_s, ceiling
 from diffusion_edge.sim.loop import Arrival, Simulation
 from diffusion_edge.sim.oracle import Answer, Answers, Found
@@ -25,6 +26,8 @@ from diffusion_edge.view import View
 
 PLAYS = 400
 """Runs that an oracle may make."""
+ROUTED = 2
+"""Of the plans that are best with hindsight, so many are run by the policy `fixed`, too."""
 OF_EACH = 4
 """Plans that it tries over the same stages, beside those of the policies."""
 
@@ -50,56 +53,63 @@ def idle_view(world: World, group: Group, request: ImageRequest) -> View:
     )
 
 
-def earned(tally: Tally, world: World, arrivals: Sequence[Arrival]) -> Floats:
+def earned(tally: Tally, world: World, arrivals: Iterable[Arrival]) -> Floats:
     """By request, see `routing.reward`. The floor is held against the bound."""
-    held = tally.in_time() & (np.array(tally.quality_bound) >= _floors(arrivals))
-    paid, alone = np.nan_to_num(np.array(tally.cost)), _cloud_only(world, arrivals)
-    return np.array(list(map(reward, held, paid.tolist(), alone)))
+    asked = np.array(list(_asked(world, arrivals)), np.float64).reshape(-1, 2)
+    held = tally.in_time() & (np.array(tally.quality_bound) >= asked[:, 0])
+    paid = np.nan_to_num(np.array(tally.cost))
+    return np.array(list(map(reward, held, paid.tolist(), asked[:, 1].tolist())))
 
 
-def _floors(arrivals: Sequence[Arrival]) -> Floats:
-    return np.array([request.quality_floor for _, request, _ in arrivals])
-
-
-def _cloud_only(world: World, arrivals: Sequence[Arrival]) -> list[float]:
+def _asked(world: World, arrivals: Iterable[Arrival]) -> Iterator[tuple[float, float]]:
+    """By request its floor, and what it costs all in the cloud."""
     known: dict[object, float] = {}
-    found = []
     for _, request, group in arrivals:
         key = group, request.steps, request.images, request.size
         if key not in known:
             known[key] = cloud_only(request, idle_view(world, group, request))
-        found.append(known[key])
-    return found
+        yield request.quality_floor, known[key]
 
 
 # ---------------------------------------------------------------------------- answers, played
 
 
 def found(by: str, told: Tally, world: World, arrivals: Sequence[Arrival]) -> Found:
-    """What a policy's run says to an oracle. What was refused has no plan."""
+    """What a policy's run says to an oracle. What was refused has no plan, nor has what earned
+    nothing: the oracle knows that it will."""
+    gained = tuple(earned(told, world, arrivals).tolist())
     texts = [told.plan(number) for number in range(len(arrivals))]
-    answers = tuple(Plan.parse(text, reason="") if text else None for text in texts)
-    return Found(by, answers, tuple(earned(told, world, arrivals).tolist()))
+    answers = tuple(
+        Plan.parse(text, reason="") if text and gain > 0.0 else None
+        for text, gain in zip(texts, gained, strict=True)
+    )
+    return Found(by, answers, gained)
 
 
 def answered(
-    world: World, arrivals: Sequence[Arrival], answers: Answers, seed: int
+    world: World, arrivals: Sequence[Arrival], answers: Answers, known: Known | None = None
 ) -> tuple[Tally, list[float]]:
     """The run in which every request takes its plan, whatever becomes of it, and what each earns;
-    those without one are refused. Rewards are over what was asked for, in whatever steps a plan
-    is."""
-    asked = [_fixed(world, *pair) for pair in zip(arrivals, answers, strict=True)]
-    told = run(world, asked, seed)
+    those without one are refused (`blind`). Rewards are over what was asked for, in whatever steps
+    a plan is."""
+    asked = (_fixed(world, *pair) for pair in zip(arrivals, answers, strict=True))
+    told = blind(world, asked, {} if known is None else known, idle_view)
     return told, earned(told, world, arrivals).tolist()
 
 
 def _fixed(world: World, arrival: Arrival, plan: Answer) -> Arrival:
     """By the policy `fixed`, which refuses what has no plan."""
     at_s, request, group = arrival
-    there = plan and world.in_group(plan, group)
-    steps = plan.steps if plan else request.steps
-    asked = replace(request, policy="fixed", plan=there, steps=steps, late="serve")
-    return at_s, asked, group
+    if plan is None:
+        return at_s, replace(request, policy="fixed", plan=None, late="serve"), group
+    at_s, asked, _ = _as_asked(world, arrival, plan)
+    return at_s, replace(asked, late="serve"), group
+
+
+def _as_asked(world: World, arrival: Arrival, plan: Plan) -> Arrival:
+    at_s, request, group = arrival
+    there = world.in_group(plan, group)
+    return at_s, replace(request, policy="fixed", plan=there, steps=plan.steps), group
 
 
 def nothing(arrivals: Sequence[Arrival]) -> Found:
@@ -113,25 +123,38 @@ def nothing(arrivals: Sequence[Arrival]) -> Found:
 def with_hindsight(
     world: World, arrivals: Sequence[Arrival], seed: int, advance: Callable[[], object] = int
 ) -> tuple[Plan, Tally]:
-    """The best fixed plan of those that reach the lowest floor, and its run. advance: called after
-    every run."""
+    """The best fixed plan of those that reach the lowest floor, and its run. The best are also run
+    by the policy `fixed`, which refuses what cannot be in time where that is asked for. advance:
+    called after every run."""
     _, request, group = min(arrivals, key=lambda arrival: arrival[1].quality_floor)
     view = idle_view(world, group, request)
     kinds = {world.stages[name].stage: name for name in group.stages}
     plans = [
         plan
-        for plan in hindsight.every(list(kinds), request.steps)
+        for steps in sorted({request.steps, *request.free_steps})
+        for plan in hindsight.every(list(kinds), steps)
         if _reaches(plan, kinds, request, view, world.quality)
     ]
-    runs: dict[Plan, Tally] = {}
+    known: Known = {}
+    runs: dict[Plan, tuple[float, Tally]] = {}
 
     def worth(plan: Plan) -> float:
-        runs[plan], total = answered(world, arrivals, (plan,) * len(arrivals), seed)
+        told, total = answered(world, arrivals, (plan,) * len(arrivals), known)
         advance()
-        return sum(total)
+        runs[plan] = sum(total), told
+        return runs[plan][0]
 
     best, _ = hindsight.hindsight(plans, worth)
-    return best, runs[best]
+    for plan in sorted(runs, key=lambda plan: runs[plan][0], reverse=True)[:ROUTED]:
+        told = run(world, [_as_asked(world, arrival, plan) for arrival in arrivals], seed)
+        advance()
+        runs[plan] = max(runs[plan], (float(earned(told, world, arrivals).sum()), told), key=_worth)
+    best = max(runs, key=lambda plan: runs[plan][0])
+    return best, runs[best][1]
+
+
+def _worth(run: tuple[float, Tally]) -> float:
+    return run[0]
 
 
 def _reaches(
@@ -146,15 +169,16 @@ def with_foresight(
     world: World,
     arrivals: Sequence[Arrival],
     policies: Sequence[Found],
-    seed: int,
     plays: int = PLAYS,
     advance: Callable[[], object] = int,
 ) -> Found:
     """What an oracle finds that has been told what the policies did. advance: called after every
     run."""
 
+    known: Known = {}
+
     def play(answers: Answers) -> list[float]:
-        _, total = answered(world, arrivals, answers, seed)
+        _, total = answered(world, arrivals, answers, known)
         advance()
         return total
 
@@ -162,34 +186,47 @@ def with_foresight(
     kept: dict[object, list[Answer]] = {}
     others = []
     for _, request, group in arrivals:
-        key = group, request.deadline_s, request.quality_floor, request.steps, request.images
+        key = (
+            *(group, request.deadline_s, request.quality_floor),
+            *(request.steps, request.free_steps, request.images),
+        )
         if key not in kept:
             kept[key] = may(request, group)
         others.append(kept[key])
-    return oracle.oracle(policies, others, play, plays)
+    many = len(arrivals) > 2 * windows.WINDOW
+    return oracle.oracle(policies, others, play, plays, windows.searched if many else None)
 
 
 def candidates(world: World, request: ImageRequest, group: Group) -> list[Answer]:
     """None, and over each set of stages some plans above the floor, from the cheapest to the one
     that is done first with nothing else to do."""
-    view, names = idle_view(world, group, request), group.stages
     by_set: dict[frozenset[str], list[tuple[float, float, Plan]]] = defaultdict(list)
-    for spans in range(1, min(len(names), request.steps, 3) + 1):
+    for steps in sorted({request.steps, *request.free_steps}):
+        for paid, took_s, plan in _above_floor(world, request.in_steps(steps), group):
+            kinds = frozenset(span.stage for span in plan.spans)
+            by_set[kinds].append((paid, took_s, plan))
+    found: list[Answer] = [None]
+    for some in by_set.values():
+        found += hindsight.spread(_front(some), OF_EACH)
+    return found
+
+
+def _above_floor(
+    world: World, request: ImageRequest, group: Group
+) -> Iterator[tuple[float, float, Plan]]:
+    """What is paid for each, and what it takes with nothing else to do."""
+    view = idle_view(world, group, request)
+    for spans in range(1, min(len(group.stages), request.steps, 3) + 1):
         counts = cost.cuts(request.steps, spans)
-        for order in permutations(names, spans):
+        for order in permutations(group.stages, spans):
             guide = [cost.guided(name, request, view) for name in order]
             bounds = world.quality.bound_all(cost.models(order, view), counts, request.size)
             paid = cost.of(order, counts, guide, request.images, view)
             took_s = alone_s(order, counts, guide, view)
             kinds = [world.stages[name].stage for name in order]
             for k in np.flatnonzero(bounds >= request.quality_floor):
-                steps = tuple(int(each[k]) for each in counts)
-                plan = Plan.of(tuple(zip(kinds, steps, strict=True)))
-                by_set[frozenset(order)].append((float(paid[k]), float(took_s[k]), plan))
-    found: list[Answer] = [None]
-    for some in by_set.values():
-        found += hindsight.spread(_front(some), OF_EACH)
-    return found
+                parts = zip(kinds, (int(each[k]) for each in counts), strict=True)
+                yield float(paid[k]), float(took_s[k]), Plan.of(tuple(parts))
 
 
 def _front(some: Sequence[tuple[float, float, Plan]]) -> list[Plan]:

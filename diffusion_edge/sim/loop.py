@@ -233,7 +233,7 @@ class Simulation:
         """Images on a stage whose policy may revise their plans."""
         if not self._again.revising:
             return []
-        here = ((guest, self._jobs.get(guest)) for guest in polled.stage.guests)
+        here = ((guest, self._jobs.get(guest)) for guest in polled.stage.here(self.now))
         return [(guest, job) for guest, job in here if job and self._again.asks(job)]
 
     def _stepped(self, polled: Polled, version: int) -> None:

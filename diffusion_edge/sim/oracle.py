@@ -5,7 +5,8 @@ are carried out together (`Play`), with every arrival, link and fault as it will
 judged by what it does to all others. The oracle begins with the answers of every other policy and
 betters the best of them: one request after another, those that lack most first, then two at a time;
 and when nothing of this helps, with some answers drawn anew, again (iterated local search,
-Lourenço, Martin and Stützle, Handbook of Metaheuristics, 2003). Where all combinations fit into its
+Lourenço, Martin and Stützle, Handbook of Metaheuristics, 2003); of many requests several are
+changed in one play (`windows`). Where all combinations fit into its
 plays it tries all. So it is never below a policy that it was told of, and how far it may be below
 the best there is, `sim.ceiling` says.
 """
@@ -68,19 +69,34 @@ class Plays:
         return self._known[answers]
 
 
+Search = Callable[[Sequence[Found], Sequence[Sequence[Answer]], Plays], Found]
+"""From answers that were played, and all that each request may have, until no plays are left."""
+
+
 def oracle(
-    policies: Sequence[Found], others: Sequence[Sequence[Answer]], play: Play, most: int
+    policies: Sequence[Found],
+    others: Sequence[Sequence[Answer]],
+    play: Play,
+    most: int,
+    search: Search | None = None,
 ) -> Found:
     """The best that is found in so many plays. others: by request, the answers that it may have
-    beside those of the policies. The same is drawn every time."""
+    beside those of the policies. search: where not all can be tried; `again` from the best if none
+    is given. The same is drawn every time."""
     plays = Plays(play, most)
     may = [_may(k, policies, more) for k, more in enumerate(others)]
     best = max(policies, key=lambda found: found.total)
     if prod(map(len, may)) <= most:
         return max((best, *_all(may, plays)), key=lambda found: found.total)
     begun = [Found("oracle", each.answers, e) for each in policies if (e := plays.of(each.answers))]
-    bettered = again(max(begun, key=lambda found: found.total), may, plays) if begun else best
+    if not begun:
+        return best
+    bettered = (search or _from_best)(begun, may, plays)
     return max(best, bettered, key=lambda found: found.total)
+
+
+def _from_best(begun: Sequence[Found], may: Sequence[Sequence[Answer]], plays: Plays) -> Found:
+    return again(max(begun, key=lambda found: found.total), may, plays)
 
 
 def again(found: Found, may: Sequence[Sequence[Answer]], plays: Plays) -> Found:

@@ -251,12 +251,19 @@ class Scenario(Strict):
     anywhere: bool = False
 
 
-def load(path: Path, policies: Sequence[str] | None = None, count: int | None = None) -> Scenario:
-    """policies, count: instead of the file's. Raises ConfigError with the first thing that is
+def load(
+    path: Path,
+    policies: Sequence[str] | None = None,
+    count: int | None = None,
+    rate: float | None = None,
+) -> Scenario:
+    """policies, count, rate: instead of the file's. Raises ConfigError with the first thing that is
     wrong."""
     data, document = read_yaml(path)
     if policies and isinstance(data, dict):
         data["policies"] = list(policies)
     if count and isinstance(data, dict):
         data["requests"] = (data.get("requests") or {}) | {"count": count}
+    if rate and isinstance(data, dict):
+        data["arrivals"] = (data.get("arrivals") or {}) | {"rate": rate}
     return validate(Scenario, data, str(path), document)

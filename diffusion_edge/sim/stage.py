@@ -116,10 +116,9 @@ class SimStage:
 
     # ------------------------------------------------------------------ what it tells
 
-    @property
-    def guests(self) -> Sequence[Guest]:
-        """Who is there, and some who have just left."""
-        return self._guests
+    def here(self, now: float) -> Sequence[Guest]:
+        """Who is there, but those who are done at this moment."""
+        return self._told(now)[2]
 
     def left(self, guest: Guest, now: float) -> int:
         """Steps that somebody has still to take."""

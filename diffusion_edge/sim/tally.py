@@ -30,7 +30,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.at_s, self.deadline_s, self.latency_s, self.cost = (array("d") for _ in range(4))
-        self.predicted_s, self.predicted_90_s, self.quality_bound = (array("d") for _ in range(3))
+        self.predicted_s, self.predicted_90_s = array("d"), array("d")
+        self.quality, self.quality_bound = array("d"), array("d")
         self._fate = array("b")
         self._fates = ["", SERVED]
         self._plan = array("i")
@@ -42,6 +43,7 @@ class Tally:
         self.deadline_s.append(request.deadline_s)
         for each in (self.latency_s, self.cost, self.predicted_s, self.predicted_90_s):
             each.append(nan)
+        self.quality.append(nan)
         self.quality_bound.append(nan)
         self._fate.append(0)
         self._plan.append(-1)
@@ -50,6 +52,7 @@ class Tally:
     def chosen(self, number: int, choice: Choice, plan: str, waited_s: float) -> None:
         """plan: by what its stages are. waited_s: before it was begun, since it came."""
         self.cost[number] = choice.cost
+        self.quality[number] = choice.quality
         self.quality_bound[number] = choice.quality_bound
         self.predicted_s[number] = waited_s + choice.predicted_s
         if choice.predicted_90_s is not None:
@@ -59,6 +62,7 @@ class Tally:
     def revised(self, number: int, choice: Choice, plan: str) -> None:
         """Of a request whose images went another way than was chosen before."""
         self.cost[number] = choice.cost
+        self.quality[number] = choice.quality
         self.quality_bound[number] = choice.quality_bound
         self._plan[number] = self._plans.setdefault(plan, len(self._plans))
 

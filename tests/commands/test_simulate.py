@@ -31,6 +31,20 @@ def test_a_scenario_is_played_by_every_policy(tmp_path: Path) -> None:
     assert found["runs"][1]["latency_s"]["mean"] >= 0.043 + 20 * 0.085 + 0.117
 
 
+def test_several_rates_and_their_plots(tmp_path: Path) -> None:
+    file, plots = tmp_path / "found.json", tmp_path / "plots"
+    options = ["--policy", "edge:20", "--policy", "cloud-only", "--requests", "4"]
+    rates = ["--rate", "0.2", "--rate", "2"]
+    told = [*options, *rates, "--plots", str(plots), "--json", str(file)]
+    result = CliRunner().invoke(app, ["simulate", STEADY, *told])
+    assert result.exit_code == 0, result.output
+    assert "reward" in result.output
+    slow, fast = json.loads(file.read_text())
+    assert [each["scenario"]["arrivals"]["rate"] for each in (slow, fast)] == [0.2, 2.0]
+    names = {"frontier.png", "misses.png", "timeline-edge-20.png", "timeline-cloud-only.png"}
+    assert {each.name for each in plots.iterdir()} == names
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -120,6 +120,16 @@ def test_a_stage_that_becomes_slow_finishes_its_step_and_then_takes_longer() -> 
     assert hall.left_s["0"] == pytest.approx(0.043 + 2 * 0.085 + 3 * 0.17 + 0.117)
 
 
+def test_who_is_done_but_for_rounding_is_not_there_any_more() -> None:
+    """So nobody asks what is left of it, though it has still to be told that it left."""
+    hall = SimStage(stage("hall"))
+    guest = hall.take(some(0, decodes=False), 0.0)
+    assert list(hall.here(0.1)) == [guest]
+    assert hall.left(guest, 0.1) == 5
+    assert not hall.here(hall.next_s - 1e-12)
+    assert hall.leave() == [guest]
+
+
 def test_a_stage_that_is_lost_holds_nothing() -> None:
     hall = Hall(stage("tower"))
     guests = [hall.take(some(number), 0.0) for number in range(3)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,13 +40,19 @@ BURST = 8
 
 def settings_of(cell: Cell) -> Settings:
     """local.yaml, with the cell's seconds and bytes of packets; links are the scenario's."""
-    data, _ = read_yaml(REPOSITORY / CONFIG)
-    args: dict[str, Any] = data["applications"][0]["args"]
+    args = deepcopy(_args())
     for name, stage in args["stages"].items():
         stage["emulate"] = emulated(cell, name)
     if cell.family != "sdxl":
         del args["emulate"]
     return read_settings(args)
+
+
+@cache
+def _args() -> dict[str, Any]:
+    data, _ = read_yaml(REPOSITORY / CONFIG)
+    found: dict[str, Any] = data["applications"][0]["args"]
+    return found
 
 
 def emulated(cell: Cell, tier: Tier) -> dict[str, Any]:
