@@ -55,8 +55,9 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# OpenVINO runs models faster on a CPU; where it is not to be had everything works without it.
 $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) -e .
+	$(PIP) -e ".[openvino]" || $(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

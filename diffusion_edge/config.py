@@ -40,6 +40,10 @@ from diffusion_edge.view import Link
 
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Execution = Literal["auto", "eager", "openvino", "compiled"]
+"""How a model is run; see `diffusion_edge.execution`."""
+Precision = Literal["exact", "lossless"]
+"""`exact`: float32, eagerly. `lossless`: within rounding of what that makes, for the dtype."""
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 
 # ---------------------------------------------------------------------------- records
@@ -53,6 +57,8 @@ class StageConfig(Strict):
     num_cpus, num_gpus: Ray's shares, also of less than one; Ray hides the GPUs from a stage that
         has none of them.
     capacity: images in the queue; what was begun on another stage waits beyond it.
+    execution: how the model is run; `auto` measures which way is the fastest. precision: `exact`
+        leaves float32 and `eager` only.
     batching: see `diffusion_edge.batching`. batch_rows: of a forward pass at most; without it the
         measured seconds decide.
     """
@@ -68,9 +74,21 @@ class StageConfig(Strict):
     num_gpus: Share = 0.0
     resource: str | None = None
     label: str | None = None
+    execution: Execution = "auto"
+    precision: Precision = "lossless"
     batching: Batching = "in-flight"
     batch_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)] | None = None
     emulate: Emulate | None = None
+
+    @model_validator(mode="after")
+    def _is_exact(self) -> StageConfig:
+        if self.precision == "exact" and self.execution in ("openvino", "compiled"):
+            message = f"{self.execution!r} rounds otherwise; precision: exact is for eager"
+            raise Disagreement(("execution",), message)
+        if self.precision == "exact" and self.dtype in ("bfloat16", "float16"):
+            message = f"precision: exact is for float32, and dtype is {self.dtype}"
+            raise Disagreement(("precision",), message)
+        return self
 
     @model_validator(mode="after")
     def _has_a_gpu(self) -> StageConfig:

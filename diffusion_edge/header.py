@@ -92,6 +92,7 @@ class Header(_Strict):
     latent_space: Name
     codec: Codec
     history: int = Field(ge=0, le=MAX_HISTORY)
+    execution: Name | None = None
     schedule: HeaderSchedule | None = None
 
     def plan(self) -> Plan:

@@ -46,7 +46,7 @@ from diffusion_edge.request import NEVER, ImageRequest, Times
 from diffusion_edge.schedule import Schedule
 from diffusion_edge.solver import build_table
 
-VERSION = 3
+VERSION = 4
 MAX_BYTES = 64 * 1024 * 1024
 MAX_HEADER = 1024 * 1024
 _MAGIC = b"DEPK"
@@ -61,7 +61,8 @@ class Packet:
     latent: float32 (1, ...), or None before the first step, together with `schedule`.
     history: the solver's tensors, each of the latent's shape. codec: how the tensors are carried;
     here they are always float32. left: on a clock that starts when the packet is written, so that
-    nodes' clocks need not agree; what the way takes is not counted.
+    nodes' clocks need not agree; what the way takes is not counted. execution: how the model was
+    run in the span before, for the record.
     """
 
     request_id: str
@@ -84,6 +85,7 @@ class Packet:
     latent: Tensor | None = None
     history: tuple[Tensor, ...] = ()
     codec: Codec = EXACT
+    execution: str | None = None
 
     @property
     def guidance_now(self) -> float:

@@ -89,7 +89,8 @@ class Picture:
 @dataclass(frozen=True)
 class SpanRecord:
     """What a span took. `emulated_s` of its seconds were slept to act as slower hardware. `ahead_s`
-    went by before it came, encoding its texts; `encode_s` are those of encoding after that."""
+    went by before it came, encoding its texts; `encode_s` are those of encoding after that.
+    `execution`: how the model was run."""
 
     stage: str
     tier: Tier
@@ -102,6 +103,7 @@ class SpanRecord:
     emulated_s: float = 0.0
     overruns: int = 0
     ahead_s: float = 0.0
+    execution: str = "eager"
 
 
 @dataclass(frozen=True)

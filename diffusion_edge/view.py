@@ -99,8 +99,9 @@ class StageStatus:
     `most_rows` rows; `pads`: of always as many. `held` has what was admitted and is not done: first
     the pictures that wait to be decoded, in that order, then the others in order of arrival; where
     a board has merged its promises in, at last what was decided to come. `turn`: what of it is
-    being done now. `reads_ahead`: whether it encodes texts that come ahead of their images;
-    `ahead`: images of which it has these, in the order in which they came.
+    being done now. `execution`: how its model is run. `reads_ahead`: whether it encodes texts
+    that come ahead of their images; `ahead`: images of which it has these, in the order in which
+    they came.
     """
 
     stage: str
@@ -128,6 +129,7 @@ class StageStatus:
     pictures_s: Mapping[int, Curve] = field(default_factory=dict)
     reads_ahead: bool = False
     ahead: tuple[Told, ...] = ()
+    execution: str = "eager"
 
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches

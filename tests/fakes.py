@@ -37,6 +37,7 @@ class FakeFamily:
 
     name = "fake"
     device = torch.device("cpu")
+    execution = "eager"
     guiding: Guiding = "doubled"
     latent_space = "fa" * 16
 

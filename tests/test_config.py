@@ -113,6 +113,26 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
         ("placement_timeout_s: 60.0", "placement_timeout_s: 90.0", "less than or equal to 60"),
         ("port: 8000", "port: eight", "not 'eight'"),
         ("model: edge\n", "model: edge\n          dtype: fp16\n", "bfloat16, float16"),
+        (
+            "model: edge\n",
+            "model: edge\n          execution: openvio\n",
+            "'openvio' is not one of auto, eager",
+        ),
+        (
+            "model: edge\n",
+            "model: edge\n          precision: rough\n",
+            "'rough' is not one of exact",
+        ),
+        (
+            "model: edge\n",
+            "model: edge\n          execution: openvino\n          precision: exact\n",
+            "'openvino' rounds otherwise; precision: exact is for eager",
+        ),
+        (
+            "model: edge\n",
+            "model: edge\n          dtype: bfloat16\n          precision: exact\n",
+            "precision: exact is for float32, and dtype is bfloat16",
+        ),
         ("model: edge\n", "model: edge\n          device: gpu\n", "should match pattern"),
         ("model: edge\n", "model: edge\n          device: cuda\n", "'cuda' needs a share"),
         ("model: edge\n", "model: edge\n          offload: true\n", "offload needs a share"),

@@ -175,6 +175,7 @@ def model(service: Service) -> Json:
             "solvers": list(card.solvers()),
             "policies": list(SERVED),
             "stages": {name: stage.tier for name, stage in service.settings.stages.items()},
+            "execution": {n: s.execution for n, s in sorted(service.board.statuses().items())},
             "vocabulary": list(card.vocabulary),
         },
     }

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from diffusion_edge.bench import arms
 from diffusion_edge.bench.stock import StockPipeline
-from diffusion_edge.bench.timing import BOUND, ROUNDING, check_equal
+from diffusion_edge.bench.timing import check_equal
 from diffusion_edge.bench.workload import Asked
 from diffusion_edge.errors import EdgeError
+from diffusion_edge.execution.check import relative
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.quiet import quiet_libraries
+from diffusion_edge.rounding import BOUND, allowed
 
 STOP_S = 10.0
 
@@ -114,19 +116,14 @@ def _host(pipe: Connection, name: str, card: FamilyCard, stage: str, threads: in
 # ---------------------------------------------------------------------------- equality
 
 
-def relative(x: Tensor, reference: Tensor) -> float:
-    """Relative L2 error."""
-    return float(torch.linalg.vector_norm(x - reference) / torch.linalg.vector_norm(reference))
-
-
 def errors_of(
     compared: Sequence[Arm], requests: Sequence[Asked], pipeline: StockPipeline
 ) -> dict[str, float]:
     """By arm, the worst error of a final latent against the first arm's, each request made by it
     alone. Raises UnequalArm where more than rounding makes the difference.
 
-    Beyond BOUND an error still is rounding if it is at most ROUNDING times what one unit in the
-    last place of the initial noise does to the stock pipeline: a stiff model makes much of little.
+    Beyond BOUND an error is held against what one unit in the last place of the initial noise does
+    to the stock pipeline (`rounding`).
     """
     expected = compared[0].latents(requests)
     found = {compared[0].name: 0.0}
@@ -139,7 +136,7 @@ def errors_of(
                 check_equal(
                     arm.name,
                     {f"request {at}, {requests[at]}": error},
-                    max(BOUND, ROUNDING * floor),
+                    allowed(floor),
                 )
         found[arm.name] = max(errors)
     return found

@@ -7,9 +7,9 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from diffusion_edge import cpu
 from diffusion_edge.bench.timing import Row
 from diffusion_edge.markdown import listed, marks, section, table
 
@@ -66,7 +66,7 @@ class Report:
 
 def machine(device: str, torch_threads: int) -> Machine:
     return Machine(
-        cpu=_cpu(),
+        cpu=cpu.model(),
         cores_used=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         cores=os.cpu_count() or 0,
         torch_threads=torch_threads,
@@ -81,16 +81,6 @@ def versions() -> dict[str, str]:
 def averages(before: Sequence[float], after: Sequence[float]) -> str:
     """Load averages over 1, 5 and 15 minutes, in words."""
     return " to ".join(" / ".join(f"{average:.2f}" for average in load) for load in (before, after))
-
-
-def _cpu() -> str:
-    """The processor's model, as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 # ---------------------------------------------------------------------------- targets

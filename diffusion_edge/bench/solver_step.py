@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_edge.bench.isolated import relative
 from diffusion_edge.bench.stock import stock_scheduler
 from diffusion_edge.bench.timing import Timed, check_equal
 from diffusion_edge.bench.workload import steady
 from diffusion_edge.engine import run as core
 from diffusion_edge.engine.run import Trajectory
+from diffusion_edge.execution.check import relative
 from diffusion_edge.families.base import Conditioning, Family
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.plan import Span

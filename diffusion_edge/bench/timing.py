@@ -9,12 +9,9 @@ from statistics import median
 from typing import TypeVar
 
 from diffusion_edge.errors import UnequalArm
+from diffusion_edge.rounding import BOUND
 
 Name = TypeVar("Name")
-BOUND = 1e-5
-"""Relative L2 error of a final latent, above which an arm did not do the same work."""
-ROUNDING = 5.0
-"""Times the effect of one unit in the last place of the initial noise; as far as rounding goes."""
 
 Timed = Callable[[], float]
 """Does an arm's work once and returns its seconds."""

@@ -80,6 +80,7 @@ of_bench = group(
     "Measure speed against the stock pipeline, and judge the router and the link estimators."
 )
 add(of_bench, "engine", bench.engine)
+add(of_bench, "execution", bench.execution)
 add(of_bench, "serve", bench.serve)
 add(of_bench, "links", bench.links)
 add(of_bench, "routing", bench.routing)

@@ -1,11 +1,10 @@
-"""The commands of `bench`: engine, serve, links, routing, agree, proof. Torch is imported when
-needed."""
+"""The commands of `bench`. Torch is imported when it is needed."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +63,45 @@ def engine(
     report = measure(Task(card, named, requests, rounds, steps, seed, command), _tell)
     pages.write(page, ENGINE_MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
+
+
+def execution(
+    family: FamilyArgument = FAMILY,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all of the family.")
+    ] = None,
+    size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Of squares in pixels; the default one.")
+    ] = None,
+    rows: Annotated[
+        list[int] | None, typer.Option(min=1, help="In a pass; may be repeated; 2, 8 and 16.")
+    ] = None,
+    way: Annotated[
+        list[str] | None, typer.Option(help="Beside eager; may be repeated; openvino.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="In each, every way runs once.")] = ROUNDS,
+    passes: Annotated[int, typer.Option(min=1, help="In a round.")] = 4,
+    page: PageFile = None,
+) -> None:
+    """The ways to run the denoisers: equal latents, then CPU time. Ends in a JSON line."""
+    from diffusion_edge.bench.execution import COMMAND, MARKS, Task, measure, page_lines
+
+    card, _ = _card(family, stage[0] if stage else None)
+    pages.check(page, MARKS)
+    stages, sizes = stage or list(card.stages), size or [card.defaults.size]
+    counts, ways = rows or [2, 8, 16], way or ["openvino"]
+    given: dict[str, Sequence[object]] = {
+        "stage": stages,
+        "size": sizes,
+        "rows": counts,
+        "way": ways,
+    }
+    options = [f"--{name} {value}" for name, values in given.items() for value in values]
+    command = f"{COMMAND} {family.name} {' '.join(options)} --rounds {rounds} --passes {passes}"
+    task = Task(card, stages, sizes, counts, ways, rounds, passes, command)
+    report = measure(task, _tell)
+    pages.write(page, MARKS, page_lines(report))
+    _tell_all(page_lines(report), report.as_json())
 
 
 def serve(

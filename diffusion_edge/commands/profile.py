@@ -70,6 +70,9 @@ def profile(
         Path | None,
         typer.Option(help="Record here what policies that choose again look at; no table is made."),
     ] = None,
+    execution: Annotated[
+        str, typer.Option(help="How models are run: eager, openvino, compiled, or auto.")
+    ] = "eager",
     watch: Annotated[
         Path | None, typer.Option(help="A folder of served requests: is the table still true?")
     ] = None,
@@ -103,7 +106,9 @@ def profile(
     written = signals or out or card.root / "quality.json"
     check_writable(written)
     quiet_libraries()
-    task = Task(card, fingerprint(card), found, lines, source, (reference_of(card),), seed)
+    task = Task(
+        card, fingerprint(card), found, lines, source, (reference_of(card),), seed, execution
+    )
     counts = steps or [card.defaults.steps // 2 or 1]
     if signals:
         _record(task, written, counts)

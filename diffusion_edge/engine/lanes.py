@@ -76,13 +76,18 @@ class Lanes:
 
     def _in(self, lane: int, threads: int, work: Callable[[], Result]) -> Future[Result]:
         def narrowed() -> Result:
-            # A thread takes up the process' number at its first question; asked later, it would
-            # be one that another lane has set since.
-            torch.get_num_threads()
-            torch.set_num_threads(threads)
+            use_threads(threads)
             return work()
 
         return self._lanes[lane].submit(narrowed)
+
+
+def use_threads(count: int) -> None:
+    """Of torch, in the thread that calls."""
+    # A thread takes up the process' number at its first question; asked later, it would be one
+    # that another lane has set since.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 def leave_cores_to_lanes() -> None:

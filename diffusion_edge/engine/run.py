@@ -34,7 +34,8 @@ class Trajectory:
     """One image on its way: latent (1, ...), the solver's history, and the step that comes next.
 
     `seed` is what a stochastic solver's noise comes from. `negative` is None where guidance is off.
-    `span` says for which stage, and from which step on, it was begun.
+    `span` says for which stage, and from which step on, it was begun; `execution` how its model is
+    run there.
     """
 
     latent: Tensor
@@ -47,6 +48,7 @@ class Trajectory:
     positive: Conditioning
     negative: Conditioning | None
     span: Span
+    execution: str = "eager"
 
     @property
     def guided(self) -> bool:
@@ -148,6 +150,7 @@ def begun(family: Family, packet: Packet, texts: Texts) -> Trajectory:
         positive=positive,
         negative=negative[0] if negative else None,
         span=packet.plan.spans[0],
+        execution=family.execution,
     )
 
 
@@ -261,6 +264,7 @@ def finish(packet: Packet, trajectory: Trajectory) -> Packet:
         position=trajectory.position,
         plan=rest,
         codec=packet.plan.codecs[0],
+        execution=trajectory.execution,
     )
 
 

@@ -166,6 +166,7 @@ class Worker:
             pictures_s=seconds.pictures_s,
             reads_ahead=True,
             ahead=tuple(notice.told() for notice in notices),
+            execution=self._family.execution,
         )
 
     def expect(self, data: bytes) -> None:
@@ -277,6 +278,7 @@ class Worker:
             emulated_s=entry.slept_s + sum(part.slept_s for part in parts),
             overruns=entry.overruns + sum(part.overruns for part in parts),
             ahead_s=text.seconds - (ready - asked),
+            execution=self._family.execution,
         )
         self._parts_run += span.steps + len(parts)
         self._overruns += record.overruns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class Family(Protocol):
         latents' shape, and is differentiable.
     decode: 8-bit pictures of latents (B, ...).
     unknown_words: those of a prompt that mean nothing to the family.
+    execution: the way in which `predict` is run, see `execution`.
     """
 
     @property
@@ -73,6 +74,9 @@ class Family(Protocol):
     @property
     def guiding(self) -> Guiding: ...
 
+    @property
+    def execution(self) -> str: ...
+
     def schedule(self, solver: str, steps: int, width: int, height: int) -> Schedule: ...
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]: ...
@@ -86,6 +90,21 @@ class Family(Protocol):
     def decode(self, latent: Tensor) -> list[Picture]: ...
 
     def unknown_words(self, prompt: str) -> list[str]: ...
+
+
+class Loaded(Family, Protocol):
+    """A family and the model behind it, for those who run that in a way of their own.
+
+    with_denoiser: the same, another module in its place.
+    """
+
+    @property
+    def denoiser(self) -> Any: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def with_denoiser(self, denoiser: Any) -> Loaded: ...
 
 
 def to_pictures(images: Tensor) -> list[Picture]:

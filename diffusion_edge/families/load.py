@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from diffusion_edge.families.base import Family
+from diffusion_edge.families.base import Loaded
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.pipeline import Loading
 
 AS_THE_CARD_SAYS = Loading()
 
 
-def load_family(card: FamilyCard, stage: str, loading: Loading = AS_THE_CARD_SAYS) -> Family:
+def load_family(card: FamilyCard, stage: str, loading: Loading = AS_THE_CARD_SAYS) -> Loaded:
     """The family with the denoiser of `stage`, from safetensors on disk.
 
     An architecture is a module of this package with a class `Architecture`. Raises ConfigError
     for what is missing or does not fit the architecture, DoesNotFit for what memory cannot hold.
     """
     module = import_module(f"diffusion_edge.families.{card.architecture}")
-    family: Family = module.Architecture.load(card, stage, loading)
+    family: Loaded = module.Architecture.load(card, stage, loading)
     return family

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -175,6 +175,13 @@ class PipelineFamily:
     @property
     def guiding(self) -> Guiding:
         return "doubled"
+
+    @property
+    def execution(self) -> str:
+        return "eager"
+
+    def with_denoiser(self, denoiser: Any) -> Self:
+        return replace(self, parts={**self.parts, list(self.MODELS)[-1]: denoiser})
 
     @property
     def patch(self) -> int:

@@ -61,7 +61,7 @@ class Architecture(PipelineFamily):
             encoder_hidden_states=conditioning.tensors["hidden"],
             added_cond_kwargs={
                 "text_embeds": conditioning.tensors["pooled"],
-                "time_ids": sizes.repeat(len(latent), 1),
+                "time_ids": sizes.expand(latent.shape[0], -1),
             },
             return_dict=False,
         )[0]

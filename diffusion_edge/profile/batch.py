@@ -6,8 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+import torch
+
 from diffusion_edge.engine import run
 from diffusion_edge.engine.run import Trajectory
+from diffusion_edge.execution.choose import Use, chosen
+from diffusion_edge.execution.eager import EAGER
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family
@@ -19,8 +23,13 @@ Taken = tuple[int, str, Codec | None]
 """One step of a plan: steps in all, the stage, and the codec in which the latent just came in."""
 
 
-def load_stages(card: FamilyCard, names: Iterable[str]) -> dict[str, Family]:
-    return {name: load_family(card, name) for name in names}
+def load_stages(
+    card: FamilyCard, names: Iterable[str], execution: str = EAGER.name
+) -> dict[str, Family]:
+    """execution: how their models are run, as a stage's config says it; scores do not depend on it
+    beyond rounding. Raises ConfigError where a model cannot be run so."""
+    use = Use((card.defaults.size,), card.defaults.solver, torch.get_num_threads())
+    return {name: chosen(load_family(card, name), execution, use) for name in names}
 
 
 def pictures(

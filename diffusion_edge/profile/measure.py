@@ -29,7 +29,7 @@ class Task:
     """What is measured, at the card's default size. Prompt i is drawn with seed + i, by every plan
     that draws it. Among `plans`, whose steps are resolved, is the reference alone in its default
     number of them. `weights` is the fingerprint at the start; `source` says where the prompts came
-    from."""
+    from, `execution` how the models are run."""
 
     card: FamilyCard
     weights: str
@@ -38,6 +38,7 @@ class Task:
     source: str
     plans: tuple[Plan, ...]
     seed: int
+    execution: str = "eager"
 
     @property
     def default(self) -> int:
@@ -153,7 +154,7 @@ def measure(
     while (part := following(task, scores)) is not None:
         if not stages:  # the reference first, so that its pictures are there when others need them
             names = sorted(task.card.stages, key=lambda name: name != task.card.reference)
-            stages.update(batch.load_stages(task.card, names))
+            stages.update(batch.load_stages(task.card, names, task.execution))
         drawn = _drawn(task, stages, part, advance)
         ledger.append(drawn)
         _taken(scores, drawn)

@@ -29,14 +29,20 @@ class Stage:
         from diffusion_edge.engine.lanes import leave_cores_to_lanes
         from diffusion_edge.engine.pace import RealClock
         from diffusion_edge.engine.worker import Worker
+        from diffusion_edge.execution.choose import Use, chosen
         from diffusion_edge.families.load import load_family
         from diffusion_edge.families.pipeline import Loading
 
         config = settings.stages[name]
         card = load_card(family_folder(settings.family))
         leave_cores_to_lanes()
+        exact = config.precision == "exact"
+        dtype = "float32" if exact else config.dtype
+        loaded = load_family(card, config.model, Loading(dtype, config.device, config.offload))
+        sizes = [size for size in card.sizes.squares if size != card.defaults.size]
+        use = Use((card.defaults.size, *sizes), card.defaults.solver, config.threads)
         self._worker = Worker(
-            load_family(card, config.model, Loading(config.dtype, config.device, config.offload)),
+            chosen(loaded, "eager" if exact else config.execution, use),
             stage=name,
             tier=config.tier,
             model=config.model,
@@ -50,7 +56,6 @@ class Stage:
             charged=charged_shape(card, settings),
             hop_timeout_s=settings.hop_timeout_s,
         )
-        sizes = [size for size in card.sizes.squares if size != card.defaults.size]
         await self._worker.warm_up(card.defaults.size, card.defaults.solver, sizes)
         self._leases = Leases(name)
         app = serve.get_replica_context().app_name

@@ -130,11 +130,14 @@ class Summary:
 # ---------------------------------------------------------------------------- measuring
 
 
-def judge(card: FamilyCard, kind: Kind, plans: Sequence[Plan]) -> dict[str, Summary]:
+def judge(
+    card: FamilyCard, kind: Kind, plans: Sequence[Plan], execution: str = "eager"
+) -> dict[str, Summary]:
     """The summary of every plan, then of the drawn scenes themselves and of what the autoencoder
     makes of them: the most that a plan can reach, and the least distance."""
     others = frechet.features([scenes.draw(scene) for scene in kind.scenes(OTHERS)])
-    found = {plan: Summary.of(judged, others) for plan, judged in _judge(card, kind, plans).items()}
+    drawn = _judge(card, kind, plans, execution)
+    found = {plan: Summary.of(judged, others) for plan, judged in drawn.items()}
     for name, images in (
         (AUTOENCODER, gallery.reconstructed(card, kind.scenes())),
         (DRAWN, [scenes.draw(scene) for scene in kind.scenes()]),
@@ -145,7 +148,9 @@ def judge(card: FamilyCard, kind: Kind, plans: Sequence[Plan]) -> dict[str, Summ
     return found
 
 
-def _judge(card: FamilyCard, kind: Kind, plans: Sequence[Plan]) -> dict[str, Judged]:
+def _judge(
+    card: FamilyCard, kind: Kind, plans: Sequence[Plan], execution: str
+) -> dict[str, Judged]:
     captions = kind.captions()
     settings = {
         "weights": fingerprint(card),
@@ -159,7 +164,7 @@ def _judge(card: FamilyCard, kind: Kind, plans: Sequence[Plan]) -> dict[str, Jud
 
     def of_batch(start: int) -> dict[str, Any]:
         if not stages:
-            stages.update(gallery.stages_of(card, plans))
+            stages.update(gallery.stages_of(card, plans, execution))
         part = captions[start : start + BATCH]
         requests = [card.request(str(said), kind.seed + start + i) for i, said in enumerate(part)]
         result = {}
@@ -390,6 +395,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seen", action="store_true", help="pairs that training scenes had")
     parser.add_argument("--guidance", type=float, help="default: the family's")
     parser.add_argument("--size", type=int, help="edge of a picture; default: the family's")
+    parser.add_argument("--execution", default="eager", help="how models are run; or auto")
     parser.add_argument("--family", type=Path, default=ROOT, help="folder of the family")
     parser.add_argument("--json", action="store_true", help="one JSON line in place of the table")
     parser.add_argument("--grid", type=Path, help="write a grid of 8 examples to this PNG")
@@ -413,7 +419,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             captions = kind.captions()[:EXAMPLES]
             draw_grid(card, captions, plans, [args.seed] * len(captions)).save(args.grid)
         else:
-            rows = judge(card, kind, plans)
+            rows = judge(card, kind, plans, args.execution)
             if args.json:
                 facts = {"captions": kind.count, "things": list(kind.things), "seed": kind.seed}
                 facts |= {"held_out": kind.held_out, "guidance": card.defaults.guidance}

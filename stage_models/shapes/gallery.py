@@ -30,9 +30,12 @@ def captions(count: int, seed: int, things: Sequence[int], held_out: bool = True
     return [scene.caption for scene in some_scenes(count, seed, things, held_out)]
 
 
-def stages_of(card: FamilyCard, plans: Sequence[Plan]) -> dict[str, Family]:
+def stages_of(
+    card: FamilyCard, plans: Sequence[Plan], execution: str = "eager"
+) -> dict[str, Family]:
     """The stages that the plans name."""
-    return load_stages(card, dict.fromkeys(span.stage for plan in plans for span in plan.spans))
+    names = dict.fromkeys(span.stage for plan in plans for span in plan.spans)
+    return load_stages(card, names, execution)
 
 
 def image(picture: Picture) -> Image.Image:

@@ -463,6 +463,8 @@ async def test_models_health_and_readiness() -> None:
         listed = (await http.get("/v1/models")).json()
         assert [model["id"] for model in listed["data"]] == ["shapes"]
         assert (await http.get("/v1/models/shapes")).json() == listed["data"][0]
+        told = listed["data"][0]["diffusion_edge"]["execution"]
+        assert told == dict.fromkeys(("hall", "phone", "tower"), "eager")
         assert refused(await http.get("/v1/models/other"))["code"] == "model_not_found"
         assert (await http.get("/health")).json() == {"status": "live"}
         assert (await http.get("/ready")).json()["status"] == "ready"

@@ -43,7 +43,7 @@ def test_every_prompt_has_a_seed_of_its_own_whatever_its_batch(
 
     monkeypatch.setattr(measure, "BATCH", size)
     monkeypatch.setattr(batch, "pictures", pictures)
-    monkeypatch.setattr(batch, "load_stages", lambda card, names: dict.fromkeys(names, None))
+    monkeypatch.setattr(batch, "load_stages", lambda card, names, _: dict.fromkeys(names, None))
     told: list[int] = []
     task = a_task(tiny_family, seed)
     scores = measure.measure(task, tmp_path / "kept.jsonl", told.append)

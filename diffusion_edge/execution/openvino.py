@@ -1,0 +1,166 @@
+"""OpenVINO on the CPU: the denoiser as a graph of fused float32 operations.
+
+The graph has a fixed size and any number of rows; so there is one for every size that is prepared.
+It is compiled for as many passes at the same time as there are lanes (`engine.lanes`), each with
+the threads that torch has in the lane, so that stages on one machine do not fight over its cores.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from diffusion_edge.engine.run import Predict
+from diffusion_edge.execution.way import Way, at_sizes, not_float32
+from diffusion_edge.families.base import Conditioning, Loaded
+from diffusion_edge.families.weights import human
+
+EXTRA = "openvino"
+"""Of the package, and of this project."""
+TRACED = 3
+"""Rows that the graph is traced with."""
+TRIED = 5
+"""Rows that a traced graph must also fit: one that took the first number for a constant would read
+beyond its memory."""
+
+
+def refuses(family: Loaded, sizes: Sequence[int], threads: int) -> str | None:
+    if importlib.util.find_spec(EXTRA) is None:
+        return f"not installed; `pip install diffusion-edge[{EXTRA}]` brings it"
+    if family.device.type != "cpu":
+        return f"it runs on the CPU; the model is on {family.device}"
+    passes = 1 if threads == 1 else 2  # over all threads, and cut over them
+    needed = passes * len(sizes) * sum(weight.nbytes for weight in family.denoiser.parameters())
+    free = psutil.virtual_memory().available
+    if needed > free:
+        return f"its copies of the weights need {human(needed)}; main memory has {human(free)} free"
+    return not_float32(family)
+
+
+def prepare(family: Loaded, sizes: Sequence[int], threads: int) -> Predict:
+    """Traces and converts a graph for every size, some seconds each."""
+    shapes = [family.latent_shape(size, size) for size in sizes]
+    graphs = {shape: _Graph(_converted(family, shape), threads) for shape in shapes}
+
+    def predict(
+        latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        graph = graphs[tuple(latent.shape[1:])]
+        return graph([latent, timestep, guidance, *_sorted(conditioning.tensors)])
+
+    return at_sizes(family, sizes, predict)
+
+
+OPENVINO = Way("openvino", "lossless", refuses, prepare)
+
+
+@cache
+def _openvino() -> Any:
+    """The package, without the one that tells its maker of every conversion."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # a refused import
+    import openvino
+
+    return openvino
+
+
+# ---------------------------------------------------------------------------- a graph of a model
+
+
+class _Forward(nn.Module):
+    """`Family.predict` over a flat list of tensors."""
+
+    def __init__(self, family: Loaded, names: Sequence[str]) -> None:
+        super().__init__()
+        self._predict: Callable[..., Tensor] = family.predict
+        self._names = names
+        self.denoiser = family.denoiser  # its weights are shared, not copied into the graph
+
+    def forward(
+        self, latent: Tensor, timestep: Tensor, guidance: Tensor, *conditioning: Tensor
+    ) -> Tensor:
+        named = Conditioning(dict(zip(self._names, conditioning, strict=True)))
+        return self._predict(latent, timestep, guidance, named)
+
+
+def _sorted(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    return [tensors[name] for name in sorted(tensors)]
+
+
+def _converted(family: Loaded, shape: tuple[int, ...]) -> Any:
+    """A graph for latents of this shape and any number of rows.
+
+    Raises what the tracer and OpenVINO do of a model that they cannot convert.
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about every branch of the model
+        texts = family.encode_text([""] * TRACED).tensors
+        inputs = [torch.randn(TRACED, *shape), torch.full((TRACED,), 500.0), torch.ones(TRACED)]
+        inputs += _sorted(texts)
+        graph = _openvino().convert_model(
+            _Forward(family, sorted(texts)),
+            example_input=tuple(inputs),
+            input=[_openvino().PartialShape([-1, *tensor.shape[1:]]) for tensor in inputs],
+        )
+    _check_rows(graph, (TRIED, *shape))
+    return graph
+
+
+def _check_rows(graph: Any, expected: tuple[int, ...]) -> None:
+    """RuntimeError for a graph that does not fit another number of rows."""
+    tried = graph.clone()
+    shapes = [[expected[0], *list(each.partial_shape)[1:]] for each in tried.inputs]
+    tried.reshape(dict(enumerate(map(_openvino().PartialShape, shapes))))
+    made = tried.outputs[0].partial_shape
+    if made != _openvino().PartialShape(list(expected)):
+        raise RuntimeError(f"{expected[0]} rows of {expected} make {made}: a constant was traced")
+
+
+class _Own(threading.local):
+    """What one thread has of a graph: a request by how many passes run at the same time."""
+
+    def __init__(self) -> None:
+        self.requests: dict[int, Any] = {}
+
+
+class _Graph:
+    """A graph, compiled when it is first asked for by how many passes run at the same time."""
+
+    def __init__(self, graph: Any, threads: int) -> None:
+        self._graph, self._threads = graph, threads
+        self._compiled: dict[int, Any] = {}
+        self._compiling = threading.Lock()
+        self._own = _Own()
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        passes = max(1, self._threads // torch.get_num_threads())
+        made = self._request(passes).infer([t.numpy() for t in inputs], share_inputs=True)
+        return torch.from_numpy(made[0])
+
+    def _request(self, passes: int) -> Any:
+        """Of the calling thread, which no other one uses."""
+        requests = self._own.requests
+        if passes not in requests:
+            requests[passes] = self._compile(passes).create_infer_request()
+        return requests[passes]
+
+    def _compile(self, passes: int) -> Any:
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would take bfloat16
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": passes,
+            "ENABLE_CPU_PINNING": False,  # several stages would sit on one core
+        }
+        with self._compiling:
+            if passes not in self._compiled:
+                core = _openvino().Core()
+                self._compiled[passes] = core.compile_model(self._graph, "CPU", options)
+            return self._compiled[passes]

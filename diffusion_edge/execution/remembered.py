@@ -1,0 +1,83 @@
+"""What was found of a model on this machine, so that it is measured once: a small JSON for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from diffusion_edge import __version__, cpu
+from diffusion_edge.families.base import Loaded
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """execution: the way to take. errors: of the final latent against eager, by way. step_s: by way
+    and rows."""
+
+    execution: str
+    errors: Mapping[str, float]
+    step_s: Mapping[str, Mapping[int, float]]
+
+
+_FOUND = TypeAdapter(Found)
+
+
+class Memory:
+    """A folder; None is the one below the user's cache."""
+
+    def __init__(self, folder: Path | None) -> None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self._folder = folder or cache / "diffusion-edge" / "execution"
+
+    def read(self, key: str) -> Found | None:
+        """None where nothing is known, or it cannot be read."""
+        try:
+            return _FOUND.validate_json((self._folder / f"{key}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.warning("what was found of a model before cannot be read: %s", error)
+            return None
+
+    def write(self, key: str, found: Found) -> None:
+        """Whole or not at all; where that cannot be, the next start measures again."""
+        path = self._folder / f"{key}.json"
+        part = path.with_name(f"{key}.{os.getpid()}.part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(dataclasses.asdict(found)))
+            part.replace(path)
+        except OSError as error:
+            log.warning("what was found of a model cannot be kept: %s", error)
+
+
+def key_of(family: Loaded, ways: Sequence[str], use: Sequence[object]) -> str:
+    """Of the weights, what they are used for, the libraries and the processor."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in family.denoiser.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    libraries = {name: _version(name) for name in ("torch", "diffusers", *ways)}
+    machine = [cpu.model(), torch.backends.cpu.get_cpu_capability(), str(family.device)]
+    told = [__version__, libraries, list(use), machine]
+    digest.update(json.dumps(told).encode())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
