@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf
 from typing import Literal
 
@@ -14,13 +15,20 @@ from diffusion_edge.plan import Codec, Guiding, Plan, Tier
 
 @dataclass(frozen=True)
 class Link:
-    """A way between two stages: measured (or stated) rate and one-way delay."""
+    """A way between two stages: measured (or stated) rate and one-way delay. slow: what one hop in
+    ten takes at least, over what is predicted."""
 
     bytes_per_s: float
     delay_s: float
+    slow: float = 1.0
 
     def transfer_s(self, nbytes: int) -> float:
         return self.delay_s + nbytes / self.bytes_per_s
+
+    @cached_property
+    def slowed(self) -> Link:
+        """So that what is expected of it is what one hop in ten takes."""
+        return Link(self.bytes_per_s / self.slow, self.delay_s * self.slow)
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,8 @@ class View:
     the seconds since a stage's report, from which the times of what it holds count; 0 where none
     are told. `carried` has codecs and bytes for the other numbers of steps that the request may be
     made in. `slip` is what nine in ten requests stay below, over what is forecast for them, as
-    learned from those that were served (`routing.calibration`): by that they are in time or late.
+    learned from those that were served (`routing.calibration`), but for the time in which others
+    were let pass who did no harm: by that requests are in time or late.
     """
 
     stages: Mapping[str, StageStatus]
@@ -199,6 +208,12 @@ class View:
         """The longest forecast for which nine in ten requests are in time."""
         return deadline_s / self.slip
 
+    def slowed(self) -> View:
+        """With links as slow as one hop in ten takes them to be; as it is where none is slower."""
+        if all(link.slow == 1.0 for link in self.links.values()):
+            return self
+        return replace(self, links={pair: link.slowed for pair, link in self.links.items()})
+
     def of_steps(self, steps: int) -> View:
         """Of the same request in another number of steps, if its packets then are known."""
         if steps not in self.carried:
@@ -215,7 +230,9 @@ class Choice:
     `price` is what the policy weighed: the cost, and what else it counts. `predicted_50_s` and
     `predicted_90_s`: seconds that one in two and nine in ten such requests stay below, where enough
     were served to tell (`routing.calibration`); `predicted_s` knows nobody who comes later. late:
-    whether it is for a request that cannot be in time, or not without making others late.
+    whether it is for a request that cannot be in time, or not without making others late. slow_s:
+    the forecast with hops as slow as one in ten, where the policy weighs that; safe_s: what the
+    deadline is held against, by what was learned (`View.slip`).
     """
 
     plan: Plan
@@ -230,11 +247,18 @@ class Choice:
     predicted_50_s: float | None = None
     predicted_90_s: float | None = None
     late: bool = False
+    slow_s: float | None = None
+    safe_s: float | None = None
 
     @property
-    def safe_s(self) -> float:
-        """Seconds by which it is in time or late."""
-        return self.predicted_s if self.predicted_90_s is None else self.predicted_90_s
+    def counted_s(self) -> float:
+        """The forecast that deadlines are held against, before anything that was learned."""
+        return self.predicted_s if self.slow_s is None else self.slow_s
+
+    def late_s(self, deadline_s: float) -> float:
+        """By how much the deadline is missed; 0 where it is not."""
+        safe_s = self.counted_s if self.safe_s is None else self.safe_s
+        return max(safe_s - deadline_s, 0.0)
 
     def after(self, waited_s: float) -> Choice:
         """Told from so long before the decision."""
@@ -243,4 +267,6 @@ class Choice:
             predicted_s=waited_s + self.predicted_s,
             predicted_50_s=self.predicted_50_s and waited_s + self.predicted_50_s,
             predicted_90_s=self.predicted_90_s and waited_s + self.predicted_90_s,
+            slow_s=self.slow_s and waited_s + self.slow_s,
+            safe_s=self.safe_s and waited_s + self.safe_s,
         )

@@ -97,13 +97,15 @@ def _calibration(known: Calibration) -> Json:
     """By the last requests that were served: how far predictions were in the median from the
     seconds these took (`_50`: how far `predicted_50_s` was); what one in two and nine in ten stayed
     below, over `predicted_s`; and the share of those that were told `predicted_90_s` and stayed
-    below it. null before enough were."""
+    below it. null before enough were. `slip`: times its forecast, with slow hops, by which a
+    request is in time or late."""
     return {
         "served": known.served,
         "median_error": known.median_error,
         "median_error_50": known.median_error_50,
         "actual_50": known.usual,
         "actual_90": known.slow,
+        "slip": known.slip,
         "below_90": known.below_share,
     }
 
@@ -196,8 +198,7 @@ def _held(image: Held) -> Json:
 
 def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
     """`predicted_50_s` and `predicted_90_s`, which one in two and nine in ten such requests stay
-    below, are null before enough were served; by the second, where there is one, a request is in
-    time or late. `steps_chosen_from` is null where the request named
+    below, are null before enough were served. `steps_chosen_from` is null where the request named
     a number of steps or a plan. `late_by_s` and `below_floor_by` say what of deadline and floor is
     not held, 0 where it is. `late` says that it was decided that the request cannot be in time;
     `predicted_s` in an answer is then its wait and what was foretold when it was begun. `quality`
@@ -216,7 +217,7 @@ def _decision(asked: ImageRequest, choice: Choice, service: Service) -> Json:
         "predicted_s": choice.predicted_s,
         "predicted_50_s": choice.predicted_50_s,
         "predicted_90_s": choice.predicted_90_s,
-        "late_by_s": max(choice.safe_s - asked.deadline_s, 0.0),
+        "late_by_s": choice.late_s(asked.deadline_s),
         "below_floor_by": max(asked.quality_floor - choice.quality_bound, 0.0),
         "late": choice.late,
         "cost": choice.cost,

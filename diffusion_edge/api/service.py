@@ -190,7 +190,7 @@ class Service:
         steps = choice.plan.steps
         request, view = request.in_steps(steps), view.of_steps(steps)
         if choice.late:
-            choice, view = await self._begun(request, choice)
+            choice, view = await self._begun(request, choice, came)
             waited_s = time.monotonic() - came
         with self.board.promised(request, choice, view) as kept:
             times = due.times(request, choice, view).shifted(time.monotonic())
@@ -200,6 +200,9 @@ class Service:
                 result = await self._carried_out(request, told, kept, came, times)
             except DeadlineExceeded:
                 learn(inf)
+                if not told.late:
+                    spent_s = time.monotonic() - came
+                    self.calibration = self.calibration.given_up(told, spent_s)
                 raise
             learn(result.seconds)
         if self._watcher is not None and self._watcher.saw(result):
@@ -211,7 +214,7 @@ class Service:
     ) -> None:
         self._learned = learn(self._learned, outcome(request, view, choice, came, seconds))
 
-    async def _begun(self, request: ImageRequest, late: Choice) -> tuple[Choice, View]:
+    async def _begun(self, request: ImageRequest, late: Choice, came: float) -> tuple[Choice, View]:
         """Waits until a request that cannot be in time can be begun. Raises what `plan` raises when
         a stage has been lost."""
         if self._waiting >= WAITING:
@@ -225,7 +228,8 @@ class Service:
                 stages = set(self.board.statuses())
                 while True:
                     view = self.view(request)
-                    choice = begun(request, view, self.quality, self.calibration)
+                    waited_s = time.monotonic() - came
+                    choice = begun(request, view, self.quality, self.calibration, waited_s)
                     if choice is not None:
                         return choice, view
                     if not stages <= set(view.stages):
@@ -258,7 +262,8 @@ class Service:
             raise first_error(failed) from None
         seconds = time.monotonic() - came
         if not choice.late:  # which waited for others first
-            self.calibration = self.calibration.observe(choice, seconds)
+            known = self.calibration
+            self.calibration = known.observe(choice, seconds, request.deadline_s)
         done = [task.result() for task in tasks]
         warnings = list(self.warnings(request))
         warnings += [warning for event in done for warning in event.warnings]

@@ -2,13 +2,18 @@
 
 The 90 % quantile is that of the last requests, at a level that is moved until nine in ten are done
 before what they were told (adaptive conformal inference, Gibbs and Candès 2021), as for links.
+
+What a request took says two things. That nine in ten stay below so many seconds is told to who
+asks. Whether the next one can be in time is another question: who was promised a far deadline is
+passed by others as long as that holds, and so takes far longer than was foretold though no forecast
+was wrong. So of who was in time no more than RESERVE counts for that (`slip`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import exp, log
+from math import exp, inf, log
 from statistics import median
 
 from diffusion_edge.routing.links.estimate import QUANTILE, moved, quantile
@@ -22,29 +27,37 @@ LEAST = 9
 """
 
 
+RESERVE = 1.15
+"""Times the forecast that is counted at most of a request that was in time: what is kept for those
+that come later (LOG.md: The simulator)."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What finished requests say of predictions. A value: `observe` makes another.
 
     misses: logarithms of actual seconds over predicted, newest last; corrected: over those that one
-    in two was told to stay below. level: of the quantile among them. served: requests in all; told,
-    below: those that were told a 90 % quantile, and those of them that were done before it.
+    in two was told to stay below; counted: over those that its deadline was held against, as `slip`
+    counts them. level: of the quantile among misses. served: requests in all; told, below: those
+    that were told a 90 % quantile, and those of them that were done before it.
     """
 
     misses: tuple[float, ...] = ()
+    counted: tuple[float, ...] = ()
     corrected: tuple[float, ...] = ()
     level: float = QUANTILE
     served: int = 0
     told: int = 0
     below: int = 0
 
-    def observe(self, told: Choice, actual_s: float) -> Calibration:
+    def observe(self, told: Choice, actual_s: float, deadline_s: float) -> Calibration:
         """After a request that was told this and was served in `actual_s`. Where one of them is no
         time at all, nothing can be learned."""
         if told.predicted_s <= 0.0 or actual_s <= 0.0:
             return self
         misses = (*self.misses, log(actual_s / told.predicted_s))[-WINDOW:]
-        found = replace(self, misses=misses, served=self.served + 1)
+        found = self._counting(told, actual_s, deadline_s)
+        found = replace(found, misses=misses, served=self.served + 1)
         if told.predicted_50_s is None or told.predicted_90_s is None:
             return found
         corrected = (*self.corrected, log(actual_s / told.predicted_50_s))[-WINDOW:]
@@ -52,6 +65,15 @@ class Calibration:
         level = moved(self.level, late)
         told_all, below = self.told + 1, self.below + (not late)
         return replace(found, corrected=corrected, level=level, told=told_all, below=below)
+
+    def given_up(self, told: Choice, after_s: float) -> Calibration:
+        """After a request that was told this, and whose work was given up so much later."""
+        return self if told.counted_s <= 0.0 else self._counting(told, after_s, 0.0)
+
+    def _counting(self, told: Choice, actual_s: float, deadline_s: float) -> Calibration:
+        took = log(actual_s / told.counted_s)
+        most = log(RESERVE) if actual_s <= deadline_s else inf
+        return replace(self, counted=(*self.counted, min(took, most))[-WINDOW:])
 
     def of(self, choice: Choice) -> Choice:
         """With what one in two and nine in ten of such requests stay below; as it is before LEAST
@@ -77,12 +99,15 @@ class Calibration:
             return None
         return exp(quantile(sorted(self.misses), self.level))
 
-    @property
+    @cached_property
     def slip(self) -> float:
-        """What decisions count with (`View.slip`): the 90 % quantile, by which more requests are in
-        time than by the median or by forecasts as they are (LOG.md: Decisions by what was learned).
-        """
-        return 1.0 if self.slow is None else self.slow
+        """What decisions count with (`View.slip`): the 90 % quantile of what counts of actual over
+        forecast seconds. Of all that requests took, it left stages idle wherever bursts come, and
+        the median, or forecasts as they are, broke more promises (LOG.md: Decisions by what was
+        learned; The simulator)."""
+        if len(self.counted) < LEAST:
+            return 1.0
+        return exp(quantile(sorted(self.counted), QUANTILE))
 
     @cached_property
     def median_error(self) -> float | None:

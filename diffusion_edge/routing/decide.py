@@ -33,10 +33,14 @@ def decided(
 
 
 def begun(
-    request: ImageRequest, view: View, quality: QualityTable, calibration: Calibration
+    request: ImageRequest,
+    view: View,
+    quality: QualityTable,
+    calibration: Calibration,
+    waited_s: float,
 ) -> Choice | None:
     """The plan of a request that waits because it cannot be in time, once it is to be begun."""
-    choice = elastic.begun(request, view, quality)
+    choice = elastic.begun(request, view, quality, waited_s)
     return choice and settled(choice, view, calibration)
 
 
@@ -45,6 +49,7 @@ def settled(choice: Choice, view: View, calibration: Calibration) -> Choice:
     second = choice.runner_up
     return replace(
         calibration.of(choice),
+        safe_s=view.safe_s(choice.counted_s),
         plan=choice.plan.with_guidance(view.guidance),
         runner_up=second and second.with_guidance(view.guidance),
     )

@@ -22,7 +22,7 @@ LATE_PATIENCE = 5.0
 
 def is_late(request: ImageRequest, choice: Choice, view: View) -> bool:
     """Whether it was decided that the request cannot be in time."""
-    return choice.late or misses(choice.predicted_s, request, view)
+    return choice.late or misses(choice.counted_s, request, view)
 
 
 def misses(forecast_s: float, request: ImageRequest, view: View) -> bool:
@@ -38,7 +38,7 @@ def late_s(forecast_s: float, request: ImageRequest, view: View) -> float:
 def times(request: ImageRequest, choice: Choice, view: View) -> Times:
     """In seconds from the decision."""
     patience = LATE_PATIENCE if choice.late else PATIENCE
-    give_up_s = max(request.deadline_s, patience * view.safe_s(choice.predicted_s))
+    give_up_s = max(request.deadline_s, patience * view.safe_s(choice.counted_s))
     return Times(decided_s(request, choice, view), give_up_s)
 
 

@@ -37,6 +37,10 @@ CROWDING = 5.0
 """What a second of a stage is worth besides, in seconds of the dearest tier, when it has to do for
 as long as the deadline allows (LOG.md: Prices of what others lack)."""
 
+TURN = 2.0
+"""Deadlines that a late request waits for at most before it takes a turn among those that can be in
+time, if no other one does (LOG.md: The simulator)."""
+
 BESIDE = 1
 """Late images that a stage has beside those that it steps together, so that it waits for none."""
 
@@ -66,21 +70,35 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
     return replace(last.choice(last.first(), reason), late=True)
 
 
-def begun(request: ImageRequest, view: View, quality: QualityTable) -> Choice | None:
+def begun(
+    request: ImageRequest, view: View, quality: QualityTable, waited_s: float = 0.0
+) -> Choice | None:
     """The plan of a request that cannot be in time, if it is to be begun now.
 
     Until then no stage has it, so it takes nothing from those that can be in time: it is begun on
-    stages that have nothing to do for these, and that would step it at once or next.
+    stages that have nothing to do for these, and that would step it at once or next. Under load
+    there may be none for long, so who has waited for TURN deadlines takes a turn: it is begun on
+    any stages if nobody is made late who was promised to be in time, one at a time.
     """
-    names = [name for name in view.stages if _is_free(name, request, view)]
+    turn = waited_s >= TURN * request.deadline_s and not _serves_late(view)
+    names = [n for n in view.stages if (_could_take if turn else _is_free)(n, request, view)]
     if not names:
         return None
-    known = options(names, request, view, quality, tables=Tables(request, view, last=True))
+    known = options(names, request, view, quality, tables=Tables(request, view, last=not turn))
     found = known.earliest(barred=True)
     if not found:
         return None
     reason = f"it cannot be in time; this is the fastest of {known.count()} plans that can begin"
     return replace(known.choice(found, reason), late=True)
+
+
+def _serves_late(view: View) -> bool:
+    """Whether anything is under way that is not to be in time."""
+    return any(image.latest_s == inf for status in view.stages.values() for image in status.held)
+
+
+def _could_take(name: str, request: ImageRequest, view: View) -> bool:
+    return can_hold(view.stages[name], request) and has_room(view.stages[name], request)
 
 
 def _is_free(name: str, request: ImageRequest, view: View) -> bool:
@@ -108,8 +126,10 @@ def _retry_after_s(request: ImageRequest, view: View, quality: QualityTable) -> 
 
 
 def considered(request: ImageRequest, view: View, quality: QualityTable) -> Options:
-    """All plans, charged as above. Raises NoPlan and QueueFull."""
-    return options(stages_with_room(request, view), request, view, quality, worth(request, view))
+    """All plans, charged as above, with hops as slow as one in ten: a link's bad minutes must not
+    cost what was promised. Raises NoPlan and QueueFull."""
+    names = stages_with_room(request, view)
+    return options(names, request, view, quality, worth(request, view), slowly=True)
 
 
 def served_late(request: ImageRequest, view: View, quality: QualityTable) -> Options:

@@ -3,8 +3,8 @@
 Of what a stage holds, and of what is on its way there, the view tells when it has to leave
 (`Held.latest_s`), if it was promised to be in time. The rules are run ahead (`forecast`) without
 the request and with it: who leaves early enough without it has to with it, too, and who does not,
-though it was promised, may leave no later. What is early enough goes by what was learned of
-forecasts (`View.slip`).
+though it was promised, may leave no later, until the moment is past: what is lost bars nobody. What
+is early enough goes by what was learned of forecasts (`View.slip`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def harmless(status: StageStatus, ask: Ask, slip: float = 1.0) -> Harmless:
     latest_s = {
         i: max(ask.age_s + (image.latest_s - ask.age_s) / slip, without.done_s[i]) + ROUNDING_S
         for i, image in enumerate(without.images)
-        if image.latest_s < inf
+        if ask.age_s < image.latest_s < inf
     }
     end_s = max((without.done_s[i] - ask.age_s for i in latest_s), default=0.0)
     arrives_s = [max(end_s, 0.0) * (k / (ARRIVALS - 1)) ** 1.5 for k in range(ARRIVALS)]

@@ -21,12 +21,6 @@ AGAIN_S = 0.1
 WAITING = 256
 """That wait at most."""
 
-AGAIN_S = 0.1
-"""Between two looks whether one that waits can be begun."""
-
-WAITING = 256
-"""That wait at most."""
-
 
 def soonest_s(view: View, could: Callable[[View], bool]) -> float | None:
     """Seconds until a request could come and be in time, if nothing else came meanwhile; None if it
@@ -56,7 +50,7 @@ def refuse(request: ImageRequest, choice: Choice, view: View) -> None:
     def in_time(then: View) -> bool:
         return not misses(finish.of_plan(choice.plan, request, then), request, view)
 
-    missed_s = late_s(choice.predicted_s, request, view)
+    missed_s = late_s(choice.counted_s, request, view)
     raise CannotBeInTime(
         f"by policy {request.policy!r} the plan {choice.plan} misses the deadline of "
         f"{request.deadline_s:g} s by {missed_s:.2f} s",

@@ -8,7 +8,7 @@ from functools import partial
 
 from diffusion_edge.plan import Tier
 from diffusion_edge.request import ImageRequest
-from diffusion_edge.routing import cost
+from diffusion_edge.routing import cost, finish
 from diffusion_edge.routing.best import Asked, Found
 from diffusion_edge.routing.cost import Line
 from diffusion_edge.routing.finish import Table, Tables
@@ -23,7 +23,7 @@ from diffusion_edge.view import Choice, View
 @dataclass(frozen=True)
 class Options:
     """known: the stages. charged: what they charge; paid: what of it is cost. good: what reaches
-    the floor, by shape."""
+    the floor, by shape. slowly: whether the finish of a plan is found with slow hops."""
 
     request: ImageRequest
     view: View
@@ -32,6 +32,8 @@ class Options:
     charged: Mapping[str, Line]
     paid: Mapping[str, Line]
     good: Shapes
+    tables: Tables
+    slowly: bool
 
     @property
     def within_s(self) -> float:
@@ -91,15 +93,22 @@ class Options:
         plan = best.plan(self.view, reason)
         return Choice(
             plan=plan,
-            predicted_s=best.finish_s,
+            predicted_s=self.usual_s(best),
+            slow_s=best.finish_s if self.slowly else None,
             cost=cost.of_plan(plan, self.request, self.view),
             quality=best.quality,
             reason=reason,
             runner_up=others[0].plan(self.view) if others else None,
-            runner_up_s=others[0].finish_s if others else None,
+            runner_up_s=self.usual_s(others[0]) if others else None,
             quality_bound=best.bound,
             price=best.price,
         )
+
+    def usual_s(self, found: Found) -> float:
+        """What is forecast of a plan, with hops as they are expected."""
+        if not self.slowly:
+            return found.finish_s
+        return finish.of_plan(found.plan(self.view), self.request, self.view, self.tables)
 
 
 def options(
@@ -109,11 +118,12 @@ def options(
     quality: QualityTable,
     worth: Callable[[Table], float] = lambda _: 0.0,
     tables: Tables | None = None,
+    slowly: bool = False,
 ) -> Options:
     """Of one to three spans over these stages. There may be none, or none above the floor.
 
     worth: what a second of a stage is charged with besides what it costs, by its table. tables: of
-    the request as one that can be in time, unless given.
+    the request as one that can be in time, unless given. slowly: with hops as slow as one in ten.
     """
     tables, paid, charged = tables or Tables(request, view), {}, {}
     of_all, of_one = {}, {}
@@ -125,7 +135,8 @@ def options(
         asked = view.stages[name], guided, request.images, view
         paid[name], charged[name] = cost.charged(*asked, worth(of_all[name]))
     may = partial(allows, guide=guide, images=request.images, tables=tables, view=view)
-    known = stations(view, request.steps, charged, of_all, of_one, may)
+    seen = view.slowed() if slowly else view
+    known = stations(seen, request.steps, charged, of_all, of_one, may)
     floor = request.size, request.quality_floor
     good = above(known.layout.groups, request.steps, quality, *floor)
-    return Options(request, view, quality, known, charged, paid, good)
+    return Options(request, view, quality, known, charged, paid, good, tables, seen is not view)

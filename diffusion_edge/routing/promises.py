@@ -37,7 +37,8 @@ class Promise:
     """An image that is to take its steps up to `stop` on a stage. at_s: when that was decided, by
     the board's clock; arrives_s, due_s: seconds from then, and so is latest_s, when it has to
     leave the stage for its request to be in time; inf if that will not be. hop_s: from there to
-    the next one. slip: as in the view that it was decided from."""
+    the next one; slow_hop_s: as slow as one hop in ten. slip: as in the view that it was decided
+    from."""
 
     stage: str
     request: str
@@ -52,6 +53,7 @@ class Promise:
     due_s: float
     latest_s: float = inf
     hop_s: float = 0.0
+    slow_hop_s: float = 0.0
     slip: float = 1.0
     doubled: bool = False
     before: Promise | None = field(default=None, repr=False)
@@ -94,7 +96,7 @@ def promised(request: ImageRequest, choice: Choice, view: View, at_s: float) -> 
     plan, last = choice.plan, len(choice.plan.spans) - 1
     tables = finish.Tables(request, view, choice.late)
     arrives = finish.arrivals(plan, request, view, tables)
-    hops_s = _hops_s(plan, view)
+    hops_s, slow_hops_s = _hops_s(plan, view), _hops_s(plan, view.slowed())
     latest = _latest(request, choice, view, arrives, hops_s)
     due_s = due.decided_s(request, choice, view)
     made = tuple(
@@ -112,6 +114,7 @@ def promised(request: ImageRequest, choice: Choice, view: View, at_s: float) -> 
             due_s=due_s,
             latest_s=latest[k][image],
             hop_s=hops_s[k],
+            slow_hop_s=slow_hops_s[k],
             slip=view.slip,
             doubled=view.stages[span.stage].doubles(span_guided(span, request, view)),
         )
@@ -141,7 +144,7 @@ def _latest(
 ) -> list[list[float]]:
     """Until when each image may be on the stage of each span: as long as it is predicted to, by
     what was learned of predictions, and what is left to the deadline."""
-    slack_s = request.deadline_s - view.safe_s(choice.predicted_s)
+    slack_s = request.deadline_s - view.safe_s(choice.counted_s)
     if is_late(request, choice, view):
         return [[inf] * request.images for _ in hops_s]
     leaves = [
@@ -282,7 +285,7 @@ class Promises:
                 after.arrives_s = arrives_s
                 self._changed(after.stage)
         if before is not None and promise.latest_s < inf:
-            takes_s = leaves_s - promise.arrives_s + before.hop_s
+            takes_s = leaves_s - promise.arrives_s + before.slow_hop_s
             latest_s = promise.latest_s - promise.slip * takes_s
             if abs(before.latest_s - latest_s) > MOVED_S:
                 before.latest_s = latest_s

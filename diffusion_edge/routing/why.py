@@ -125,7 +125,7 @@ class _Explained:
         return Alternative(
             kind=kind,
             plan=found.plan(self._known.view),
-            predicted_s=found.finish_s,
+            predicted_s=self._known.usual_s(found),
             cost=sum(self._known.paid_by_tier(found).values()),
             price=price,
             quality=found.quality,

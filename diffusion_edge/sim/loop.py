@@ -141,7 +141,7 @@ class Simulation:
     def _ends_waiting(self, asked: Asked) -> bool:
         view, quality = self._view(asked), self.world.quality
         calibration = self._calibrations[asked.group]
-        choice = begun(asked.request, view, quality, calibration)
+        choice = begun(asked.request, view, quality, calibration, self.now - asked.came_s)
         if choice is not None:
             self._begin(asked, choice, view)
             return True
@@ -305,10 +305,7 @@ class Simulation:
         if running.left or self._makes_again(running):
             return
         self._over(running, SERVED)
-        if not running.told.late:
-            group, seconds = running.asked.group, self.now - running.asked.came_s
-            known = self._calibrations[group]
-            self._calibrations[group] = known.observe(running.told, seconds)
+        self._learns(running, served=True)
 
     def _revised(self, running: Running, choice: Choice) -> None:
         running.told = choice
@@ -331,10 +328,23 @@ class Simulation:
         self._sets_out(running)
         return True
 
+    def _learns(self, running: Running, served: bool) -> None:
+        asked, told = running.asked, running.told
+        if told.late:
+            return
+        known, seconds = self._calibrations[asked.group], self.now - asked.came_s
+        self._calibrations[asked.group] = (
+            known.observe(told, seconds, asked.request.deadline_s)
+            if served
+            else known.given_up(told, seconds)
+        )
+
     def _fails(self, running: Running, fate: str) -> None:
         """All its images are taken off, wherever they are."""
         if running.over:
             return
+        if fate == DeadlineExceeded.code:
+            self._learns(running, served=False)
         self._over(running, fate)
         for job in running.jobs:
             if job.guest is not None:

@@ -215,7 +215,8 @@ async def test_whether_it_is_in_time_goes_by_what_was_learned() -> None:
     assert not made.plan(asked).late
     known = Calibration()
     for _ in range(LEAST):
-        known = known.observe(made.plan(asked), 4.0 * made.plan(asked).predicted_s)
+        choice = made.plan(asked)
+        known = known.observe(choice, 4.0 * choice.predicted_s, asked.deadline_s)
     made.calibration = known
     choice, view = made.plan(asked), made.view(asked)
     assert (choice.late, view.slip) == (True, pytest.approx(4.0))
@@ -236,7 +237,9 @@ def test_what_waited_says_so_in_all_that_was_foretold() -> None:
     after = told.after(3.0)
     assert (after.predicted_s, after.predicted_50_s, after.predicted_90_s) == (4.0, 4.5, 5.0)
     bare = replace(told, predicted_50_s=None, predicted_90_s=None).after(3.0)
-    assert (bare.safe_s, bare.predicted_90_s) == (4.0, None)
+    assert (bare.late_s(3.0), bare.predicted_90_s) == (1.0, None)
+    slow = replace(told, slow_s=1.2, safe_s=1.5).after(3.0)
+    assert (slow.counted_s, slow.late_s(4.0)) == (4.2, 0.5)
 
 
 async def test_who_leaves_or_gets_no_picture_teaches_nothing() -> None:

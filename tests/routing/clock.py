@@ -466,7 +466,8 @@ class World:
         running.stack.close()
         assert fate.choice is not None
         if not fate.choice.late:
-            self.calibration = self.calibration.observe(fate.choice, fate.done_s)
+            known, deadline_s = self.calibration, fate.request.deadline_s
+            self.calibration = known.observe(fate.choice, fate.done_s, deadline_s)
 
     def _give_up(self, running: _Running) -> None:
         if running.fate.done_s < inf:

@@ -10,7 +10,7 @@ from diffusion_edge.errors import CannotBeInTime
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing import elastic
-from diffusion_edge.routing.finish import Ask
+from diffusion_edge.routing.finish import Ask, of_plan
 from diffusion_edge.routing.harm import harmless
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.view import Choice, Held, StageStatus, View
@@ -48,7 +48,8 @@ def test_a_stage_takes_as_many_steps_as_leave_the_others_in_time() -> None:
 
 
 def test_who_is_late_in_any_case_does_not_count_unless_it_was_promised() -> None:
-    for latest_s, most in ((inf, 20), (0.5, 0)):  # what is promised leaves no later than it would
+    # what is promised leaves no later than it would, until that moment is past
+    for latest_s, most in ((inf, 20), (0.5, 0), (-0.1, 20)):
         status = busy("tower", 0.1, held(10, latest_s=latest_s, due_s=9.0))
         assert harmless(status, Ask(CELLS, 1, 20, due_s=2.0)).most(0) == most
 
@@ -71,6 +72,24 @@ def test_a_request_goes_where_nobody_is_late_for_it() -> None:
         tower = busy("tower", 0.1, held(10, latest_s=latest_s, due_s=20.0))
         seen = replace(view(tower, stage("hall", 0.1), prices=free), links={})
         assert {span.stage for span in chosen(asked, seen).plan.spans} == stages
+
+
+def test_a_plan_is_in_time_if_its_hops_are_as_slow_as_one_in_ten() -> None:
+    """Premises: what is free takes longer than the deadline, what is dear alone is in time, and so
+    are both; of what takes four times as long on the way less is done before it."""
+    free = {"device": 0.0, "edge": 0.0, "cloud": 4.0}
+    seen = view(stage("tower", 0.2), stage("hall", 0.05), delay_s=0.5, prices=free)
+    asked = request(deadline_s=3.5, quality_floor=0.5)
+    usual = chosen(asked, seen)
+    assert len(usual.plan.spans) == 2
+    assert usual.slow_s is None
+    slow = replace(seen, links={pair: replace(link, slow=4.0) for pair, link in seen.links.items()})
+    sure = chosen(asked, slow)
+    assert sure.counted_s <= 3.5
+    assert sure.plan != usual.plan
+    assert sure.predicted_s == pytest.approx(of_plan(sure.plan, asked, seen))
+    assert sure.counted_s == pytest.approx(of_plan(sure.plan, asked, slow.slowed()))
+    assert of_plan(usual.plan, asked, slow.slowed()) > 3.5
 
 
 # ---------------------------------------------------------------------------- refused, or late
@@ -148,6 +167,21 @@ def test_a_late_request_is_begun_where_nothing_is_to_be_in_time() -> None:
     assert (str(late.plan), late.late) == ("hall:20", True)
     full = busy("hall", 0.05, held(2), held(2))
     assert elastic.begun(asked, view(stage("phone", 0.4), full), symmetric()) is None
+
+
+def test_a_late_request_takes_a_turn_after_two_deadlines_if_that_makes_nobody_late() -> None:
+    asked = request(deadline_s=0.5)
+
+    def after(waited_s: float, *images: Held) -> Choice | None:
+        return elastic.begun(asked, view(busy("hall", 0.05, *images)), symmetric(), waited_s)
+
+    in_time = held(2, latest_s=9.0)
+    assert after(0.9, in_time) is None
+    turn = after(1.1, in_time)
+    assert turn is not None
+    assert (str(turn.plan), turn.late) == ("hall:20", True)
+    assert after(1.1, held(2, latest_s=0.12, due_s=99.0)) is None
+    assert after(1.1, in_time, held(2)) is None  # another one takes its turn
 
 
 # ---------------------------------------------------------------------------- bursts and overload

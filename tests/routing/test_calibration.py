@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from math import exp, log
+from math import exp, inf, log
 
 import pytest
 
 from diffusion_edge.plan import Plan
-from diffusion_edge.routing.calibration import LEAST, WINDOW, Calibration
+from diffusion_edge.routing.calibration import LEAST, RESERVE, WINDOW, Calibration
 from diffusion_edge.view import Choice
 
 
 def served(known: Calibration, *ratios: float, predicted_s: float = 2.0) -> Calibration:
     """After requests that took so many times their predicted seconds, each told the quantile."""
     for ratio in ratios:
-        known = known.observe(known.of(told(predicted_s)), ratio * predicted_s)
+        known = known.observe(known.of(told(predicted_s)), ratio * predicted_s, inf)
     return known
 
 
@@ -84,15 +84,46 @@ def test_a_jump_is_followed_better_than_by_the_plain_quantile_of_all_requests() 
     assert abs(known.below_share - 0.9) < abs(plain / (1000 - LEAST) - 0.9)
 
 
+def kept(known: Calibration, *seconds: float, deadline_s: float = 8.0) -> Calibration:
+    """After requests of 2 s that were to be done by the deadline."""
+    for actual_s in seconds:
+        known = known.observe(known.of(told(2.0)), actual_s, deadline_s)
+    return known
+
+
+def test_who_was_let_wait_within_the_deadline_says_nothing_of_the_next_one() -> None:
+    known = kept(Calibration(), *[6.0] * LEAST)
+    assert known.slow == pytest.approx(3.0)
+    assert known.slip == pytest.approx(RESERVE)
+    assert kept(Calibration(), *[2.1] * LEAST).slip == pytest.approx(1.05)
+
+
+def test_who_was_late_says_how_far_forecasts_are_off() -> None:
+    known = kept(Calibration(), *[6.0] * 30, *[9.0] * 10)
+    assert known.slip == pytest.approx(4.5)
+    assert kept(known, *[6.0] * WINDOW).slip == pytest.approx(RESERVE)
+    given_up = Calibration()
+    for _ in range(LEAST):
+        given_up = given_up.given_up(told(2.0), 9.0)
+    assert (given_up.slip, given_up.served) == (pytest.approx(4.5), 0)
+
+
+def test_it_goes_by_the_forecast_with_slow_hops_where_there_is_one() -> None:
+    known = Calibration()
+    for _ in range(LEAST):
+        known = known.observe(replace(told(2.0), slow_s=4.0), 6.0, 5.0)
+    assert (known.slip, known.slow) == (pytest.approx(1.5), pytest.approx(3.0))
+
+
 @pytest.mark.parametrize(("predicted_s", "actual_s"), [(0.0, 1.0), (1.0, 0.0)])
 def test_no_time_at_all_teaches_nothing(predicted_s: float, actual_s: float) -> None:
-    assert Calibration().observe(told(predicted_s), actual_s) == Calibration()
+    assert Calibration().observe(told(predicted_s), actual_s, inf) == Calibration()
 
 
 def test_the_level_is_bound() -> None:
     known = served(Calibration(), *[1.0] * LEAST)
     for _ in range(400):
         choice = replace(told(1.0), predicted_50_s=1.0, predicted_90_s=1.0)
-        known = known.observe(choice, 9.0)
+        known = known.observe(choice, 9.0, inf)
     assert known.level == 0.995
     assert log(known.slow or 0.0) == pytest.approx(log(9.0))

@@ -79,7 +79,7 @@ def test_hops_teach_their_own_direction_bytes_seconds_and_when() -> None:
     clock.advance(1.0)
     for pair, estimate in ((("phone", "tower"), up), (("tower", "hall"), on)):
         assert links.view(pair) == estimate.view(clock.now())
-        assert links.link(pair) == estimate.link(clock.now())
+        assert links.link(pair) == replace(estimate.link(clock.now()), slow=estimate.slow)
         assert links.probes(pair) == 0
     assert links.view(("tower", "phone")).known == "stated"
     told = links.view(("tower", "hall"))
@@ -120,6 +120,19 @@ def test_a_link_is_computed_once_for_the_views_of_a_moment() -> None:
     assert newer != now
     clock.advance(30.0)
     assert links.link(pair) != newer
+
+
+def test_a_link_tells_what_one_hop_in_ten_takes_once_a_hop_was_seen() -> None:
+    clock = FakeClock()
+    links = Links(FIRST, clock.now)
+    pair = ("phone", "tower")
+    assert links.link(pair).slow == 1.0
+    links.arrived(DONE, 40.0)
+    assert links.link(pair).slow == links.view(pair).slow > 1.0
+    seconds = links.link(pair).transfer_s(10_000)
+    assert links.link(pair).slowed.transfer_s(10_000) == pytest.approx(
+        links.view(pair).slow * seconds
+    )
 
 
 # ---------------------------------------------------------------------------- what the router sees

@@ -4,7 +4,7 @@ that were made and by probes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffusion_edge.request import Done
 from diffusion_edge.routing.links.estimate import LinkEstimate, LinkView
@@ -60,8 +60,12 @@ class Links:
         taken = self._taken.get(pair)
         if taken is None or taken.estimate is not estimate or taken.until <= now:
             until = now + max(SAME_S, AGED * (now - estimate.at))
-            taken = self._taken[pair] = _Taken(estimate, estimate.link(now), until)
+            taken = self._taken[pair] = _Taken(estimate, self._link(estimate, now), until)
         return taken.link
+
+    def _link(self, estimate: LinkEstimate, now: float) -> Link:
+        link = estimate.link(now)
+        return replace(link, slow=max(estimate.slow, 1.0)) if estimate.hops else link
 
     def view(self, pair: Pair) -> LinkView:
         """What can be told of it now: whether it was measured, and how it is known."""
