@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.errors import InvalidTensor, NotFinite
+from diffusion_edge.kernels.quantise import dequantise, quantise
 from diffusion_edge.plan import Codec
 
 MAX_RANK = 8
-_LEVELS = 127
 _DTYPES: Mapping[Codec, torch.dtype] = {
     "exact": torch.float32,
     "bf16": torch.bfloat16,
@@ -38,10 +38,8 @@ def encode(name: str, tensor: Tensor, codec: Codec) -> dict[str, Tensor]:
     """The tensors that carry `tensor`, by name, all new. Raises InvalidTensor and NotFinite."""
     check(name, tensor)
     if codec == "int8":
-        scale = tensor[0].reshape(tensor.shape[1], -1).abs().amax(1) / _LEVELS
-        by_channel = _beside(scale, tensor)
-        levels = torch.where(by_channel > 0, tensor / by_channel, 0.0).round()
-        parts = {name: levels.clamp(-_LEVELS, _LEVELS).to(torch.int8), f"{name}.scale": scale}
+        levels, scale = quantise(tensor)
+        parts = {name: levels, f"{name}.scale": scale}
     else:
         parts = {name: tensor.to(_DTYPES[codec], copy=True)}
     if not torch.isfinite(_value(name, parts)).all():
@@ -87,11 +85,5 @@ def check_shape(name: str, tensor: Tensor) -> None:
 
 
 def _value(name: str, parts: Mapping[str, Tensor]) -> Tensor:
-    value = parts[name].float()
     scale = parts.get(f"{name}.scale")
-    return value if scale is None else value * _beside(scale, value)
-
-
-def _beside(scale: Tensor, tensor: Tensor) -> Tensor:
-    """A value for each channel, in a shape that multiplies the tensor."""
-    return scale.view(1, -1, *(1,) * (tensor.ndim - 2))
+    return parts[name].float() if scale is None else dequantise(parts[name], scale)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from diffusion_edge.batching import Batching
 from diffusion_edge.emulation import (
@@ -44,6 +44,11 @@ Execution = Literal["auto", "eager", "openvino", "compiled"]
 """How a model is run; see `diffusion_edge.execution`."""
 Precision = Literal["exact", "lossless"]
 """`exact`: float32, eagerly. `lossless`: within rounding of what that makes, for the dtype."""
+Kernels = Annotated[
+    Literal["auto", "off"],
+    # YAML reads a bare off as false.
+    BeforeValidator(lambda said: "off" if said is False else said),
+]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 
 # ---------------------------------------------------------------------------- records
@@ -54,6 +59,7 @@ class StageConfig(Strict):
 
     dtype: None takes the card's. device: `auto` is a GPU where the stage has a share of one.
     offload: keep only the model that is at work on the GPU, the others in main memory.
+    kernels: `off` leaves the modules of diffusers as they are; see docs/kernels.md.
     num_cpus, num_gpus: Ray's shares, also of less than one; Ray hides the GPUs from a stage that
         has none of them.
     capacity: images in the queue; what was begun on another stage waits beyond it.
@@ -68,6 +74,7 @@ class StageConfig(Strict):
     dtype: Dtype | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
     offload: bool = False
+    kernels: Kernels = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     capacity: Annotated[int, Field(ge=1, le=100_000)] = 32
     num_cpus: Share = 0.1

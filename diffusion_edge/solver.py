@@ -1,4 +1,4 @@
-"""Step rules as tables of numbers, and the one function that applies them.
+"""Step rules as tables of numbers, which one function applies (`kernels.guided_step`).
 
 Every supported step is linear in what it sees:
 
@@ -13,7 +13,7 @@ form and float64, rounded once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from diffusion_edge.errors import UnsupportedSolver
+from diffusion_edge.kernels.guided_step import apply
 from diffusion_edge.schedule import SOLVERS, Schedule
 
 __all__ = ["SOLVERS", "Table", "apply", "build_table", "history_length"]
@@ -79,27 +80,6 @@ def build_table(solver: str, schedule: Schedule) -> Table:
 def history_length(solver: str) -> int:
     """How many history tensors the solver carries."""
     return _RULES[solver][1]
-
-
-def apply(
-    weights: Tensor, x: Tensor, output: Tensor, noise: Tensor | None, history: Sequence[Tensor]
-) -> list[Tensor]:
-    """One solver step of a batch: [x', h1', ...].
-
-    weights: float32 (B, 1 + H, 3 + H); x, output, noise and every history tensor: (B, ...); noise
-    may be left out where all its weights are 0. Terms are added in a fixed order, so that a
-    sample does not depend on the batch that it is in.
-    """
-    inputs = (x, output, noise, *history)
-    shape = (-1,) + (1,) * (x.ndim - 1)
-    results = []
-    for row in range(weights.shape[1]):
-        total = weights[:, row, 0].view(shape) * x
-        for column, tensor in enumerate(inputs[1:], start=1):
-            if tensor is not None:
-                total = total + weights[:, row, column].view(shape) * tensor
-        results.append(total)
-    return results
 
 
 # ---------------------------------------------------------------------------- linear forms

@@ -219,10 +219,11 @@ def test_a_file_of_another_kind(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_how_a_model_is_held(edited: Edit) -> None:
-    held = ("dtype: bfloat16", "device: cuda:1", "offload: true", "num_gpus: 0.5")
+    held = ("dtype: bfloat16", "device: cuda:1", "offload: true", "num_gpus: 0.5", "kernels: off")
     lines = "".join(f"          {item}\n" for item in held)
     stage = load_config(edited("model: edge\n", f"model: edge\n{lines}")).settings.stages["tower"]
     assert (stage.dtype, stage.device, stage.offload) == ("bfloat16", "cuda:1", True)
+    assert stage.kernels == "off"
     assert stage.num_gpus == 0.5
 
 

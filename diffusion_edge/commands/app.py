@@ -15,6 +15,7 @@ from diffusion_edge.commands import (
     check,
     codecs,
     generate,
+    kernels,
     models,
     plan,
     plots,
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "profile": profile.profile,
     "plots": plots.plots,
     "codecs": codecs.codecs,
+    "kernels": kernels.kernels,
 }
 for name, command in COMMANDS.items():
     add(app, name, command)
@@ -86,4 +88,5 @@ add(of_bench, "links", bench.links)
 add(of_bench, "routing", bench.routing)
 add(of_bench, "agree", bench.agree)
 add(of_bench, "proof", bench.proof)
+add(of_bench, "kernels", bench.kernels)
 app.add_typer(of_bench, name="bench")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 STEPS = 20
 REQUESTS = 8
 ROUNDS = 5
+KERNEL_ROUNDS = 9
 SERVE_STEPS = 12
 SERVE_ROUNDS = 3
 SERVE_SECONDS = 40.0
@@ -246,6 +247,22 @@ def proof(
     folder = plots or (page and page.parent)
     drawn = draw(report, folder) if folder else []
     pages.write(page, MARKS, page_lines(report, drawn))
+    _tell_all(summary(report), report.as_json())
+
+
+def kernels(
+    rounds: Annotated[
+        int, typer.Option(min=1, help="In each, every arm runs once.")
+    ] = KERNEL_ROUNDS,
+    page: PageFile = None,
+) -> None:
+    """Fused operations against eager ones: the same results, then seconds. Ends in a JSON line."""
+    from diffusion_edge.bench.kernels import MARKS, WORKS, measure, page_lines, summary
+
+    pages.check(page, MARKS)
+    command = f"diffusion-edge bench kernels --rounds {rounds}"
+    report = measure(WORKS, rounds, command, _tell)
+    pages.write(page, MARKS, page_lines(report))
     _tell_all(summary(report), report.as_json())
 
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from diffusion_edge.errors import InvalidTensor, NotFinite, WrongPosition
 from diffusion_edge.families.base import Conditioning, Family, join, split
+from diffusion_edge.kernels.guided_step import guided, guided_step
 from diffusion_edge.packet import Packet
 from diffusion_edge.plan import Span
 from diffusion_edge.request import Picture
 from diffusion_edge.schedule import Schedule
-from diffusion_edge.solver import Table, apply, build_table
+from diffusion_edge.solver import Table, build_table
 
 Predict = Callable[[Tensor, Tensor, Tensor, Conditioning], Tensor]
 """As `Family.predict`."""
@@ -163,42 +164,55 @@ def step(
     schedule, position and guidance value may differ. predict: the forward pass, the family's own
     unless the caller runs it in some way of its own.
     """
-    return advance(trajectories, output(family, trajectories, predict))
+    return advance(trajectories, _predicted(family, trajectories, predict))
 
 
-@torch.inference_mode()
 def output(
     family: Family, trajectories: Sequence[Trajectory], predict: Predict | None = None
 ) -> Tensor:
     """The model's output (B, ...) for the next step of every trajectory, as `step` takes them: one
     forward pass, guided."""
+    predicted = _predicted(family, trajectories, predict)
+    return guided(predicted, _guidance(trajectories).to(predicted.device))
+
+
+@torch.inference_mode()
+def _predicted(
+    family: Family, trajectories: Sequence[Trajectory], predict: Predict | None
+) -> Tensor:
+    """One forward pass: (B, ...), or (2B, ...) of guided ones, first all without their prompts."""
     predict = predict or family.predict
     latent = torch.cat([t.latent for t in trajectories])
     device, column = latent.device, (-1,) + (1,) * (latent.ndim - 1)
     scales = torch.stack([t.table.input_scale[t.position] for t in trajectories]).to(device)
     timesteps = torch.stack([t.table.timesteps[t.position] for t in trajectories]).to(device)
-    guidance = torch.tensor([t.guidance for t in trajectories], device=device)
+    guidance = _guidance(trajectories).to(device)
     scaled = latent * scales.view(column)
     positive = join([t.positive for t in trajectories])
     negatives = [t.negative for t in trajectories if t.negative is not None]
     if negatives:
         both = join([*negatives, positive])
-        twice = predict(torch.cat([scaled, scaled]), timesteps.repeat(2), guidance.repeat(2), both)
-        without, wanted = twice.chunk(2)
-        return without + guidance.view(column) * (wanted - without)
+        return predict(torch.cat([scaled, scaled]), timesteps.repeat(2), guidance.repeat(2), both)
     return predict(scaled, timesteps, guidance, positive)
 
 
+def _guidance(trajectories: Sequence[Trajectory]) -> Tensor:
+    return torch.tensor([t.guidance for t in trajectories])
+
+
 @torch.inference_mode()
-def advance(trajectories: Sequence[Trajectory], output: Tensor) -> list[Trajectory]:
-    """The solver step of every trajectory with the model's output for it."""
+def advance(trajectories: Sequence[Trajectory], predicted: Tensor) -> list[Trajectory]:
+    """The solver step of every trajectory with the model's output for it: (B, ...), or (2B, ...)
+    that is yet to be guided."""
     latent = torch.cat([t.latent for t in trajectories])
-    latents, *histories = apply(
-        _rows(trajectories).to(latent.device),
+    histories = _histories(trajectories, latent)  # a copy, which becomes the new ones
+    latents = guided_step(
         latent,
-        output,
+        _rows(trajectories).to(latent.device),
+        predicted,
+        _guidance(trajectories).to(latent.device),
         _noises(trajectories),
-        _histories(trajectories, latent),
+        histories,
     )
     return [
         replace(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from diffusion_edge.kernels.to_uint8 import to_uint8
 from diffusion_edge.offer import Offer
 from diffusion_edge.plan import Guiding
 from diffusion_edge.request import Picture
@@ -109,6 +110,5 @@ class Loaded(Family, Protocol):
 
 def to_pictures(images: Tensor) -> list[Picture]:
     """8-bit pictures of float images (B, 3, H, W) in [-1, 1], rounded as diffusers does."""
-    pixels = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float()
-    array = (pixels.numpy() * 255).round().astype("uint8")
+    array = to_uint8(images).cpu().numpy()
     return [Picture(a.shape[1], a.shape[0], a.tobytes()) for a in array]

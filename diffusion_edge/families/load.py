@@ -6,7 +6,8 @@ from importlib import import_module
 
 from diffusion_edge.families.base import Loaded
 from diffusion_edge.families.card import FamilyCard
-from diffusion_edge.families.pipeline import Loading
+from diffusion_edge.families.fused import fuse
+from diffusion_edge.families.pipeline import Loading, PipelineFamily
 
 AS_THE_CARD_SAYS = Loading()
 
@@ -18,5 +19,7 @@ def load_family(card: FamilyCard, stage: str, loading: Loading = AS_THE_CARD_SAY
     for what is missing or does not fit the architecture, DoesNotFit for what memory cannot hold.
     """
     module = import_module(f"diffusion_edge.families.{card.architecture}")
-    family: Loaded = module.Architecture.load(card, stage, loading)
+    family: PipelineFamily = module.Architecture.load(card, stage, loading)
+    if loading.kernels == "auto":
+        fuse(family)
     return family

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import psutil
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from diffusion_edge.errors import ConfigError, DoesNotFit
-from diffusion_edge.families.base import to_pictures
+from diffusion_edge.families.base import Conditioning, to_pictures
 from diffusion_edge.families.card import Dtype, FamilyCard
 from diffusion_edge.families.hub import INDEX
 from diffusion_edge.families.sizes import Sizes
@@ -52,12 +52,14 @@ class Loading:
     """How a stage's models are held.
 
     dtype: None takes the card's. device: `auto` is a GPU where there is one. offload: keep only
-    the model that is at work on the GPU, the others in main memory.
+    the model that is at work on the GPU, the others in main memory. kernels: `off` leaves the
+    modules of diffusers as they are.
     """
 
     dtype: Dtype | None = None
     device: str = "auto"
     offload: bool = False
+    kernels: Literal["auto", "off"] = "auto"
 
     def torch_device(self) -> torch.device:
         if self.device != "auto":
@@ -198,6 +200,14 @@ class PipelineFamily:
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         return (self.channels, height // self.factor, width // self.factor)
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        raise NotImplementedError(f"{type(self)} does not say how")
+
+    def predict(
+        self, latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        raise NotImplementedError(f"{type(self)} does not say how")
 
     def decode(self, latent: Tensor) -> list[Picture]:
         vae = self.parts["vae"]

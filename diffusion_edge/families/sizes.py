@@ -37,6 +37,12 @@ class Sizes(BaseModel):
             and width * height <= (self.pixels or width * height)
         )
 
+    @property
+    def smallest(self) -> int:
+        """Edge of the smallest square."""
+        fitting = -(-self.least // self.multiple_of) * self.multiple_of
+        return min(self.squares, default=fitting)
+
     def described(self) -> list[str] | dict[str, int]:
         """For a program: the names of the squares, or the rule."""
         if self.squares:
