@@ -107,7 +107,7 @@ def _images(edge: int, last: bool = False) -> Args:
 
 
 WORKS = (
-    Work("group_norm_silu", "2 x 64 x 32 x 32", lambda: _norm(2, 64, 32)),
+    Work("group_norm_silu", "2 x 320 x 64 x 64", lambda: _norm(2, 320, 64)),
     Work("group_norm_silu", "1 x 128 x 256 x 256", lambda: _norm(1, 128, 256)),
     Work("group_norm_silu", "1 x 128 x 256 x 256, NHWC", lambda: _norm(1, 128, 256, last=True)),
     Work("gated_norm", "8 x 64 x 384", lambda: _gated(8, 64, 384)),

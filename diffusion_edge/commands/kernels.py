@@ -58,11 +58,13 @@ def _choices() -> Iterator[str]:
 
 
 def _choice(operation: Operation, case: Case) -> str:
-    from diffusion_edge.kernels.registry import REFERENCE
+    from diffusion_edge.kernels.registry import LARGE, REFERENCE
 
     choice = operation.choice(case)
     taken = choice.taken
     said = f"{taken.name} ({taken.faith})"
+    if taken.large:
+        said += f", from {LARGE:,} values on"
     if taken.name == REFERENCE:
         said = "nothing is faster, so nothing is replaced"
     others = "; ".join(f"{name}: {why}" for name, why in choice.refused.items())

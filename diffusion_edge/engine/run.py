@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffusion_edge.errors import InvalidTensor, NotFinite, WrongPosition
 from diffusion_edge.families.base import Conditioning, Family, join, split
-from diffusion_edge.kernels.guided_step import guided, guided_step
+from diffusion_edge.kernels.guided_step import guided, stepped
 from diffusion_edge.packet import Packet
 from diffusion_edge.plan import Span
 from diffusion_edge.request import Picture
@@ -205,14 +205,13 @@ def advance(trajectories: Sequence[Trajectory], predicted: Tensor) -> list[Traje
     """The solver step of every trajectory with the model's output for it: (B, ...), or (2B, ...)
     that is yet to be guided."""
     latent = torch.cat([t.latent for t in trajectories])
-    histories = _histories(trajectories, latent)  # a copy, which becomes the new ones
-    latents = guided_step(
+    latents, *histories = stepped(
         latent,
         _rows(trajectories).to(latent.device),
         predicted,
         _guidance(trajectories).to(latent.device),
         _noises(trajectories),
-        histories,
+        _histories(trajectories, latent),  # a copy, which may be written over
     )
     return [
         replace(

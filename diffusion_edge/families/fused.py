@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_edge.families.pipeline import PipelineFamily
 from diffusion_edge.kernels.operations import OPERATIONS
-from diffusion_edge.kernels.registry import REFERENCE, Case
+from diffusion_edge.kernels.registry import REFERENCE, Case, all_large
 from diffusion_edge.kernels.swaps import RULES, Swap, put, swaps
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def _same(family: PipelineFamily, known: Sequence[Tensor]) -> bool:
 
 
 @torch.inference_mode()
+@all_large()
 def _said(family: PipelineFamily, nudge: float) -> tuple[Tensor, Tensor]:
     """What denoiser and VAE make of a noise of the smallest size, all of it larger by a share."""
     edge = family.sizes.smallest

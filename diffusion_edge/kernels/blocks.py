@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffusion_edge.kernels.gated_norm import gated_norm
 from diffusion_edge.kernels.qk_norm_rotary import qk_norm_rotary
+from diffusion_edge.kernels.registry import pays
 
 LARGEST_HALF = 65504.0
 
@@ -33,7 +34,7 @@ class SingleBlock(BasicTransformerBlock):  # type: ignore[misc]
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if torch.is_grad_enabled() or cross_attention_kwargs or timestep is None:
+        if _stock(hidden_states, cross_attention_kwargs) or timestep is None:
             return super().forward(
                 hidden_states,
                 attention_mask,
@@ -68,7 +69,7 @@ class FluxBlock(FluxTransformerBlock):  # type: ignore[misc]
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if torch.is_grad_enabled() or joint_attention_kwargs:
+        if _stock(hidden_states, joint_attention_kwargs):
             return super().forward(
                 hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs
             )
@@ -99,7 +100,7 @@ class JointBlock(JointTransformerBlock):  # type: ignore[misc]
         temb: Tensor,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if torch.is_grad_enabled() or joint_attention_kwargs:
+        if _stock(hidden_states, joint_attention_kwargs):
             return super().forward(
                 hidden_states, encoder_hidden_states, temb, joint_attention_kwargs
             )
@@ -120,6 +121,11 @@ class JointBlock(JointTransformerBlock):  # type: ignore[misc]
             return None, hidden
         args = (encoder_hidden_states, read, *steering_text)
         return _after(self.norm2_context, self.ff_context, *args), hidden
+
+
+def _stock(hidden: Tensor, told: dict[str, Any] | None) -> bool:
+    """Whether the stock block does it: where nothing is gained, or attention is told more."""
+    return torch.is_grad_enabled() or not pays(hidden) or bool(told)
 
 
 def _after(

@@ -32,7 +32,7 @@ OPERATION = Operation(
     reference,
     (
         triton(_triton, "lossless", layouts=("contiguous",)),
-        Implementation("cpu", _in_place, "exact", ("cpu",), (torch.float32,)),
+        Implementation("cpu", _in_place, "exact", ("cpu",), (torch.float32,), large=True),
     ),
 )
 

@@ -39,7 +39,7 @@ OPERATION = Operation(
     reference,
     (
         triton(_triton, "lossless", layouts=DENSE),
-        Implementation("cpu", _in_place, "exact", ("cpu",), (torch.float32,), DENSE),
+        Implementation("cpu", _in_place, "exact", ("cpu",), (torch.float32,), DENSE, large=True),
     ),
 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -26,6 +27,9 @@ VARIABLE = "DIFFUSION_EDGE_KERNELS"
 """`off`, or such as `geglu=reference,to_uint8=triton`: what is taken whatever else could be."""
 
 REFERENCE = "reference"
+LARGE = 2**23
+"""Values of a tensor that is large. In float32 these are 32 MiB, from which on glibc gets every
+tensor's memory from the kernel anew, so that a tensor less is much time less."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 Layout = Literal["contiguous", "channels_last", "strided"]
@@ -39,18 +43,23 @@ eager operation in the same precision. fast: anything beyond."""
 
 @dataclass(frozen=True)
 class Case:
-    """What an operation is asked for: where its first tensor lies, and how."""
+    """What an operation is asked for: where its first tensor lies, and how.
+
+    large: from LARGE values on.
+    """
 
     device: str
     dtype: torch.dtype
     layout: Layout
+    large: bool = True
 
 
 @dataclass(frozen=True)
 class Implementation:
     """One way to carry an operation out, as its reference is called.
 
-    missing: what this process lacks for it, None if nothing.
+    large: it is faster for large tensors only. missing: what this process lacks for it, None if
+    nothing.
     """
 
     name: str
@@ -59,6 +68,7 @@ class Implementation:
     devices: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = FLOATS
     layouts: tuple[Layout, ...] = ANY
+    large: bool = False
     missing: Callable[[], str | None] = lambda: None
 
     def refuses(self, case: Case) -> str | None:
@@ -69,6 +79,8 @@ class Implementation:
             return f"not for {_short(case.dtype)}"
         if case.layout not in self.layouts:
             return f"not for {case.layout} tensors"
+        if self.large and not case.large:
+            return f"no faster below {LARGE:,} values"
         return self.missing()
 
 
@@ -140,7 +152,31 @@ def _no_triton() -> str | None:
 
 def case_of(args: tuple[Any, ...]) -> Case:
     first = next(_tensors(args))
-    return Case(first.device.type, first.dtype, layout_of(first))
+    return Case(first.device.type, first.dtype, layout_of(first), _is_large(first))
+
+
+def pays(x: Tensor) -> bool:
+    """Whether a module may gain by being fused: on a CPU, where x is large."""
+    return x.device.type != "cpu" or _is_large(x)
+
+
+def _is_large(x: Tensor) -> bool:
+    return _all_large or x.numel() >= LARGE
+
+
+_all_large = False
+
+
+@contextmanager
+def all_large() -> Iterator[None]:
+    """Takes every tensor for a large one, in all threads: what small ones tell of the results is
+    true of large ones."""
+    global _all_large
+    before, _all_large = _all_large, True
+    try:
+        yield
+    finally:
+        _all_large = before
 
 
 def layout_of(tensor: Tensor) -> Layout:

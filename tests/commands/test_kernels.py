@@ -21,7 +21,8 @@ def said(*args: str) -> str:
 def test_every_operation_with_what_is_taken_and_why_not_the_others() -> None:
     told = said()
     assert all(operation.name in told for operation in OPERATIONS)
-    assert "geglu            cpu (exact). triton: for cuda; reference: slower than cpu" in told
+    assert "to_uint8         cpu (exact). triton: for cuda; reference: slower than cpu" in told
+    assert "geglu            cpu (exact), from 8,388,608 values on. triton: for cuda" in told
     assert "quantise         nothing is faster, so nothing is replaced. triton: for cuda." in told
 
 

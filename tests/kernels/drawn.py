@@ -10,6 +10,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ def main(draws: int) -> None:
 def _case(args: Args) -> Any:
     from diffusion_edge.kernels.registry import case_of
 
-    return case_of(args)
+    return replace(case_of(args), large=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_it_is_as_near_to_float64_as_the_eager_operation(
         pytest.skip(f"it is not for {dtype}")
     for seed in range(DRAWS):
         args = DRAWN[operation.name](Draw(seed, dtype))
-        if implementation.refuses(case_of(args)):
+        if implementation.refuses(replace(case_of(args), large=True)):
             continue
         mine, eager = compared(operation, implementation.run, args)
         assert mine <= allowed(eager, dtype), f"draw {seed}: {mine:.1e}, eager {eager:.1e}"

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from diffusion_edge.errors import ConfigError
 from diffusion_edge.kernels.registry import (
+    LARGE,
     VARIABLE,
     Case,
     Implementation,
     Operation,
+    all_large,
     case_of,
     layout_of,
+    pays,
 )
 
 HERE = Case("cpu", torch.float32, "contiguous")
@@ -44,10 +47,11 @@ def test_the_first_that_can_is_taken_and_the_others_say_why_not() -> None:
         (Case("cpu", torch.bfloat16, "contiguous"), "not for bfloat16"),
         (Case("cpu", torch.float32, "strided"), "not for strided tensors"),
         (Case("cuda", torch.float32, "contiguous"), "for cpu"),
+        (Case("cpu", torch.float32, "contiguous", large=False), "no faster below 8,388,608 values"),
     ],
 )
 def test_what_it_is_not_for(case: Case, why: str) -> None:
-    operation = an_operation("limits", layouts=("contiguous",))
+    operation = an_operation("limits", layouts=("contiguous",), large=True)
     assert operation.choice(case).refused["fast"] == why
 
 
@@ -115,4 +119,14 @@ def test_layouts() -> None:
     assert layout_of(x) == "contiguous"
     assert layout_of(x.to(memory_format=torch.channels_last)) == "channels_last"
     assert layout_of(x[..., ::2]) == "strided"
-    assert case_of((None, x.half(), torch.zeros(1))) == Case("cpu", torch.float16, "contiguous")
+    small = Case("cpu", torch.float16, "contiguous", large=False)
+    assert case_of((None, x.half(), torch.zeros(1))) == small
+
+
+def test_large_is_what_has_so_many_values_or_all_for_a_while() -> None:
+    large = torch.zeros(1).expand(LARGE)
+    assert [pays(large), pays(large[1:]), case_of((large,)).large] == [True, False, True]
+    with all_large():
+        assert pays(large[1:])
+        assert case_of((large[1:],)).large
+    assert not pays(large[1:])

@@ -24,6 +24,7 @@ from diffusion_edge.kernels.gpu import (
     quantise,
     to_uint8,
 )
+from diffusion_edge.kernels.quantise import LEVELS
 
 WARP = 32
 CAPABILITIES = (80, 90)
@@ -129,7 +130,7 @@ SPECS = (
         "quantise",
         quantise.quantising,
         {"levels": "*i8"} | _floats("scales x"),
-        {"MOST": quantise.LEVELS, "ROUND": quantise.ROUND, "BLOCK": quantise.BLOCK},
+        {"MOST": LEVELS, "ROUND": quantise.ROUND, "BLOCK": quantise.BLOCK},
         exact=True,
     ),
     Spec(
