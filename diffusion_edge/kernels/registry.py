@@ -128,7 +128,10 @@ class Operation:
 
     def __call__(self, op: Callable[..., Any], *args: Any) -> Any:
         """`run`, and what a compiler sees of it: on a CPU the reference, which it fuses with what
-        is around it, elsewhere `op`, the custom operator that calls `run`."""
+        is around it, elsewhere `op`, the custom operator that calls `run`. Who traces a model for
+        another library sees the reference, too."""
+        if torch.jit.is_tracing():
+            return self.reference(*args)
         if not torch.compiler.is_compiling():
             return self.run(*args)
         on_cpu = next(a for a in args if isinstance(a, Tensor)).device.type == "cpu"

@@ -106,6 +106,13 @@ def test_a_kernel_that_fails_is_replaced_for_its_shapes_and_logged_once(
     ]
 
 
+def test_who_traces_sees_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = an_operation("traced")
+    assert operation(operation.run, torch.zeros(1)).item() == 2
+    monkeypatch.setattr("torch.jit.is_tracing", lambda: True)
+    assert operation(operation.run, torch.zeros(1)).item() == 1
+
+
 def test_want_of_memory_is_the_engine_s_business() -> None:
     def large(x: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("too large")
