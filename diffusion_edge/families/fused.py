@@ -14,13 +14,9 @@ from diffusion_edge.families.pipeline import PipelineFamily
 from diffusion_edge.kernels.operations import OPERATIONS
 from diffusion_edge.kernels.registry import REFERENCE, Case, all_large
 from diffusion_edge.kernels.swaps import RULES, Swap, put, swaps
+from diffusion_edge.rounding import BOUND, allowed
 
 log = logging.getLogger(__name__)
-
-BOUND = 1e-5
-"""Relative L2 error of what a model says, below which it is rounding."""
-ROUNDING = 5.0
-"""Times the effect of one unit in the last place of the input; as far as rounding goes else."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +83,7 @@ def _same(family: PipelineFamily, known: Sequence[Tensor]) -> bool:
         return True
     nudged = _said(family, torch.finfo(family.dtype).eps)
     floors = [_relative(x, y) for x, y in zip(nudged, said, strict=True)]
-    return all(
-        error <= max(BOUND, ROUNDING * floor) for error, floor in zip(errors, floors, strict=True)
-    )
+    return all(error <= allowed(floor) for error, floor in zip(errors, floors, strict=True))
 
 
 @torch.inference_mode()

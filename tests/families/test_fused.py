@@ -11,11 +11,12 @@ from torch import Tensor
 
 from diffusion_edge.families import fused
 from diffusion_edge.families.card import load_card
-from diffusion_edge.families.fused import BOUND, _relative, _said, fuse
+from diffusion_edge.families.fused import _relative, _said, fuse
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.pipeline import Loading, PipelineFamily
 from diffusion_edge.kernels.registry import VARIABLE
 from diffusion_edge.kernels.swaps import RULES
+from diffusion_edge.rounding import BOUND
 from tests.architectures import TINY
 
 PLACES = {
