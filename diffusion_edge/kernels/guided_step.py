@@ -151,7 +151,7 @@ def guided_step(
     return found
 
 
-FEW = 2**16
+FEW = 2**18
 """Values of a batch below which, on a CPU, the calls take longer than the arithmetic."""
 
 

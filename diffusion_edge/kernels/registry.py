@@ -130,7 +130,7 @@ class Operation:
         """`run`, and what a compiler sees of it: on a CPU the reference, which it fuses with what
         is around it, elsewhere `op`, the custom operator that calls `run`. Who traces a model for
         another library sees the reference, too."""
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return self.reference(*args)
         if not torch.compiler.is_compiling():
             return self.run(*args)
