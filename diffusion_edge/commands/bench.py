@@ -245,7 +245,7 @@ def proof(
     pages.check(page, MARKS)
     report = measure(Asked(tuple(policy or ()), short, signals, workers, ledger), _tell)
     folder = plots or (page and page.parent)
-    drawn = draw(report, folder) if folder else []
+    drawn = draw(report, folder, page.stem if page else "proof") if folder else []
     pages.write(page, MARKS, page_lines(report, drawn))
     _tell_all(summary(report), report.as_json())
 

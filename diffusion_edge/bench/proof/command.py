@@ -8,20 +8,24 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from diffusion_edge.bench import simulated
 from diffusion_edge.bench.proof import figures, plots
 from diffusion_edge.bench.proof.grid import SEEDS, cells
 from diffusion_edge.bench.proof.play import POLICIES, Task, Tell, measured
-from diffusion_edge.bench.proof.report import COMMAND, Report
+from diffusion_edge.bench.proof.report import COMMAND, Report, apart
+from diffusion_edge.bench.proof.runs import events
 from diffusion_edge.bench.report import machine
 from diffusion_edge.bench.routing.command import code, digest
 from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.places import REPOSITORY, family_folder, trace_file
 from diffusion_edge.routing.policies import RULES
 from diffusion_edge.routing.rule import Rule
+from diffusion_edge.sim.scenario import load
 from diffusion_edge.strict import nearest
 
 FAMILY = "shapes"
-SHORT = Task(cells()[:3], seeds=SEEDS[:2], requests=40, plays=15)
+SHORT = Task(cells()[3:6], seeds=SEEDS[:2], requests=40, plays=15)
+COLLAPSE = "loadtest/scenarios/collapse.yaml"
 LIBRARIES = ("numpy", "scipy")
 
 
@@ -96,6 +100,17 @@ def _settings(task: Task) -> dict[str, str]:
     return {"data": digest(data), "code": code(), "plays": digest(sorted(plays))}
 
 
-def draw(report: Report, folder: Path) -> list[Path]:
-    found = report.found
-    return plots.draw_all(figures.points(found), figures.by_load(found), folder)
+def draw(report: Report, folder: Path, stem: str) -> list[Path]:
+    """For each kind of seconds and bytes apart; and the run in which a link collapses."""
+    files: list[Path] = []
+    for family, found in apart(report.found).items():
+        told = figures.points(found), figures.by_load(found)
+        files += plots.draw_all(*told, folder, f"{stem}-{family}-")
+    return [*files, collapse(folder / f"{stem}-timeline.png")]
+
+
+def collapse(file: Path) -> Path:
+    scenario = load(REPOSITORY / COLLAPSE, [figures.OURS])
+    settings = simulated.config_of(scenario)
+    (run,) = simulated.runs(scenario, settings, simulated.family_of(settings), lambda _: None)
+    return plots.timeline(run.told, scenario.title, file, events(scenario))

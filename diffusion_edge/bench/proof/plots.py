@@ -24,9 +24,12 @@ OTHERS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", BLUE, GREY)
 DASHES, MARKERS = ("-", "--", ":", "-."), "osD^vPX*<>hp"
 
 
-def draw_all(points: Sequence[Point], by_load: Sequence[Point], folder: Path) -> list[Path]:
-    """The files."""
-    return [*misses(by_load, folder), *frontier(points, folder)]
+def draw_all(
+    points: Sequence[Point], by_load: Sequence[Point], folder: Path, stem: str = ""
+) -> list[Path]:
+    """The files. stem: that their names begin with."""
+    drawn = misses(by_load, folder / f"{stem}misses.png")
+    return [*drawn, *frontier(points, folder / f"{stem}frontier.png")]
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -58,7 +61,7 @@ def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
 # ---------------------------------------------------------------------------- policies
 
 
-def misses(by_load: Sequence[Point], folder: Path) -> Iterator[Path]:
+def misses(by_load: Sequence[Point], file: Path) -> Iterator[Path]:
     """Misses against load, of every policy; nothing of one load."""
     known = [point for point in by_load if point.load is not None]
     if len({point.load for point in known}) < 2:
@@ -72,10 +75,10 @@ def misses(by_load: Sequence[Point], folder: Path) -> Iterator[Path]:
     panel.set_ylabel("deadline misses (% of all requests)")
     panel.grid(alpha=0.25)
     figure.legend(loc="outside right upper", fontsize="small")
-    yield _saved(figure, folder / "misses.png")
+    yield _saved(figure, file)
 
 
-def frontier(points: Sequence[Point], folder: Path) -> Iterator[Path]:
+def frontier(points: Sequence[Point], file: Path) -> Iterator[Path]:
     """Quality against latency and against cost, both over cloud-only's; policies without a picture
     or a cloud-only beside them are not on it."""
     known = [p for p in points if None not in (p.latency, p.cost, p.quality)]
@@ -90,7 +93,7 @@ def frontier(points: Sequence[Point], folder: Path) -> Iterator[Path]:
     left.set_ylabel("quality (% of the reference)")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small")
-    yield _saved(figure, folder / "frontier.png")
+    yield _saved(figure, file)
 
 
 def _panel(panel: Axes, points: Sequence[Point], what: str) -> None:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from diffusion_edge.bench.proof import figures
-from diffusion_edge.bench.proof.figures import FIXED, ORACLE, OURS, Found, Goal
+from diffusion_edge.bench.proof.figures import FIXED, ORACLE, OURS, Found, Goal, Point
 from diffusion_edge.bench.report import Machine
 from diffusion_edge.markdown import listed, marks, section, table
 
@@ -72,6 +72,12 @@ def summary(report: Report) -> Iterator[str]:
     yield from table(*_goal_table(report))
 
 
+def apart(found: Sequence[Found]) -> dict[str, list[Found]]:
+    """By whose seconds and bytes they have."""
+    some = {name: [each for each in found if each.cell.family == name] for name in FAMILIES}
+    return {name: cells for name, cells in some.items() if cells}
+
+
 # ---------------------------------------------------------------------------- tables
 
 
@@ -94,17 +100,15 @@ def _goals(report: Report) -> Iterator[str]:
 
 
 def _goal_table(report: Report) -> tuple[tuple[str, ...], Iterator[tuple[str, ...]]]:
-    apart = [
-        figures.goals([each for each in report.found if each.cell.family == family])
-        for family in FAMILIES
-    ]
-    goals = zip(figures.goals(report.found), *apart, strict=True)
+    some = apart(report.found)
+    columns = [figures.goals(some.get(family, [])) for family in FAMILIES]
+    goals = zip(figures.goals(report.found), *columns, strict=True)
     return GOALS, (_goal_row(*each) for each in goals)
 
 
-def _goal_row(goal: Goal, *apart: Goal) -> tuple[str, ...]:
+def _goal_row(goal: Goal, *columns: Goal) -> tuple[str, ...]:
     least, aim = goal.shown.format(goal.least), goal.shown.format(goal.aim)
-    medians = (_value(each) for each in apart)
+    medians = (_value(each) for each in columns)
     told = f"{_value(goal)}{_interval(goal)}"
     return goal.what, least, aim, told, f"{len(goal.values)}", *medians, goal.reached
 
@@ -159,19 +163,21 @@ POLICIES = ("policy", "reward", "misses", "latency", "cost", "quality")
 
 
 def _policies(found: Sequence[Found]) -> Iterator[str]:
-    rows = [
-        (
-            f"`{point.policy}`",
-            f"{point.earned:.3f}",
-            _percent(point.misses),
-            _of(point.latency, "{:.2f}"),
-            _of(point.cost, "{:.2f}"),
-            _of(point.quality, "{:.3f}"),
-        )
-        for point in figures.points(found)
-    ]
-    title = "Every policy, means over cells; latency and cost are over those of cloud-only"
-    yield from section(title, POLICIES, rows)
+    for family, some in apart(found).items():
+        title = f"Every policy, means over the cells of `{family}`"
+        yield from section(title, POLICIES, map(_policy_row, figures.points(some)))
+    yield from ("", "Latency and cost are over those of cloud-only in the same cells.")
+
+
+def _policy_row(point: Point) -> tuple[str, ...]:
+    return (
+        f"`{point.policy}`",
+        f"{point.earned:.3f}",
+        _percent(point.misses),
+        _of(point.latency, "{:.2f}"),
+        _of(point.cost, "{:.2f}"),
+        _of(point.quality, "{:.3f}"),
+    )
 
 
 CELLS = (
