@@ -40,6 +40,9 @@ are keyword arguments with defaults.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 
 class EdgeError(Exception):
     """Base of all errors. `status` is the HTTP status, `code` what a client can switch on."""
@@ -114,15 +117,21 @@ class QueueFull(EdgeError):
 
 
 class CannotBeInTime(EdgeError):
-    """retry_after_s: None if it could not be in time even with nothing else to do."""
+    """soonest: tells in how many seconds it could be, None if it could not be in time even with
+    nothing else to do; asked when somebody wants to know, for that takes longer than the refusal.
+    """
 
     status = 429
     type = "rate_limit_error"
     code = "cannot_be_in_time"
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, soonest: Callable[[], float | None]) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self._soonest = soonest
+
+    @cached_property
+    def retry_after_s(self) -> float | None:
+        return self._soonest()
 
 
 class StageLost(EdgeError):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 
 from diffusion_edge.errors import CannotBeInTime, InvalidRequest, NoPlan, QueueFull
@@ -63,7 +64,7 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
         return known.choice(in_time, _reason(request, quality, count))
     why = _why_late(known)
     if request.late == "refuse":
-        raise CannotBeInTime(why, retry_after_s=_retry_after_s(request, view, quality))
+        raise CannotBeInTime(why, soonest=partial(_retry_after_s, request, view, quality))
     last = served_late(request, view, quality)
     fastest = "the only plan" if count == 1 else f"the fastest of {count} plans"
     reason = f"{why}; this is {fastest} above the floor"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from diffusion_edge.errors import CannotBeInTime
 from diffusion_edge.request import ImageRequest
@@ -54,5 +55,5 @@ def refuse(request: ImageRequest, choice: Choice, view: View) -> None:
     raise CannotBeInTime(
         f"by policy {request.policy!r} the plan {choice.plan} misses the deadline of "
         f"{request.deadline_s:g} s by {missed_s:.2f} s",
-        retry_after_s=soonest_s(view, in_time),
+        soonest=partial(soonest_s, view, in_time),
     )

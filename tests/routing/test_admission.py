@@ -196,6 +196,19 @@ def broken(fates: list[Fate]) -> list[Fate]:
     return [f for f in fates if f.choice and not f.choice.late and not f.in_time]
 
 
+def test_when_it_could_be_is_worked_out_once_and_only_when_somebody_asks() -> None:
+    asked: list[None] = []
+
+    def soonest() -> float:
+        asked.append(None)
+        return 2.5
+
+    refused = CannotBeInTime("too much to do", soonest=soonest)
+    assert not asked
+    assert (refused.retry_after_s, refused.retry_after_s) == (2.5, 2.5)
+    assert len(asked) == 1
+
+
 def test_of_thirty_at_once_as_many_are_in_time_as_could_be_and_all_others_are_answered() -> None:
     at = live()
     served = at.play("elastic", at.burst(30))
