@@ -88,20 +88,29 @@ def _fastest(family: Loaded, use: Use, memory: Memory) -> Loaded:
     key = key_of(family, [way.name for way in ways], (*use.sizes, use.solver, use.threads))
     known = memory.read(key)
     if known is not None:
-        ways = [way for way in ways if way.name == known.execution]
+        return _again(named(known.execution), family, use)
     ready, errors = {EAGER.name: family}, {}
     for way in ways:
         try:
             ready[way.name], errors[way.name] = _checked(way, family, use)
         except Exception as error:
             log.warning("%s does not run by %s: %s", family.stage, way.name, _first_line(error))
-    if known is not None:
-        return ready.get(known.execution, family)
     step_s = seconds(ready, use)
     found = Found(fastest(step_s), errors, step_s)
     memory.write(key, found)
     log.info("%s runs by %s: %s", family.stage, found.execution, found)
     return ready[found.execution]
+
+
+def _again(way: Way, family: Loaded, use: Use) -> Loaded:
+    """By a way whose latents were held against eager's before; eagerly if it fails now."""
+    if way is EAGER:
+        return family
+    try:
+        return running(family, way, use.sizes, use.threads)
+    except Exception as error:
+        log.warning("%s does not run by %s: %s", family.stage, way.name, _first_line(error))
+        return family
 
 
 def _fits(way: Way, family: Loaded, use: Use) -> bool:

@@ -124,10 +124,20 @@ def test_a_way_that_cannot_says_why_and_eager_is_taken(
 
 
 def test_a_choice_is_remembered_by_weights_and_use(
-    auto: Callable[..., tuple[Loaded, Made]], family: Loaded, tmp_path: Path
+    auto: Callable[..., tuple[Loaded, Made]],
+    family: Loaded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert auto(takes_s=0.5)[0].execution == "openvino"
-    assert auto(takes_s=2.0)[0].execution == "openvino"  # not measured again
+    with monkeypatch.context() as patched:
+        assert auto(takes_s=0.5)[0].execution == "openvino"
+        made = Made()
+        patched.setitem(WAYS, "openvino", made.way())  # type: ignore[misc]  # it is a dict
+        patched.setattr(choose, "final_error", None)  # nor is it held against eager again
+        assert auto(takes_s=2.0)[0].execution == "openvino"
+        assert made.prepared == 1
+        made.error = RuntimeError("no memory")
+        assert auto(takes_s=2.0)[0] is family
     assert auto(takes_s=2.0, use=replace(USE, sizes=(16, 32)))[0] is family
     taken, made = auto(takes_s=0.5, use=replace(USE, sizes=(16, 32)))
     assert (taken, made.prepared) == (family, 0)  # nor is what was not taken prepared
