@@ -150,8 +150,9 @@ def hop_s(source: str, target: str, handoff: Counts, view: View) -> Floats:
     """Seconds that the packet travels, by the step that it is handed off before."""
     if source == target:
         return np.zeros(len(handoff))
-    link = view.links[source, target]
-    return np.array([link.transfer_s(nbytes) for nbytes in view.packet_bytes])[handoff]
+    link, nbytes = view.links[source, target], np.array(view.packet_bytes)[handoff]
+    travel_s: Floats = link.delay_s + nbytes / link.bytes_per_s
+    return travel_s
 
 
 def models(stages: Sequence[str], view: View) -> tuple[str, ...]:

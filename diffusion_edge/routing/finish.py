@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from math import ceil, inf
 from typing import NamedTuple
 
@@ -76,9 +77,9 @@ class Table:
     def between(self, of: Floats, arrives_s: Floats, steps: Counts) -> Floats:
         """Any of the tables by request, on the line between two arrivals."""
         known = self.arrives_s
-        above = np.clip(np.searchsorted(known, arrives_s), 1, len(known) - 1)
+        above = np.minimum(np.maximum(known.searchsorted(arrives_s), 1), len(known) - 1)
         below = known[above - 1]
-        share = np.clip((arrives_s - below) / (known[above] - below), 0.0, 1.0)
+        share = np.minimum(np.maximum((arrives_s - below) / (known[above] - below), 0.0), 1.0)
         low = of[above - 1, steps - 1]
         read: Floats = low + share * (of[above, steps - 1] - low)
         return read
@@ -282,8 +283,8 @@ class Tables:
     of one age. last: whether the request is due after all that is known."""
 
     def __init__(self, request: ImageRequest, view: View, last: bool = False) -> None:
-        self._request = request
         self._view = view
+        self._steps = request.most_steps
         self._due_s = LAST_S if last else due_s(request, view)
 
     def of(self, stage: str, guided: bool, images: int) -> Table:
@@ -291,15 +292,16 @@ class Tables:
         return _TABLES.of(status, ask, lambda: table(status, ask))
 
     def ask(self, stage: str, guided: bool, images: int) -> Ask:
+        view, status = self._view, self._view.stages[stage]
         return Ask(
-            cells=self._view.cells,
-            rows=self._view.stages[stage].rows(guided),
-            steps=self._request.most_steps,
+            cells=view.cells,
+            rows=status.rows(guided),
+            steps=self._steps,
             images=images,
             due_s=self._due_s,
-            age_s=self._view.age_s.get(stage, 0.0),
-            doubled=self._view.stages[stage].doubles(guided),
-            ahead=self._view.stages[stage].reads_ahead,
+            age_s=view.age_s.get(stage, 0.0),
+            doubled=status.doubles(guided),
+            ahead=status.reads_ahead,
         )
 
 
@@ -337,7 +339,7 @@ def arrivals(
 ) -> tuple[tuple[float, ...], ...]:
     """Seconds until each image comes to the stage of each span, by span and then by image. Those
     between the first and the last image are taken to come evenly."""
-    *coming, _ = _moments_of(plan, request, view, tables)
+    coming = islice(_moments_of(plan, request, view, tables), len(plan.spans))
     return tuple(
         tuple(np.linspace(float(first_s[0]), float(last_s[0]), request.images).tolist())
         for first_s, last_s in coming

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from diffusion_edge import batching, curves
 from diffusion_edge.batching import CELLS, TEXTS
 from diffusion_edge.routing.kept import Kept
-from diffusion_edge.view import Held, StageStatus, Work
+from diffusion_edge.view import Held, StageStatus, Turn, Work
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,18 @@ class Stage:
     -1 for none; order: of those that wait then, which is PASS, TEXT, PICTURE where it is not told.
     """
 
-    def __init__(self, status: StageStatus) -> None:
+    def __init__(self, status: StageStatus, turn: Turn | None = None) -> None:
+        """turn: instead of the report's."""
+        turn = status.turn if turn is None else turn
         self._status = status
         self._kinds: dict[tuple[int, int, bool], tuple[int, Kind]] = {}
         self._encode_s: dict[int, float] = {}
         self.alike = True  # whether all images can share forward passes
         self.texts = TEXTS if together(status) else 1
         self.capacity = status.capacity
-        self.turn = status.turn
-        self.runs = LINES.index(status.turn.work) if status.turn.work else -1
-        told = [LINES.index(work) for work in status.turn.waiting]
+        self.turn = turn
+        self.runs = LINES.index(turn.work) if turn.work else -1
+        told = [LINES.index(work) for work in turn.waiting]
         self.order = (*told, *(line for line in (PASS, TEXT, PICTURE) if line not in told))
 
     def encoding_s(self, texts: int) -> float:

@@ -39,9 +39,15 @@ class Kept(Generic[Made]):
 def _alike(status: StageStatus) -> StageStatus:
     """The first of such records."""
     told = (
-        *(id(by) for by in (status.decode_s, status.texts_s, status.pictures_s)),
-        *(status.encode_s, status.emulated, status.guiding),
-        *(status.batches, status.most_rows, status.pads),
+        id(status.decode_s),
+        id(status.texts_s),
+        id(status.pictures_s),
+        status.encode_s,
+        status.emulated,
+        status.guiding,
+        status.batches,
+        status.most_rows,
+        status.pads,
     )
     return _ALIKE.of(status.step_s, told, lambda: status)
 

@@ -173,7 +173,9 @@ def merged(
         return status
     latest_s = {promise.key: promise.at_s - reported_s + promise.latest_s for promise in listed}
     held = tuple(
-        replace(image, latest_s=latest_s.get((image.request, image.image), inf))
+        replace(image, latest_s=latest_s[image.request, image.image])
+        if (image.request, image.image) in latest_s
+        else image
         for image in status.held
     )
     comes, turn = _coming(status, promises, reported_s)

@@ -34,7 +34,7 @@ NOW = np.zeros((1, 1))
 Due = Callable[[float], Moments]
 """When something has to be, for plans to be done by some time."""
 
-FEW, MORE = 16, 8
+FEW, MORE = 64, 8
 """So many are worked out at first, and so many times as many next, before the rest of them is asked
 again whether it can be of use."""
 
@@ -46,13 +46,14 @@ def search(shapes: Shapes, known: Stations, asked: Asked) -> list[Found]:
     """
     asked = asked.rounded()
     if asked.barred and known.allows is not None:
-        found = _best(shapes, known, replace(asked, barred=False))
+        found = best_of(shapes, known, replace(asked, barred=False))
         if all(_is_taken(each, known, known.allows) for each in found):
             return found
-    return _best(shapes, known, asked)
+    return best_of(shapes, known, asked)
 
 
-def _best(shapes: Shapes, known: Stations, asked: Asked) -> list[Found]:
+def best_of(shapes: Shapes, known: Stations, asked: Asked) -> list[Found]:
+    """The same; who says no is asked of all."""
     best = Best(asked.second)
     for block in shapes.blocks:
         Search(block, known, asked, best).run()

@@ -160,7 +160,7 @@ class SimStage:
         return self.report(now).told(now, ending)
 
     def _play(self, now: float, held: Sequence[Held], turn: Turn) -> None:
-        stage = Stage(replace(self.idle, turn=turn) if turn.work or turn.waiting else self.idle)
+        stage = Stage(self.idle, turn)
         self._origin_s = now
         self._left = []
         self._run = Run(stage, [stage.image(each) for each in held])

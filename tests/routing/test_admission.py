@@ -3,14 +3,15 @@ clock (`clock`)."""
 
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 import pytest
 
 from diffusion_edge.errors import CannotBeInTime
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
-from diffusion_edge.routing import elastic
-from diffusion_edge.routing.finish import Ask, of_plan
+from diffusion_edge.routing import elastic, harm
+from diffusion_edge.routing.finish import Ask, Forecasts, of_plan
 from diffusion_edge.routing.harm import harmless
 from diffusion_edge.routing.policies import policy
 from diffusion_edge.view import Choice, Held, StageStatus, View
@@ -90,6 +91,23 @@ def test_a_plan_is_in_time_if_its_hops_are_as_slow_as_one_in_ten() -> None:
     assert sure.predicted_s == pytest.approx(of_plan(sure.plan, asked, seen))
     assert sure.counted_s == pytest.approx(of_plan(sure.plan, asked, slow.slowed()))
     assert of_plan(usual.plan, asked, slow.slowed()) > 3.5
+
+
+def test_who_would_be_late_is_found_out_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stages have promised something; only the plan that is taken and the second one are
+    asked."""
+    asked, most = [], harm._most
+
+    def counted(of: Forecasts, arrives_s: float, *others: Any) -> int:
+        asked.append(arrives_s)
+        return most(of, arrives_s, *others)
+
+    monkeypatch.setattr(harm, "_most", counted)
+    busy_ones = [
+        busy(name, 0.1, held(4, latest_s=99.0, due_s=9.0)) for name in ("phone", "tower", "hall")
+    ]
+    chosen(request(deadline_s=9.0, quality_floor=0.0), replace(view(*busy_ones), links={}))
+    assert asked == [0.0, 0.0]
 
 
 # ---------------------------------------------------------------------------- refused, or late

@@ -20,7 +20,7 @@ from diffusion_edge.routing.finish import (
     predict,
     table,
 )
-from diffusion_edge.routing.forecast import ahead
+from diffusion_edge.routing.forecast import ahead, course
 from diffusion_edge.routing.holding import kind_of, mode_of
 from diffusion_edge.view import Held, StageStatus, View
 
@@ -326,5 +326,7 @@ def test_tables_are_made_once_for_requests_that_are_alike() -> None:
     older = Tables(request(), replace(seen, age_s={"tower": 0.5}))
     assert older.of("hall", False, 1) is one.of("hall", False, 1)
     assert older.of("tower", False, 1) is not one.of("tower", False, 1)
+    tower = seen.stages["tower"]
+    assert course(tower) is course(tower) is not course(replace(tower))
     anew = replace(seen, stages={n: replace(s) for n, s in seen.stages.items()})
     assert Tables(request(), anew).of("hall", False, 1) is not one.of("hall", False, 1)

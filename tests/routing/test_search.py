@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pytest
@@ -143,6 +143,8 @@ def same_as_brute_force(wanted: ImageRequest, seen: View, quality: QualityTable)
     known = options(list(seen.stages), wanted, seen, quality, worth)
     in_time = Asked("price", finish_s=wanted.deadline_s)
     same(known.cheapest(), best(wanted, seen, quality, charged, in_time))
+    alone = replace(in_time, second=False)
+    assert search(known.good, known.known, alone) == known.cheapest()[:1]
     first = known.earliest()
     same(first, best(wanted, seen, quality, paid, Asked("finish")))
     for found in first[:1]:
@@ -197,3 +199,24 @@ def test_a_stage_may_say_no() -> None:
     (found, *_) = search(known.good, barred, Asked("finish", barred=True))
     assert found.steps[0] <= 4
     assert search(known.good, barred, Asked("finish"))[0].finish_s < found.finish_s
+
+
+@pytest.mark.parametrize("by", ["price", "finish", "bound"])
+@pytest.mark.parametrize("seed", range(10))
+def test_who_says_no_may_be_asked_at_last(
+    seed: int, by: Literal["price", "finish", "bound"]
+) -> None:
+    """As if all had been asked of every plan. Premises: no more than so many steps of what comes
+    before a moment, by stage."""
+    chance = random.Random(seed)
+    seen, wanted = drawn_view(chance, 2, 12, least=1), request(steps=12, quality_floor=0.5)
+    known = options(list(seen.stages), wanted, seen, cast(QualityTable, Drawn(chance)))
+    most = np.array([chance.choice([0, 3, 8, 12]) for _ in seen.stages])
+    until_s = np.array([chance.uniform(0.0, 3.0) for _ in seen.stages])
+
+    def allows(stage: Counts, comes_s: Floats, steps: Counts) -> Bools:
+        return (comes_s > until_s[stage]) | (steps <= most[stage])
+
+    barred, asked = replace(known.known, allows=allows), Asked(by, finish_s=30.0, barred=True)
+    eager = search_module.best_of(known.good, barred, asked)
+    assert search(known.good, barred, asked) == eager
