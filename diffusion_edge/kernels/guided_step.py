@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_edge.kernels.registry import Implementation, Operation, triton
+from diffusion_edge.kernels.registry import Operation, triton
 
 
 def guided(predicted: Tensor, guidance: Tensor) -> Tensor:
@@ -67,44 +67,17 @@ def reference(
     return after
 
 
-def _in_place(
-    x: Tensor,
-    weights: Tensor,
-    predicted: Tensor,
-    guidance: Tensor,
-    noise: Tensor | None,
-    history: Sequence[Tensor],
-) -> Tensor:
-    """The same products and sums, without a tensor for each."""
-    output, scratch = guided(predicted, guidance), torch.empty_like(x)
-    results = []
-    for row in weights.view(*weights.shape, *(1,) * (x.ndim - 1)).unbind(1):
-        first, *others = row.unbind(1)
-        total = first * x
-        for weight, tensor in zip(others, (output, noise, *history), strict=True):
-            if tensor is not None:
-                total.add_(torch.mul(weight, tensor, out=scratch))
-        results.append(total)
-    for old, new in zip(history, results[1:], strict=True):
-        old.copy_(new)
-    return results[0]
-
-
 def _triton(*args: Any) -> Tensor:
     from diffusion_edge.kernels.gpu import guided_step as gpu
 
     return gpu.launch(*args)
 
 
-FLOAT32 = (torch.float32,)
 OPERATION = Operation(
     "guided_step",
     "guidance and the solver step, mixed rows, the history in place",
     reference,
-    (
-        triton(_triton, "exact", dtypes=FLOAT32, layouts=("contiguous",)),
-        Implementation("cpu", _in_place, "exact", ("cpu",), FLOAT32),
-    ),
+    (triton(_triton, "exact", dtypes=(torch.float32,), layouts=("contiguous",)),),
 )
 
 
@@ -151,10 +124,6 @@ def guided_step(
     return found
 
 
-FEW = 2**18
-"""Values of a batch below which, on a CPU, the calls take longer than the arithmetic."""
-
-
 def stepped(
     x: Tensor,
     weights: Tensor,
@@ -163,8 +132,12 @@ def stepped(
     noise: Tensor | None,
     history: Sequence[Tensor],
 ) -> list[Tensor]:
-    """[x', h1', ...], as `guided_step` takes them, whichever way is faster; `history` may be
-    written over."""
-    if x.device.type == "cpu" and x.numel() < FEW:
-        return apply(weights, x, guided(predicted, guidance), noise, history)
-    return [guided_step(x, weights, predicted, guidance, noise, history), *history]
+    """[x', h1', ...], as `guided_step` takes them; `history` may be written over."""
+    if _is_fused(x):
+        return [guided_step(x, weights, predicted, guidance, noise, history), *history]
+    return apply(weights, x, guided(predicted, guidance), noise, history)
+
+
+def _is_fused(x: Tensor) -> bool:
+    """On a CPU there is nothing faster, and the history need not be copied into place."""
+    return x.device.type != "cpu"

@@ -124,14 +124,14 @@ def test_spans_cannot_be_finished_early_or_twice(family: Family) -> None:
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp-2m", "pndm"])
-def test_a_step_of_a_large_batch_is_that_of_a_small_one_and_writes_over_nothing_before_it(
+def test_a_fused_step_has_the_same_bits_and_writes_over_nothing_before_it(
     family: Family, solver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fused operation, which large batches take, writes the history in place: of a copy."""
+    """It writes the history in place: of a copy."""
     before = [run_steps(family, begin(family, a_packet(family, solver)), 2)]
     known = [t.clone() for t in (before[0].latent, *before[0].history)]
     (expected,) = step(family, before)
-    monkeypatch.setattr("diffusion_edge.kernels.guided_step.FEW", 0)
+    monkeypatch.setattr("diffusion_edge.kernels.guided_step._is_fused", lambda x: True)
     (found,) = step(family, before)
     for mine, theirs in zip(
         (found.latent, *found.history, before[0].latent, *before[0].history),
