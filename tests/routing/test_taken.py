@@ -215,3 +215,16 @@ async def test_a_link_of_which_nothing_is_stated_is_learned_from_few_hops() -> N
             assert await predicted_s(board, handoff) == pytest.approx(right_s, rel=0.1)
 
     await clock.run(story())
+
+
+def test_no_link_is_due_before_the_one_that_is_quiet_for_longest_could_be() -> None:
+    now = [0.0]
+    links = Links({("a", "b"): STATED, ("b", "a"): STATED}, lambda: now[0])
+    first_s = links.quiet_until(links.pairs)
+    now[0] = first_s - 0.01
+    assert links.due(links.pairs) is None
+    now[0] = first_s
+    assert links.due(links.pairs) is not None
+    assert links.quiet_until(links.pairs) == first_s  # of the other one
+    assert links.due(links.pairs) is not None
+    assert links.quiet_until(links.pairs) == 2 * first_s
