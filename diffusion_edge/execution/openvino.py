@@ -19,6 +19,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from diffusion_edge.engine.lanes import use_threads
 from diffusion_edge.engine.run import Predict
 from diffusion_edge.execution.way import Way, at_sizes, not_float32
 from diffusion_edge.families.base import Conditioning, Loaded
@@ -48,8 +49,12 @@ def refuses(family: Loaded, sizes: Sequence[int], threads: int) -> str | None:
 
 def prepare(family: Loaded, sizes: Sequence[int], threads: int) -> Predict:
     """Traces and converts a graph for every size, some seconds each."""
-    shapes = [family.latent_shape(size, size) for size in sizes]
-    graphs = {shape: _Graph(_converted(family, shape), threads) for shape in shapes}
+    shapes, before = [family.latent_shape(size, size) for size in sizes], torch.get_num_threads()
+    use_threads(1)  # a trace has many small parts, between which more threads would spin
+    try:
+        graphs = {shape: _Graph(_converted(family, shape), threads) for shape in shapes}
+    finally:
+        use_threads(before)
 
     def predict(
         latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
