@@ -61,7 +61,10 @@ def events(asked: Scenario) -> list[tuple[float, str]]:
         (fault.at_s, f"{fault.stage or ' - '.join(fault.between or ())} {fault.kind}")
         for fault in asked.faults
     ]
-    told += [(fault.at_s + fault.for_s, "over") for fault in asked.faults]
+    told += [(fault.at_s + fault.for_s, f"{fault.kind} no more") for fault in asked.faults]
     for link in asked.links:
         told += [(at_s, "links change") for at_s in link.steps or () if at_s > 0.0]
-    return sorted(set(told))[:MOST_EVENTS]
+    by_time: dict[float, list[str]] = {}
+    for at_s, what in sorted(set(told)):
+        by_time.setdefault(at_s, []).append(what)
+    return [(at_s, ", ".join(whats)) for at_s, whats in by_time.items()][:MOST_EVENTS]
