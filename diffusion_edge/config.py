@@ -137,6 +137,14 @@ class Watch(Strict):
     most: Annotated[int, Field(ge=1)] = 1000
 
 
+class Replan(Strict):
+    """How often the plan of an image may be chosen again while it is on its way
+    (`routing.replan`), at most; 0 never. look_s: between two looks at a request."""
+
+    most: Annotated[int, Field(ge=0, le=100)] = 0
+    look_s: Positive = 0.5
+
+
 class Settings(Strict):
     """The part of the file that is ours: `applications[0].args`.
 
@@ -149,6 +157,7 @@ class Settings(Strict):
         stages have one; else those that are named.
     measure_links: false takes links for what is stated, for comparisons.
     watch: left out, no request is kept.
+    replan: of policies that compare all plans.
     """
 
     family: Annotated[str, Field(min_length=1)]
@@ -163,6 +172,7 @@ class Settings(Strict):
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)] = Field(default_factory=dict)
     links: list[LinkConfig] = Field(default_factory=list)
     watch: Watch | None = None
+    replan: Replan = Replan()
     measure_links: bool = True
     emulate: EmulatePackets | None = None
 

@@ -104,6 +104,13 @@ class Plan:
             return None
         return Plan(self.spans[1:], self.codecs[1:], self.reason)
 
+    def from_step(self, start: int) -> Plan | None:
+        """What is left of it before that step; None if no span begins there."""
+        for k, span in enumerate(self.spans):
+            if span.start == start:
+                return Plan(self.spans[k:], self.codecs[k:], self.reason)
+        return None
+
     def with_codecs(self, by_step: Sequence[Codec]) -> Plan:
         """The same spans; each hop takes the codec that `by_step` has for its hand-off step."""
         codecs = tuple(by_step[span.start] for span in self.spans[1:])

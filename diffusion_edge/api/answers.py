@@ -8,6 +8,7 @@ from dataclasses import asdict
 from math import inf
 from typing import Any
 
+from diffusion_edge.api.inflight import Replanned
 from diffusion_edge.api.schema import OutputFormat, ThrottleBody
 from diffusion_edge.api.service import Emulation, GenerationResult, Service
 from diffusion_edge.config import Settings
@@ -58,9 +59,22 @@ def images(
                 }
                 for image in result.images
             ],
+            "replans": [_replanned(each) for each in result.replans],
             "warnings": list(result.warnings),
             "emulated": _emulated(service.emulation()),
         },
+    }
+
+
+def _replanned(each: Replanned) -> Json:
+    """An image whose plan was chosen again in flight: from which plan to which one, when `at` of
+    its steps were known to be done, and why."""
+    return {
+        "image": each.image,
+        "at": each.at,
+        "from": str(each.before),
+        "to": str(each.after),
+        "reason": each.after.reason,
     }
 
 

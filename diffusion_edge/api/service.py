@@ -20,7 +20,8 @@ from math import inf
 from pathlib import Path
 from typing import Protocol
 
-from diffusion_edge.api.ahead import Ahead, Tells
+from diffusion_edge.api.ahead import Ahead, Tells, Told
+from diffusion_edge.api.inflight import Image, InFlight, Replanned, keep_looking
 from diffusion_edge.api.resolve import free_steps, image_request
 from diffusion_edge.api.schema import ImagesBody, ThrottleBody
 from diffusion_edge.config import Settings
@@ -52,6 +53,7 @@ from diffusion_edge.routing.links.taken import Links
 from diffusion_edge.routing.policies import rule, served
 from diffusion_edge.routing.promises import Kept
 from diffusion_edge.routing.quality import QualityTable
+from diffusion_edge.routing.replan import went
 from diffusion_edge.routing.why import Why
 from diffusion_edge.view import Choice, StageStatus, View
 
@@ -96,7 +98,9 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """`seconds` from the decision to the last image; `created` is Unix time."""
+    """`seconds` from the decision to the last image; `created` is Unix time. choice: with the plan,
+    cost and quality of what was run, and the seconds that were foretold. replans: plans that were
+    chosen in flight, in order."""
 
     request: ImageRequest
     choice: Choice
@@ -104,6 +108,7 @@ class GenerationResult:
     warnings: tuple[str, ...]
     seconds: float
     created: int
+    replans: tuple[Replanned, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,14 +201,17 @@ class Service:
             times = due.times(request, choice, view).shifted(time.monotonic())
             told = choice.after(waited_s)
             learn = partial(self._learn, asked, view, told, came)
+            flight = self._in_flight(request, told, view, kept, came)
             try:
-                result = await self._carried_out(request, told, kept, came, times)
+                result = await self._carried_out(flight, told, times)
             except DeadlineExceeded:
                 learn(inf)
                 if not told.late:
                     spent_s = time.monotonic() - came
                     self.calibration = self.calibration.given_up(told, spent_s)
                 raise
+            finally:
+                flight.over()
             learn(result.seconds)
         if self._watcher is not None and self._watcher.saw(result):
             await asyncio.to_thread(self._watcher.keep, result)
@@ -239,20 +247,45 @@ class Service:
         finally:
             self._waiting -= 1
 
+    def _in_flight(
+        self, request: ImageRequest, choice: Choice, view: View, kept: Kept, came: float
+    ) -> InFlight:
+        images = [Image(choice.plan) for _ in range(request.images)]
+        return InFlight(request, view, kept, self.board.links, came, images)
+
+    def _may_replan(self, flight: InFlight, choice: Choice) -> bool:
+        """What is late in any case is begun where it is in nobody's way, and stays so."""
+        request, replan = flight.request, self.settings.replan
+        late = due.is_late(request, choice, flight.view)
+        return replan.most > 0 and rule(request.policy).may_replan and not late
+
+    async def _look_again(self, flight: InFlight, told: Told, times: Times) -> None:
+        async def tell(image: int, plan: Plan, at: int, before: Plan) -> bool | None:
+            left = times.shifted(-time.monotonic())
+            packet = self._packet(flight.request, plan, image, left)
+            return await self._ahead.replan(told, packet, plan, at, before)
+
+        await keep_looking(flight, self.settings.replan, self.quality, self.view, tell)
+
     async def _carried_out(
-        self, request: ImageRequest, choice: Choice, kept: Kept, came: float, times: Times
+        self, flight: InFlight, choice: Choice, times: Times
     ) -> GenerationResult:
-        """came, times: on the monotonic clock."""
+        """times: on the monotonic clock."""
+        request, came = flight.request, flight.came
         began, plan = time.monotonic(), choice.plan
         left = times.shifted(-began)
         packets = [self._packet(request, plan, i, left) for i in range(request.images)]
         try:
-            with self._ahead.told(request.request_id, plan, packets):
+            with self._ahead.told(request.request_id, plan, packets) as told:
                 async with asyncio.timeout(left.give_up), asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._image(plan, i, packet, began, kept))
+                        group.create_task(self._image(plan, i, packet, began, flight))
                         for i, packet in enumerate(packets)
                     ]
+                    if self._may_replan(flight, choice):
+                        looks = group.create_task(self._look_again(flight, told, times))
+                        await asyncio.wait(tasks)
+                        looks.cancel()
         except TimeoutError:
             raise DeadlineExceeded(
                 f"no picture after {time.monotonic() - came:.3g} s, with a deadline of "
@@ -272,9 +305,11 @@ class Service:
             warnings.append(
                 f"the deadline of {request.deadline_s:g} s was missed by {late_s:.2f} s"
             )
+        plans = [image.plan for image in flight.images]
         return GenerationResult(
             request=request,
-            choice=choice,
+            choice=went(choice, plans, request, flight.view, self.quality),
+            replans=tuple(flight.replans),
             images=tuple(
                 GeneratedImage(request.seed + i, event.picture, event.spans, event.hops)
                 for i, event in enumerate(done)
@@ -284,12 +319,14 @@ class Service:
             created=int(time.time()),
         )
 
-    async def _image(self, plan: Plan, image: int, packet: bytes, began: float, kept: Kept) -> Done:
+    async def _image(
+        self, plan: Plan, image: int, packet: bytes, began: float, flight: InFlight
+    ) -> Done:
         """began: on the monotonic clock. What the hops took is learned."""
         first = plan.spans[0].stage
         async with aclosing(self._transport.run(first, packet)) as events:
             async for event in events:
-                kept.saw(image, event)
+                flight.saw(image, event)
                 if isinstance(event, Done):
                     self.board.links.arrived(event, time.monotonic() - began)
                     return event

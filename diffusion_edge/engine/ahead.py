@@ -79,19 +79,34 @@ class Ahead:
         self._making = 0
 
     def expect(self, packet: Packet, stage: str) -> None:
-        """All spans on the stage but the first of the plan. packet: as it leaves for that one."""
+        """All spans on the stage but the first of the plan, and no others of the image that were
+        expected before. packet: as it leaves for that one."""
+        before = self._of(packet)
         plan, give_up = packet.plan, packet.left.give_up
         until = self._clock.now() + min(LEASE_S if give_up is None else give_up, LEASE_S)
         for k, span in enumerate(plan.spans):
             if k and span.stage == stage:
                 rest = Plan(plan.spans[k:], plan.codecs[k:], plan.reason)
                 bare = replace(packet, plan=rest, latent=None, history=(), schedule=None)
-                self._keep(Notice(bare, until))
+                self._keep(Notice(bare, until), before)
+        for notice in before:
+            notice.end()
         self.look()
 
-    def _keep(self, notice: Notice) -> None:
-        if len(self.notices()) < MOST:
-            self._notices.setdefault(_key(notice.packet), notice)
+    def _of(self, packet: Packet) -> list[Notice]:
+        """Takes out what was expected of an image."""
+        image = packet.request_id, packet.image
+        return [self._notices.pop(key) for key in list(self._notices) if key[:2] == image]
+
+    def _keep(self, notice: Notice, before: list[Notice]) -> None:
+        """before: of the same image; the first that says the same has its text."""
+        if len(self.notices()) >= MOST:
+            return
+        known = next((one for one in before if _says(one.packet) == _says(notice.packet)), None)
+        if known is not None:
+            before.remove(known)
+            notice.asked = known.asked
+        self._notices[_key(notice.packet)] = notice
 
     def forget(self, request: str) -> None:
         for key in [key for key in self._notices if key[0] == request]:

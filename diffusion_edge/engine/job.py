@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diffusion_edge.batching import Sample
 from diffusion_edge.engine.run import Encoded
@@ -12,6 +12,7 @@ from diffusion_edge.engine.seconds import Seconds
 from diffusion_edge.engine.stepper import Entry
 from diffusion_edge.engine.together import Asked
 from diffusion_edge.packet import Packet
+from diffusion_edge.plan import Plan
 from diffusion_edge.request import Picture, SpanRecord, Times
 from diffusion_edge.view import Held
 
@@ -39,12 +40,33 @@ class Job:
     place: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def key(self) -> tuple[str, int, int]:
+        """Of the image, whatever its plan."""
+        return self.packet.request_id, self.packet.image, self.packet.attempt
+
+    @property
     def steps_left(self) -> int:
         return self.packet.plan.spans[0].steps if self.entry is None else self.entry.left
 
     @property
     def encodes(self) -> bool:
         return self.asked is None or not self.asked.answer.done()
+
+    def replan(self, whole: Plan) -> bool:
+        """Goes by another plan from its next step boundary on; False, and as before, where that is
+        too late: at least the step that is next, or being made, is made here as before."""
+        span, rest = self.packet.plan.spans[0], whole.from_step(self.packet.plan.start)
+        done = span.stop - self.steps_left
+        if rest is None or done == span.stop or whole.stop != self.packet.plan.stop:
+            return False
+        now = rest.spans[0]
+        if (now.stage, now.guidance) != (span.stage, span.guidance) or now.stop <= done:
+            return False
+        self.packet = replace(self.packet, plan=rest)
+        self.decodes_left = int(rest.after_first() is None)
+        if self.entry is not None:
+            self.entry.left = now.stop - done
+        return True
 
     def held(self, now: float) -> Held:
         """As it stands at `now`. Steps, a text or a picture that are being made count as still to

@@ -180,6 +180,15 @@ class Worker:
         """Nothing of this request is to come any more."""
         self._ahead.forget(request)
 
+    def replan(self, data: bytes) -> bool:
+        """Whether an image that is here goes by another plan from its next step boundary on: the
+        whole one of a packet as it would have left for the first stage. It does not where it has
+        passed that step, or is not here. Raises the PacketErrors."""
+        packet = take(data, self._family.offer)
+        key = packet.request_id, packet.image, packet.attempt
+        here = [job for job in self._queue if job.key == key]
+        return any(job.replan(packet.plan) for job in here)
+
     async def warm_up(self, size: int, solver: str, others: Sequence[int] = ()) -> Seconds:
         """Measures this stage on images of `size` pixels, and a little on `others` that soon take
         their figures from what is served; returns what was really measured."""
@@ -246,17 +255,17 @@ class Worker:
         """Waits for a place; then the packet is read anew, with its tensors."""
         if not job.place.is_set():
             await job.place.wait()
-            job.packet = take(job.data, self._family.offer)
+            job.packet = replace(take(job.data, self._family.offer), plan=job.packet.plan)
 
     async def _span(self, job: Job) -> Outcome:
         """Encode, step with others, decode or finish. TimeoutError when it is to be given up."""
-        packet, span = job.packet, job.packet.plan.spans[0]
-        job.asked = job.asked or self._parts.texts.ask(packet)
-        text = await job.asked.answer
+        job.asked = job.asked or self._parts.texts.ask(job.packet)
+        text, packet = await job.asked.answer, job.packet
         trajectory = text.result.trajectory or core.begun(self._family, packet, text.result.texts)
         asked, ready = max(text.began, job.arrived), max(text.ended, job.arrived)
-        entry = job.entry = Entry(job.sample, trajectory, span.steps, job.times.give_up)
+        entry = job.entry = Entry(job.sample, trajectory, job.steps_left, job.times.give_up)
         await self._parts.stepper.take(entry)
+        packet, span = job.packet, job.packet.plan.spans[0]  # the plan may be another one by now
         stepped, first = self._clock.now(), entry.began or ready
         if job.decodes_left:
             picture = await self._parts.pictures.make(entry.trajectory)

@@ -60,9 +60,14 @@ def served(name: str) -> Rule:
     """A rule that a server can follow. Raises InvalidRequest for one that chooses again later."""
     found = rule(name)
     if not found.chooses_once:
+        lacks = (
+            "stages do not report by how much their model's output changes from step to step"
+            if found.revise
+            else "a server does not score its pictures by the family's metric"
+        )
         raise InvalidRequest(
-            f"policy {name!r} chooses again while a request is served or after it; no server does "
-            f"that yet, a simulation does; served: {', '.join(SERVED)}",
+            f"policy {name!r} chooses again by what no server knows: {lacks}; a simulation replays "
+            f"it; served: {', '.join(SERVED)}",
             param="policy",
         )
     return found

@@ -68,20 +68,24 @@ class Promise:
         """As `Told` names it."""
         return self.request, self.image, self.stop - self.steps
 
+    def alone_s(self, status: StageStatus) -> float:
+        """What its steps take on the stage if nothing else is there."""
+        return self.steps * curves.seconds(curves.curve(status.step_s, self.cells), self.rows)
+
     def held(self, status: StageStatus, reported_s: float, encodes: bool) -> Held:
         """As the stage would tell it, from its report on. What should have come before the report
         and is not in it comes at once. Stages after the first one are told the text when it is
         decided. reported_s: by the board's clock. encodes: whether the text is still to be."""
         since_s = self.at_s - reported_s
         arrives_s = max(since_s + self.arrives_s, 0.0)
-        alone_s = self.steps * curves.seconds(curves.curve(status.step_s, self.cells), self.rows)
+        due_s = batching.due(arrives_s, self.alone_s(status), since_s + self.due_s, mode_of(status))
         return Held(
             request=self.request,
             image=self.image,
             steps=self.steps,
             rows=self.rows,
             cells=self.cells,
-            due_s=batching.due(arrives_s, alone_s, since_s + self.due_s, mode_of(status)),
+            due_s=due_s,
             encodes=encodes,
             decodes=self.decodes,
             arrives_s=arrives_s,
@@ -123,6 +127,36 @@ def promised(request: ImageRequest, choice: Choice, view: View, at_s: float) -> 
     )
     for before, after in zip(made, made[request.images :], strict=False):
         before.after, after.before = after, before
+    return made
+
+
+def _later(
+    here: Promise, latest_s: float, plan: Plan, at: int, request: ImageRequest, view: View
+) -> list[Promise]:
+    """Of an image whose plan is another one after the span that it is at, `here`. When it comes to
+    these stages and has to leave them is known when the rules were run ahead next.
+
+    latest_s: when it has to leave the last one."""
+    hops_s, now = _hops_s(plan, view), here
+    here.hop_s, here.after, here.decodes = hops_s[at], None, at == len(plan.spans) - 1
+    here.latest_s, made = latest_s, []
+    for k, span in enumerate(plan.spans[at + 1 :], at + 1):
+        status, guided = view.stages[span.stage], span_guided(span, request, view)
+        now.after = replace(
+            here,
+            stage=span.stage,
+            stop=span.stop,
+            steps=span.steps,
+            rows=status.rows(guided),
+            decodes=k == len(plan.spans) - 1,
+            arrives_s=now.arrives_s + now.alone_s(view.stages[now.stage]) + now.hop_s,
+            hop_s=hops_s[k],
+            doubled=status.doubles(guided),
+            before=now,
+            after=None,
+        )
+        now = now.after
+        made.append(now)
     return made
 
 
@@ -239,13 +273,18 @@ class Promises:
     @contextmanager
     def kept(self, promises: Sequence[Promise]) -> Iterator[Kept]:
         """They hold until the block is left, however that happens, or end one by one before it."""
+        self.begin(promises)
+        kept = Kept(self, promises)
+        try:
+            yield kept
+        finally:
+            self.end(kept.promises)
+
+    def begin(self, promises: Sequence[Promise]) -> None:
+        """From now on they hold."""
         for promise in promises:
             self._open[promise.stage] = (*self._open.get(promise.stage, ()), promise)
         self._settle({promise.stage for promise in promises})
-        try:
-            yield Kept(self, promises)
-        finally:
-            self.end(promises)
 
     def end(self, promises: Sequence[Promise]) -> None:
         """Those that have ended before are passed over."""
@@ -285,19 +324,19 @@ class Promises:
             arrives_s = leaves_s + promise.hop_s
             if abs(after.arrives_s - arrives_s) > MOVED_S:
                 after.arrives_s = arrives_s
-                self._changed(after.stage)
+                self.changed(after.stage)
         if before is not None and promise.latest_s < inf:
             takes_s = leaves_s - promise.arrives_s + before.slow_hop_s
             latest_s = promise.latest_s - promise.slip * takes_s
             if abs(before.latest_s - latest_s) > MOVED_S:
                 before.latest_s = latest_s
-                self._changed(before.stage)
+                self.changed(before.stage)
 
     def version(self, stage: str) -> int:
         """Another one whenever what `of` or `listed` tell of a stage has changed."""
         return self._versions.get(stage, 0)
 
-    def _changed(self, stage: str) -> None:
+    def changed(self, stage: str) -> None:
         self._versions[stage] = self._versions.get(stage, 0) + 1
 
     def __len__(self) -> int:
@@ -309,7 +348,7 @@ class Promises:
             untold = tuple(p for p in self._open.get(stage, ()) if p not in self._listed)
             if untold != self._untold.get(stage, ()):
                 self._untold[stage] = untold
-                self._changed(stage)
+                self.changed(stage)
 
 
 class Kept:
@@ -317,12 +356,23 @@ class Kept:
 
     def __init__(self, all_: Promises, promises: Sequence[Promise]) -> None:
         self._all = all_
-        self._promises = promises
+        self.promises = list(promises)
+
+    def revised(self, image: int, plan: Plan, at: int, request: ImageRequest, view: View) -> None:
+        """An image goes by another plan from the span on that it is at, the plan's at-th."""
+        mine = [p for p in self.promises if p.image == image]
+        here, later = mine[at], mine[at + 1 :]
+        here.stop, here.steps = plan.spans[at].stop, plan.spans[at].steps
+        made = _later(here, mine[-1].latest_s, plan, at, request, view)
+        self._all.end(later)
+        self._all.begin(made)
+        self._all.changed(here.stage)
+        self.promises = [*(p for p in self.promises if p not in later), *made]
 
     def saw(self, image: int, event: Event) -> None:
         """A stage is done with what is behind an image's position."""
         if isinstance(event, Done):
-            self._all.end([p for p in self._promises if p.image == image])
+            self._all.end([p for p in self.promises if p.image == image])
         elif isinstance(event, Progress):
-            behind = [p for p in self._promises if p.image == image and p.stop <= event.position]
+            behind = [p for p in self.promises if p.image == image and p.stop <= event.position]
             self._all.end(behind)

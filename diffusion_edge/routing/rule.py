@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffusion_edge.plan import Plan
+from diffusion_edge.plan import Plan, Span
 from diffusion_edge.request import ImageRequest
 from diffusion_edge.routing.options import Options
 from diffusion_edge.routing.quality import QualityTable
@@ -23,12 +23,20 @@ class Standing:
     """Where one image stands at a step boundary: `position` steps of `plan`, whole, are done.
 
     changes[k]: by how much the model's output of step k + 1 differs from that of step k, mean of
-    absolute values over mean of absolute values; so there are position - 1 of them.
+    absolute values over mean of absolute values; so there are position - 1 of them, or none where
+    nobody looks. elapsed_s: since the request came.
     """
 
     plan: Plan
     position: int
     changes: tuple[float, ...] = ()
+    image: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def left(self) -> tuple[Span, ...]:
+        """Spans that have steps to take, whole, the one that the image is at first."""
+        return tuple(span for span in self.plan.spans if span.stop > self.position)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,12 @@ class Rule:
             return None
         known, late = self.considered(request, view, quality), self.served_late
         return why(known, None if late is None else lambda: late(request, view, quality))
+
+    @property
+    def may_replan(self) -> bool:
+        """Whether its choice may be made again in flight as `replan` does: it compares all plans,
+        and has no way of its own."""
+        return self.considered is not None and self.chooses_once
 
     @property
     def chooses_once(self) -> bool:

@@ -88,6 +88,10 @@ class Stage:
         """See `Worker.forget`."""
         self._worker.forget(request)
 
+    async def replan(self, packet: bytes) -> bool:
+        """See `Worker.replan`."""
+        return self._worker.replan(packet)
+
     async def status(self) -> StageStatus:
         return replace(self._worker.status(), reaches=self._transport.reached)
 

@@ -72,6 +72,7 @@ def world(scenario: Scenario, settings: Settings, family: Family, seed: int) -> 
         report_s=scenario.report_s,
         measure_links=settings.measure_links if measure is None else measure,
         hop_timeout_s=settings.hop_timeout_s,
+        replan=scenario.replan or settings.replan,
     )
 
 

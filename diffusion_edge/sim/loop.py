@@ -71,7 +71,7 @@ class Simulation:
         self._fresh_s = FRESH_S - EVERY_S + world.report_s
         self._jobs: dict[Guest, Job] = {}
         self._calibrations: dict[Group, Calibration] = defaultdict(Calibration)
-        self._again = Again(world.quality, world.replay)
+        self._again = Again(world.quality, world.replay, world.replan)
         self._late: dict[Group, deque[Asked]] = defaultdict(deque)
         for fault in world.faults:
             self._expect(fault)
@@ -196,6 +196,20 @@ class Simulation:
             given_up = partial(self._fails, running, DeadlineExceeded.code)
             self.at(times.give_up, PACKETS, given_up)
         self._sets_out(running)
+        if self._again.looks(running):
+            self._looks_again(running)
+
+    def _looks_again(self, running: Running) -> None:
+        """Now and then: whether images are to go another way."""
+        if running.over:
+            return
+        self.at(self.now + self.world.replan.look_s, REQUESTS, partial(self._looks_again, running))
+        if self.now == running.began_s:
+            return
+        view, elapsed_s = self._view(running.asked), self.now - running.asked.came_s
+        for job in running.jobs:
+            if self._again.wants(job, view, elapsed_s):
+                self._follow(self.stages[job.span.stage])
 
     def _sets_out(self, running: Running) -> None:
         self._again.begins(running)
@@ -206,6 +220,7 @@ class Simulation:
 
     def _arrives(self, job: Job) -> None:
         running, polled = job.running, self.stages[job.span.stage]
+        self.board.links.came(job)
         if running.over:
             return
         if not polled.alive:
@@ -249,17 +264,22 @@ class Simulation:
             if position <= job.position:
                 continue
             job.position = position
-            plan = self._again.revised(job, position, self._view(job.running.asked))
-            if plan is not None and self._turns(polled, guest, job, plan):
+            view = self._view(job.running.asked)
+            plan = self._again.revised(job, position, view)
+            if plan is not None and self._turns(polled, guest, job, plan, view):
                 going.append(job)
         self._follow(polled)
         for job in going:
             self._goes_on(job)
 
-    def _turns(self, polled: Polled, guest: Guest, job: Job, plan: Plan) -> bool:
+    def _turns(self, polled: Polled, guest: Guest, job: Job, plan: Plan, view: View) -> bool:
         """Goes by another plan from here; whether it leaves the stage at once."""
         job.plan = plan
+        job.replans += 1
         running = job.running
+        running.view = view
+        running.kept.revised(job.image, plan, job.at, running.asked.request, view)
+        self.tally.replanned(running.asked.number)
         self._revised(running, self._again.of_plans(running))
         polled.stage.take_off(guest, self.now)
         del self._jobs[guest]
@@ -295,6 +315,7 @@ class Simulation:
         arrives_s, waited_s = self.ways[pair].carry(nbytes, self.now)
         took_s = arrives_s - self.now
         job.hops.append(HopRecord(*pair, nbytes, took_s, codec, took_s, queue_s=waited_s))
+        self.board.links.left(job, pair, nbytes)
         self.at(arrives_s, PACKETS, partial(self._arrives, job))
 
     def _has_its_picture(self, job: Job) -> None:
@@ -347,6 +368,7 @@ class Simulation:
             self._learns(running, served=False)
         self._over(running, fate)
         for job in running.jobs:
+            self.board.links.came(job)
             if job.guest is not None:
                 polled = self.stages[job.span.stage]
                 polled.before(self.now)

@@ -4,17 +4,15 @@ of a run is picture i of the recording, over and over."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.plan import Plan
 from diffusion_edge.request import ImageRequest
-from diffusion_edge.routing import cost
-from diffusion_edge.routing.quality import QualityTable
 from diffusion_edge.routing.rule import Rule, Standing
 from diffusion_edge.routing.signals import Recording, Signals
-from diffusion_edge.view import Choice, View
+from diffusion_edge.view import View
 
 
 @dataclass(frozen=True)
@@ -62,20 +60,3 @@ def check(rules: Iterable[tuple[str, Rule]], replay: Replay | None) -> None:
                 f"policy {name!r} looks at what `diffusion-edge profile --signals` records; the "
                 "scenario names no such file (`signals:`)"
             )
-
-
-def judged_anew(
-    told: Choice, plans: Iterable[Plan], request: ImageRequest, view: View, quality: QualityTable
-) -> Choice:
-    """A choice whose images went by other plans in the end, one each: what they cost, and the
-    quality of the worst."""
-    plans = list(plans)
-    known = [cost.in_models(plan, view) for plan in plans]
-    worst = min(known, key=lambda plan: quality.bound(plan, request.size))
-    return replace(
-        told,
-        plan=plans[0],
-        cost=fmean(cost.of_plan(plan, request, view) for plan in plans),
-        quality=quality.relative(worst, request.size),
-        quality_bound=quality.bound(worst, request.size),
-    )

@@ -50,7 +50,8 @@ class Running:
 @dataclass(eq=False)
 class Job:
     """An image, its plan, and the span that it is at. came_s: when it came to that span's stage;
-    position: the steps that were done when its policy was last asked."""
+    position: the steps that were done when its policy was last asked. wanted: a plan that is to be
+    taken at the next step boundary. replans: how many were so taken."""
 
     running: Running
     image: int
@@ -59,6 +60,8 @@ class Job:
     at: int = 0
     guest: Guest | None = None
     came_s: float = 0.0
+    wanted: Plan | None = None
+    replans: int = 0
     spans: list[SpanRecord] = field(default_factory=list)
     hops: list[HopRecord] = field(default_factory=list)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
+from diffusion_edge.config import Replan
 from diffusion_edge.errors import EdgeError
 from diffusion_edge.plan import Codec, Plan, Tier
 from diffusion_edge.routing.board import EVERY_S
@@ -229,7 +230,8 @@ class Scenario(Strict):
     measure_links: whether hops teach what links take; left out, as the config says. signals: a
     recording of what policies that choose again look at (`profile --signals`). anywhere: whether
     recordings of links and arrivals begin at a moment that is drawn from the seed, and not at their
-    start; of arrivals so many are taken then as are asked for, which have the stated rate."""
+    start; of arrivals so many are taken then as are asked for, which have the stated rate.
+    replan: left out, as the config says."""
 
     config: Name = "serve_configs/local.yaml"
     title: str = ""
@@ -249,6 +251,7 @@ class Scenario(Strict):
     measure_links: bool | None = None
     signals: Name | None = None
     anywhere: bool = False
+    replan: Replan | None = None
 
 
 def load(

@@ -32,6 +32,7 @@ class Tally:
         self.at_s, self.deadline_s, self.latency_s, self.cost = (array("d") for _ in range(4))
         self.predicted_s, self.predicted_90_s = array("d"), array("d")
         self.quality, self.quality_bound = array("d"), array("d")
+        self.replans = array("H")
         self._fate = array("b")
         self._fates = ["", SERVED]
         self._plan = array("i")
@@ -45,6 +46,7 @@ class Tally:
             each.append(nan)
         self.quality.append(nan)
         self.quality_bound.append(nan)
+        self.replans.append(0)
         self._fate.append(0)
         self._plan.append(-1)
         return len(self._fate) - 1
@@ -65,6 +67,10 @@ class Tally:
         self.quality[number] = choice.quality
         self.quality_bound[number] = choice.quality_bound
         self._plan[number] = self._plans.setdefault(plan, len(self._plans))
+
+    def replanned(self, number: int) -> None:
+        """One more image, or once more one."""
+        self.replans[number] += 1
 
     def ended(self, number: int, fate: str, latency_s: float) -> None:
         """Raises ValueError for a request that has ended before."""
@@ -108,6 +114,7 @@ class Tally:
 class Figures:
     """Of one run. Latencies count from when a request came to its last picture, of those served;
     the cost is theirs, too. kinds, plans: shares among those served.
+    replanned: requests with images that went another way than was chosen first.
     forecast_error: median of |actual - predicted| over predicted; below_90: share of actuals under
     the predicted 90 % quantile; both of what was promised to be in time. None where there is none.
     """
@@ -127,6 +134,7 @@ class Figures:
     plans: Mapping[str, float]
     forecast_error: float | None
     below_90: float | None
+    replanned: int = 0
 
     @property
     def lost(self) -> int:
@@ -165,6 +173,7 @@ def figures(tally: Tally, policy: str, seed: int) -> Figures:
         plans={name: count / len(latency_s) for name, count in plans.most_common()},
         forecast_error=error,
         below_90=below,
+        replanned=int((np.array(tally.replans) > 0).sum()),
     )
 
 

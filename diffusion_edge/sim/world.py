@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diffusion_edge.batching import FIXED_ROWS
-from diffusion_edge.config import StageConfig
+from diffusion_edge.config import Replan, StageConfig
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.plan import Plan, Span, Tier
 from diffusion_edge.request import ImageRequest
@@ -33,7 +33,7 @@ class World:
     are told of it at first. carriage: how a request's packet is carried. guidance: of stages whose
     models have their own. report_s: between a stage's reports. measure_links: whether hops, and
     probes of links that are quiet, teach what links take. replay: what policies that choose again
-    look at.
+    look at. replan: how often others may.
     """
 
     stages: Mapping[str, StageStatus]
@@ -49,6 +49,7 @@ class World:
     measure_links: bool = True
     hop_timeout_s: float = 5.0
     replay: Replay | None = None
+    replan: Replan = field(default_factory=Replan)
 
     def what(self, plan: Plan) -> str:
         """A plan by what its stages are, as `Plan.parse` reads it."""

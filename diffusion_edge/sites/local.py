@@ -25,6 +25,10 @@ class LocalTransport:
         """See `Worker.forget`."""
         self._workers[stage].forget(request)
 
+    async def replan(self, stage: str, packet: bytes) -> bool:
+        """See `Worker.replan`."""
+        return self._workers[stage].replan(packet)
+
     async def throttle(self, source: str, target: str, factor: float, restart: bool) -> None:
         """Of the emulated link from `source` to `target`; see `Worker.throttle`."""
         self._workers[source].throttle(target, factor, restart=restart)

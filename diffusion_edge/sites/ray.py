@@ -127,6 +127,13 @@ class RayTransport:
         except (RayError, RayServeException) as error:
             raise typed(error, stage) from None
 
+    async def replan(self, stage: str, packet: bytes) -> bool:
+        """In whichever replica has the image; see `Worker.replan`."""
+        try:
+            return any(await self._all[stage].broadcast("replan", packet).results_async())
+        except (RayError, RayServeException) as error:
+            raise typed(error, stage) from None
+
     async def probe(self, source: str, target: str, nbytes: int) -> float | None:
         """Of the link from `source` to `target`; see `Worker.probe`."""
         try:

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from diffusion_edge.config import Replan
 from diffusion_edge.errors import InvalidRequest
 from diffusion_edge.plan import Plan
 from diffusion_edge.routing.policies import rule
 from diffusion_edge.routing.signals import Recording, Signals
 from diffusion_edge.sim.loop import Simulation
 from diffusion_edge.sim.replay import Replay, check
+from diffusion_edge.sim.tally import Tally
+from diffusion_edge.sim.ways import Rates
 from diffusion_edge.sim.world import World
+from diffusion_edge.traces import Trace
 from diffusion_edge.view import View
 from tests.routing.views import request, stage, view
 
@@ -181,3 +186,30 @@ def test_a_policy_that_has_nothing_to_look_at_is_refused() -> None:
     for name in ("cascade", "sr-diffusion"):
         with pytest.raises(InvalidRequest, match=rf"'{name}' looks at what .*`signals:`"):
             check([(name, rule(name))], None)
+
+
+# ---------------------------------------------------------------------------- in flight
+
+
+def in_flight(most: int) -> Tally:
+    """The way from hall to phone dies while a stated plan is on it. An image that was to go there
+    later knows from what does not come."""
+    world = a_world("phone", "hall", measure_links=True, replan=Replan(most=most))
+    dead = Rates(Trace(np.array([0.0, 1.4]), np.array([1.1e6, 1e3]), 3600.0), 0.03)
+    world = replace(world, ways={**world.ways, ("hall", "phone"): dead})
+    simulation, group = Simulation(world), world.groups[0]
+    stated = request(request_id="stated", policy="fixed", plan=Plan.parse("hall:2,phone:1,hall:17"))
+    free = request(request_id="free", policy="elastic", deadline_s=5.0, quality_floor=0.4)
+    simulation.play(iter([(1.0, stated, group), (1.3, free, group)]))
+    return simulation.tally
+
+
+def test_an_image_goes_another_way_when_its_link_has_collapsed() -> None:
+    never, twice = in_flight(0), in_flight(2)
+    assert (list(never.replans), list(twice.replans)) == ([0, 0], [0, 1])  # what is stated stays
+    assert never.fates() == {"deadline_exceeded": 2}
+    assert twice.fates() == {"deadline_exceeded": 1, "served": 1}
+    assert twice.in_time().tolist() == [False, True]
+    assert (never.plan(1), twice.plan(1)) == ("hall:19,phone:1", "hall:20")
+    assert twice.predicted_s[1] == never.predicted_s[1]
+    assert twice.cost[1] > never.cost[1]

@@ -3,12 +3,13 @@ that were made and by probes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from diffusion_edge.request import Done
 from diffusion_edge.routing.links.estimate import LinkEstimate, LinkView
 from diffusion_edge.routing.links.probes import QUIET_S, SMALL, probe_bytes
+from diffusion_edge.routing.links.underway import Underway
 from diffusion_edge.view import Link
 
 Pair = tuple[str, str]
@@ -45,6 +46,7 @@ class Links:
         self._probes = dict.fromkeys(first, 0)
         self._tried: dict[Pair, float] = {}
         self._packet_bytes = SMALL
+        self._underway = Underway()
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -61,7 +63,7 @@ class Links:
         if taken is None or taken.estimate is not estimate or taken.until <= now:
             until = now + max(SAME_S, AGED * (now - estimate.at))
             taken = self._taken[pair] = _Taken(estimate, self._link(estimate, now), until)
-        return taken.link
+        return self._underway.link(pair, taken.link, now)
 
     def _link(self, estimate: LinkEstimate, now: float) -> Link:
         link = estimate.link(now)
@@ -76,6 +78,15 @@ class Links:
         return self._probes[pair]
 
     # ------------------------------------------------------------------ what teaches them
+
+    def left(self, key: Hashable, pair: Pair, nbytes: int) -> None:
+        """A packet has left for a stage; `came` is to follow, however that ends."""
+        if self.measured:
+            self._underway.left(key, pair, nbytes, self._now())
+
+    def came(self, key: Hashable) -> None:
+        """It is there, or will not come any more."""
+        self._underway.came(key)
 
     def arrived(self, done: Done, took_s: float) -> None:
         """A picture has come whose plan was decided `took_s` ago: its hops tell of their links."""
