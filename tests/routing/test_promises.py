@@ -196,6 +196,28 @@ async def test_it_has_to_leave_as_late_as_what_comes_after_it_allows() -> None:
     }
 
 
+@pytest.mark.parametrize("plan", ["phone:8,tower:12", "phone:20", "phone:3,tower:9,hall:8"])
+async def test_promises_follow_a_plan_that_is_chosen_in_flight(plan: str) -> None:
+    """As if it had been decided so from the start; then all of them end."""
+    asked = request(request_id="ours", images=1, width=64, deadline_s=60.0)
+    told = []
+    for first in (plan, "phone:5,hall:15"):
+        stages = await three(stages=by_hand({"phone": 0.4, "tower": 0.2, "hall": 0.05}))
+        seen = stages.board.view(asked)
+        with stages.board.promised(asked, choice_of(first, asked, seen), seen) as kept:
+            if first != plan:
+                kept.revised(0, Plan.parse(plan), 0, asked, seen)
+            told.append({name: stages.told(name).held for name in ("phone", "tower", "hall")})
+        assert len(stages.board._promises) == 0
+    wanted, found = told
+    for name, held in wanted.items():
+        assert len(found[name]) == len(held)
+        for one, other in zip(held, found[name], strict=True):
+            assert (other.steps, other.decodes) == (one.steps, one.decodes)
+            assert other.arrives_s == pytest.approx(one.arrives_s, abs=2 * MOVED_S)
+            assert other.latest_s == pytest.approx(one.latest_s, abs=3 * MOVED_S)
+
+
 @pytest.mark.parametrize("encodes", [True, False])
 async def test_texts_that_a_later_stage_was_told_are_of_what_it_is_promised(encodes: bool) -> None:
     """What it encodes is work for these images, not for what it holds or others that come."""
