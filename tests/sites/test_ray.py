@@ -190,6 +190,22 @@ async def test_a_stage_is_told_what_to_expect_and_all_its_replicas_to_forget() -
         await RayTransport({"cloud": Stage(ActorDiedError())}).forget("cloud", "r")
 
 
+@pytest.mark.parametrize("taken", [(False, True), (False, False)])
+async def test_every_replica_is_told_of_another_plan_and_one_may_take_it(
+    taken: tuple[bool, ...],
+) -> None:
+    class Stage(Replicated):
+        async def results_async(self) -> list[Any]:
+            await super().results_async()
+            return list(taken)
+
+    edge = Stage(None, None)
+    assert await RayTransport({"edge": edge}).replan("edge", b"a packet") == any(taken)
+    assert edge.told == [("replan", b"a packet")] * 2
+    with pytest.raises(StageLost, match="'edge' was lost"):
+        await RayTransport({"edge": Stage(ActorDiedError())}).replan("edge", b"a packet")
+
+
 async def test_a_probe_is_asked_of_the_stage_that_sends_it() -> None:
     class Stage(FakeHandle):
         def options(self, *, method_name: str, **_: Any) -> FakeHandle:
