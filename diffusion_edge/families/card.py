@@ -29,6 +29,7 @@ _NO_ARCHITECTURE = (
     "__init__",
     "base",
     "card",
+    "fused",
     "hub",
     "load",
     "pipeline",
