@@ -236,8 +236,8 @@ class Service:
                 stages = set(self.board.statuses())
                 while True:
                     view = self.view(request)
-                    waited_s = time.monotonic() - came
-                    choice = begun(request, view, self.quality, self.calibration, waited_s)
+                    waited = time.monotonic() - came, self._waiting
+                    choice = begun(request, view, self.quality, self.calibration, *waited)
                     if choice is not None:
                         return choice, view
                     if not stages <= set(view.stages):

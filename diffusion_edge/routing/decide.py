@@ -38,9 +38,10 @@ def begun(
     quality: QualityTable,
     calibration: Calibration,
     waited_s: float,
+    waiting: int,
 ) -> Choice | None:
     """The plan of a request that waits because it cannot be in time, once it is to be begun."""
-    choice = elastic.begun(request, view, quality, waited_s)
+    choice = elastic.begun(request, view, quality, waited_s, waiting)
     return choice and settled(choice, view, calibration)
 
 

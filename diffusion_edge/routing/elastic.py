@@ -42,6 +42,9 @@ TURN = 2.0
 """Deadlines that a late request waits for at most before it takes a turn among those that can be in
 time, if no other one does (LOG.md: The simulator)."""
 
+FEW = 8
+"""That wait at most where turns are taken."""
+
 BESIDE = 1
 """Late images that a stage has beside those that it steps together, so that it waits for none."""
 
@@ -72,16 +75,23 @@ def choose(request: ImageRequest, view: View, quality: QualityTable) -> Choice:
 
 
 def begun(
-    request: ImageRequest, view: View, quality: QualityTable, waited_s: float = 0.0
+    request: ImageRequest,
+    view: View,
+    quality: QualityTable,
+    waited_s: float = 0.0,
+    waiting: int = 1,
 ) -> Choice | None:
     """The plan of a request that cannot be in time, if it is to be begun now.
 
     Until then no stage has it, so it takes nothing from those that can be in time: it is begun on
     stages that have nothing to do for these, and that would step it at once or next. Under load
     there may be none for long, so who has waited for TURN deadlines takes a turn: it is begun on
-    any stages if nobody is made late who was promised to be in time, one at a time.
+    any stages if nobody is made late who was promised to be in time, one at a time, and as long as
+    few wait: where more comes than can be done, turns would cost those in time and bound no wait.
+    waiting: how many there are.
     """
-    turn = waited_s >= TURN * request.deadline_s and not _serves_late(view)
+    has_waited = waiting <= FEW and waited_s >= TURN * request.deadline_s
+    turn = has_waited and not _serves_late(view)
     names = [n for n in view.stages if (_could_take if turn else _is_free)(n, request, view)]
     if not names:
         return None

@@ -141,7 +141,8 @@ class Simulation:
     def _ends_waiting(self, asked: Asked) -> bool:
         view, quality = self._view(asked), self.world.quality
         calibration = self._calibrations[asked.group]
-        choice = begun(asked.request, view, quality, calibration, self.now - asked.came_s)
+        waited = self.now - asked.came_s, len(self._late[asked.group])
+        choice = begun(asked.request, view, quality, calibration, *waited)
         if choice is not None:
             self._begin(asked, choice, view)
             return True

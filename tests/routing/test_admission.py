@@ -190,8 +190,10 @@ def test_a_late_request_is_begun_where_nothing_is_to_be_in_time() -> None:
 def test_a_late_request_takes_a_turn_after_two_deadlines_if_that_makes_nobody_late() -> None:
     asked = request(deadline_s=0.5)
 
-    def after(waited_s: float, *images: Held) -> Choice | None:
-        return elastic.begun(asked, view(busy("hall", 0.05, *images)), symmetric(), waited_s)
+    def after(waited_s: float, *images: Held, waiting: int = 1) -> Choice | None:
+        return elastic.begun(
+            asked, view(busy("hall", 0.05, *images)), symmetric(), waited_s, waiting
+        )
 
     in_time = held(2, latest_s=9.0)
     assert after(0.9, in_time) is None
@@ -200,6 +202,7 @@ def test_a_late_request_takes_a_turn_after_two_deadlines_if_that_makes_nobody_la
     assert (str(turn.plan), turn.late) == ("hall:20", True)
     assert after(1.1, held(2, latest_s=0.12, due_s=99.0)) is None
     assert after(1.1, in_time, held(2)) is None  # another one takes its turn
+    assert after(1.1, in_time, waiting=elastic.FEW + 1) is None
 
 
 # ---------------------------------------------------------------------------- bursts and overload
