@@ -5,14 +5,15 @@
     python -m stage_models.shapes.train cloud --minutes 100     # and the text encoder
     python -m stage_models.shapes.train small --minutes 100     # edge and device, taught by cloud
     python -m stage_models.shapes.train refine --minutes 20     # the autoencoder once more
+    python -m stage_models.shapes.train decoder --minutes 40    # its decoder alone
 
-`refine` leaves latents where denoisers know them. `--resume` goes on from the saved weights. The
-budget is wall-clock time and the learning rate is annealed over it, so that the recipe ends well on
-any machine. `small` takes up the teacher and the text encoder anew whenever they have been saved,
-so it may run beside `cloud`, each on one core (`OMP_NUM_THREADS=1`). `--device cuda` uses a GPU. On
-a CPU, `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000` in the environment keeps glibc from
-giving memory back to the kernel between operations. The design and what was measured for it stand
-in the model card, README.md.
+`refine` leaves latents where denoisers know them, and `decoder` as they are. `--resume` goes on
+from the saved weights. The budget is wall-clock time and the learning rate is annealed over it, so
+that the recipe ends well on any machine. `small` takes up the teacher and the text encoder anew
+whenever they have been saved, so it may run beside `cloud`, each on one core (`OMP_NUM_THREADS=1`).
+`--device cuda` uses a GPU. On a CPU, `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000` in
+the environment keeps glibc from giving memory back to the kernel between operations. The design and
+what was measured for it stand in the model card, README.md.
 """
 
 from __future__ import annotations
@@ -79,8 +80,11 @@ TAUGHT = 0.75
 
 SAVE_EVERY_S = 300.0
 
-Part = Literal["vae", "refine", "preview"]
-"""The autoencoder; the same, once denoisers know its latents; a small decoder beside it."""
+Part = Literal["vae", "refine", "decoder", "preview"]
+"""The autoencoder; the same, once denoisers know its latents; its decoder alone; a small decoder
+beside it."""
+LATER = ("refine", "decoder")
+"""What goes on from weights that are good already."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,12 @@ def quick_dtype(device: str) -> torch.dtype:
 
 
 def train_autoencoder(task: Task, part: Part) -> None:
-    """L1 + L2 on pictures, of which every other one is in any colours; for `refine`, three of four.
+    """L1 + L2 on pictures, of which every other one is in any colours; for LATER, three of four.
 
     Latents are held to mean 0 and deviation 1 a channel, so that they need no scaling factor, and
     get noise before they are decoded, so that the decoder forgives a denoiser's small errors.
-    `refine` holds the latents of the family's own colours to what denoisers know; `preview` is a
-    small decoder for latents as they are.
+    `refine` holds the latents of the family's own colours to what denoisers know; `decoder` and
+    `preview`, a small one, learn to decode latents as they are.
     """
     vae = build_vae()
     if task.resume or part != "vae":
@@ -125,11 +129,13 @@ def train_autoencoder(task: Task, part: Part) -> None:
         if task.resume:
             learner = AutoencoderTiny.from_pretrained(SHARED / "preview", dtype=torch.float32)
     encoder = learner if part != "preview" else known
+    if part == "decoder":
+        vae.encoder.requires_grad_(False)
     learner.to(task.device, memory_format=torch.channels_last)
-    shadow = Shadow({part: learner}, task.dtype, rate=3e-4 if part == "refine" else 1e-3)
+    shadow = Shadow({part: learner}, task.dtype, rate=3e-4 if part in LATER else 1e-3)
     folder = SHARED / ("preview" if part == "preview" else "vae")
     rng = random.Random()
-    recolours = (False, True, True, True) if part == "refine" else (False, True)
+    recolours = (False, True, True, True) if part in LATER else (False, True)
     kinds = [(size, recolour) for recolour in recolours for size in SIZES]
     pools = [Pictures(rng, size, int(4096 * share(size)), recolour) for size, recolour in kinds]
     saved = time.monotonic()
@@ -362,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("vae", "refine", "preview", "cloud", "small"))
+    parser.add_argument("part", choices=("vae", "refine", "decoder", "preview", "cloud", "small"))
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--resume", action="store_true", help="start from the saved weights")
     parser.add_argument("--device", default="cpu")
