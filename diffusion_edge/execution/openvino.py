@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from diffusion_edge.engine.lanes import use_threads
 from diffusion_edge.engine.run import Predict
+from diffusion_edge.execution.graphs import kept
+from diffusion_edge.execution.remembered import cache_folder, key_of
 from diffusion_edge.execution.way import Way, at_sizes, not_float32
 from diffusion_edge.families.base import Conditioning, Loaded
 from diffusion_edge.families.weights import human
@@ -48,11 +50,12 @@ def refuses(family: Loaded, sizes: Sequence[int], threads: int) -> str | None:
 
 
 def prepare(family: Loaded, sizes: Sequence[int], threads: int) -> Predict:
-    """Traces and converts a graph for every size, some seconds each."""
+    """Reads a graph for every size; the first time it is traced and converted, some seconds each."""
     shapes, before = [family.latent_shape(size, size) for size in sizes], torch.get_num_threads()
+    key = key_of(family, [EXTRA], [EXTRA])
     use_threads(1)  # a trace has many small parts, between which more threads would spin
     try:
-        graphs = {shape: _Graph(_converted(family, shape), threads) for shape in shapes}
+        graphs = {shape: _Graph(_kept(family, shape, key), threads) for shape in shapes}
     finally:
         use_threads(before)
 
@@ -98,6 +101,13 @@ class _Forward(nn.Module):
 
 def _sorted(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return [tensors[name] for name in sorted(tensors)]
+
+
+def _kept(family: Loaded, shape: tuple[int, ...], key: str) -> Any:
+    """The graph of the model of this key, which is converted where it was not before."""
+    folder = cache_folder() / EXTRA / f"{key}-{'x'.join(map(str, shape))}"
+    size = sum(weight.nbytes for weight in family.denoiser.parameters())
+    return kept(folder, _openvino(), lambda: _converted(family, shape), size)
 
 
 def _converted(family: Loaded, shape: tuple[int, ...]) -> Any:

@@ -9,16 +9,19 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from diffusion_edge import __version__, cpu
+from diffusion_edge import __version__, cpu, families
 from diffusion_edge.families.base import Loaded
 
 log = logging.getLogger(__name__)
+
+CODE = (Path(families.__file__).parent, Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,7 @@ class Memory:
     """A folder; None is the one below the user's cache."""
 
     def __init__(self, folder: Path | None) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._folder = folder or cache / "diffusion-edge" / "execution"
+        self._folder = folder or cache_folder() / "execution"
 
     def read(self, key: str) -> Found | None:
         """None where nothing is known, or it cannot be read."""
@@ -63,16 +65,32 @@ class Memory:
             log.warning("what was found of a model cannot be kept: %s", error)
 
 
+def cache_folder() -> Path:
+    """What can be made anew, of this user."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "diffusion-edge"
+
+
 def key_of(family: Loaded, ways: Sequence[str], use: Sequence[object]) -> str:
-    """Of the weights, what they are used for, the libraries and the processor."""
+    """Of the weights, what they are used for, the libraries, the code that runs them, and the
+    processor."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in family.denoiser.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     libraries = {name: _version(name) for name in ("torch", "diffusers", *ways)}
     machine = [cpu.model(), torch.backends.cpu.get_cpu_capability(), str(family.device)]
-    told = [__version__, libraries, list(use), machine]
+    told = [__version__, _code(), libraries, list(use), machine]
     digest.update(json.dumps(told).encode())
+    return digest.hexdigest()
+
+
+@cache
+def _code() -> str:
+    """A fingerprint of what says how a model is run: a graph is a copy of that."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for folder in CODE for p in folder.rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -33,7 +33,8 @@ def a_family(predict: Any) -> Any:
     """A model that is a function."""
     return SimpleNamespace(
         predict=predict,
-        denoiser=torch.nn.Identity(),
+        denoiser=torch.nn.Linear(1, 1),  # no two have the same weights
+        device=torch.device("cpu"),
         latent_shape=lambda width, height: (4, height // 4, width // 4),
         encode_text=lambda texts: Conditioning({"value": torch.ones(len(texts), 1)}),
     )
