@@ -9,7 +9,8 @@ from torch import Tensor
 
 from diffusion_edge.engine.measure import probe
 from diffusion_edge.engine.run import Trajectory, begin, run_steps
-from diffusion_edge.families.base import Family
+from diffusion_edge.execution.way import Images
+from diffusion_edge.families.base import Family, Loaded
 from diffusion_edge.rounding import BOUND, allowed
 
 STEPS = 8
@@ -31,6 +32,19 @@ def final_error(stock: Family, own: Family, edge: int, solver: str) -> tuple[flo
     if error <= BOUND:
         return error, BOUND
     return error, allowed(relative(run_steps(stock, _one_ulp(start), STEPS).latent, expected))
+
+
+@torch.inference_mode()
+def image_error(stock: Loaded, images: Images, edge: int) -> float:
+    """Relative L2 error of a square that `images` makes of a latent drawn at random."""
+    latent = drawn(stock, edge)
+    return relative(images(latent), stock.images(latent))
+
+
+def drawn(family: Loaded, edge: int) -> Tensor:
+    """A latent of one square."""
+    noise = torch.Generator().manual_seed(0)
+    return torch.randn(1, *family.latent_shape(edge, edge), generator=noise).to(family.device)
 
 
 def _one_ulp(start: Trajectory) -> Trajectory:

@@ -2,32 +2,40 @@
 
     refuses -> prepare -> equal latents? -> seconds, in turns with eager -> the fastest
 
-Once for a model on a machine: what was found is remembered.
+The VAE takes its own way, by the same rule. Once for a model on a machine: what was found is
+remembered.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from math import log as ln
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from diffusion_edge.engine.lanes import use_threads
 from diffusion_edge.engine.measure import probe
 from diffusion_edge.engine.run import Trajectory, begin, step
 from diffusion_edge.errors import ConfigError
-from diffusion_edge.execution.check import final_error
+from diffusion_edge.execution.check import drawn, final_error, image_error
 from diffusion_edge.execution.eager import EAGER
 from diffusion_edge.execution.remembered import Found, Memory, key_of
-from diffusion_edge.execution.way import Way, running
+from diffusion_edge.execution.way import Images, Way, painting, running
 from diffusion_edge.execution.ways import TRIED, named
 from diffusion_edge.families.base import Loaded
+from diffusion_edge.rounding import BOUND
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ROWS = (2, 8)
 """Of the passes that are timed: one guided picture, and a few."""
@@ -76,41 +84,61 @@ def _asked(way: Way, family: Loaded, use: Use, memory: Memory) -> Loaded:
     if reason is not None:
         raise ConfigError(f"{said}: {reason}")
     try:
-        return _checked(way, family, use)[0]
+        own = _checked(way, family, use)[0]
     except Exception as error:
         raise ConfigError(f"{said}: {_first_line(error)}") from error
+    images = _images(way, family, use)
+    return own if images is None else painting(own, images)
 
 
 def _fastest(family: Loaded, use: Use, memory: Memory) -> Loaded:
     ways = [way for way in TRIED.get(family.device.type, ()) if _fits(way, family, use)]
     if not ways:
         return family
-    key = key_of(family, [way.name for way in ways], (*use.sizes, use.solver, use.threads))
+    models, told = [family.denoiser, family.vae], (*use.sizes, use.solver, use.threads)
+    key = key_of(models, family.device, [way.name for way in ways], told)
     known = memory.read(key)
     if known is not None:
-        return _again(named(known.execution), family, use)
+        return _again(known, family, use)
     ready, errors = {EAGER.name: family}, {}
+    painters = {EAGER.name: family.images}
     for way in ways:
-        try:
-            ready[way.name], errors[way.name] = _checked(way, family, use)
-        except Exception as error:
-            log.warning("%s does not run by %s: %s", family.stage, way.name, _first_line(error))
-    step_s = seconds(ready, use)
-    found = Found(fastest(step_s), errors, step_s)
+        checked = _tried(way, family, "", partial(_checked, way, family, use))
+        if checked is not None:
+            ready[way.name], errors[way.name] = checked
+        images = _images(way, family, use)
+        if images is not None:
+            painters[way.name] = images
+    step_s, images_s = seconds(ready, use), image_seconds(family, painters, use)
+    painter = fastest({name: {1: taken_s} for name, taken_s in images_s.items()})
+    found = Found(fastest(step_s), errors, step_s, painter, images_s)
     memory.write(key, found)
     log.info("%s runs by %s: %s", family.stage, found.execution, found)
-    return ready[found.execution]
+    own = ready[found.execution]
+    return own if painter == EAGER.name else painting(own, painters[painter])
 
 
-def _again(way: Way, family: Loaded, use: Use) -> Loaded:
-    """By a way whose latents were held against eager's before; eagerly if it fails now."""
-    if way is EAGER:
-        return family
+def _again(known: Found, family: Loaded, use: Use) -> Loaded:
+    """By ways that were held against eager before; eagerly if they fail now."""
+    own, way, painter = family, named(known.execution), named(known.images)
+    if way is not EAGER:
+        prepare = partial(running, family, way, use.sizes, use.threads)
+        own = _tried(way, family, "", prepare) or own
+    if painter.images is not None:
+        prepare_images = partial(painter.images, family, use.sizes, use.threads)
+        images = _tried(painter, family, "the VAE of ", prepare_images)
+        own = own if images is None else painting(own, images)
+    return own
+
+
+def _tried(way: Way, family: Loaded, part: str, make: Callable[[], T]) -> T | None:
+    """What is made; None where that fails, which is logged."""
     try:
-        return running(family, way, use.sizes, use.threads)
+        return make()
     except Exception as error:
-        log.warning("%s does not run by %s: %s", family.stage, way.name, _first_line(error))
-        return family
+        said = (part, family.stage, way.name, _first_line(error))
+        log.warning("%s%s does not run by %s: %s", *said)
+        return None
 
 
 def _fits(way: Way, family: Loaded, use: Use) -> bool:
@@ -131,6 +159,22 @@ def _checked(way: Way, family: Loaded, use: Use) -> tuple[Loaded, float]:
     if not error <= most:
         raise ConfigError(f"its latents differ from eager's by {error:.1e}, more than {most:.0e}")
     return own, error
+
+
+def _images(way: Way, family: Loaded, use: Use) -> Images | None:
+    """The VAE by this way; None where it cannot, or makes other images."""
+    if way.images is None:
+        return None
+    prepare = partial(way.images, family, use.sizes, use.threads)
+
+    def checked() -> Images:
+        images = prepare()
+        error = image_error(family, images, use.sizes[0])
+        if not error <= BOUND:
+            raise ConfigError(f"its images differ from eager's by {error:.1e}")
+        return images
+
+    return _tried(way, family, "the VAE of ", checked)
 
 
 def _first_line(error: Exception) -> str:
@@ -154,6 +198,20 @@ def seconds(ready: Mapping[str, Loaded], use: Use) -> dict[str, dict[int, float]
                 step(family, [start] * rows)
                 took_s = time.perf_counter() - began
                 taken[name][rows] = min(taken[name].get(rows, took_s), took_s)
+    return taken
+
+
+@torch.inference_mode()
+def image_seconds(family: Loaded, painters: Mapping[str, Images], use: Use) -> dict[str, float]:
+    """Of one image by way, as `seconds`."""
+    latent, taken = drawn(family, use.sizes[0]), dict.fromkeys(painters, inf)
+    for images in painters.values():
+        images(latent)
+    for _ in range(REPEATS):
+        for name, images in painters.items():
+            began = time.perf_counter()
+            images(latent)
+            taken[name] = min(taken[name], time.perf_counter() - began)
     return taken
 
 

@@ -1,6 +1,6 @@
-"""OpenVINO on the CPU: the denoiser as a graph of fused float32 operations.
+"""OpenVINO on the CPU: denoiser and VAE as graphs of fused float32 operations.
 
-The graph has a fixed size and any number of rows; so there is one for every size that is prepared.
+A graph has a fixed size and any number of rows; so there is one for every size that is prepared.
 It is compiled for as many passes at the same time as there are lanes (`engine.lanes`), each with
 the threads that torch has in the lane, so that stages on one machine do not fight over its cores.
 """
@@ -12,7 +12,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import psutil
@@ -23,7 +24,7 @@ from diffusion_edge.engine.lanes import use_threads
 from diffusion_edge.engine.run import Predict
 from diffusion_edge.execution.graphs import kept
 from diffusion_edge.execution.remembered import cache_folder, key_of
-from diffusion_edge.execution.way import Way, at_sizes, not_float32
+from diffusion_edge.execution.way import Images, Way, at_sizes, not_float32
 from diffusion_edge.families.base import Conditioning, Loaded
 from diffusion_edge.families.weights import human
 
@@ -42,7 +43,7 @@ def refuses(family: Loaded, sizes: Sequence[int], threads: int) -> str | None:
     if family.device.type != "cpu":
         return f"it runs on the CPU; the model is on {family.device}"
     passes = 1 if threads == 1 else 2  # over all threads, and cut over them
-    needed = passes * len(sizes) * sum(weight.nbytes for weight in family.denoiser.parameters())
+    needed = passes * len(sizes) * (_bytes(family.denoiser) + _bytes(family.vae))
     free = psutil.virtual_memory().available
     if needed > free:
         return f"its copies of the weights need {human(needed)}; main memory has {human(free)} free"
@@ -50,14 +51,18 @@ def refuses(family: Loaded, sizes: Sequence[int], threads: int) -> str | None:
 
 
 def prepare(family: Loaded, sizes: Sequence[int], threads: int) -> Predict:
-    """Reads a graph for every size; the first time it is traced and converted, some seconds each."""
-    shapes, before = [family.latent_shape(size, size) for size in sizes], torch.get_num_threads()
-    key = key_of(family, [EXTRA], [EXTRA])
-    use_threads(1)  # a trace has many small parts, between which more threads would spin
-    try:
-        graphs = {shape: _Graph(_kept(family, shape, key), threads) for shape in shapes}
-    finally:
-        use_threads(before)
+    """Reads a graph for every size; the first time it is converted, which takes some seconds."""
+    with torch.no_grad():
+        texts = family.encode_text([""] * TRACED).tensors
+    denoiser = _Forward(family, sorted(texts))
+    key = key_of([family.denoiser], family.device, [EXTRA], ["denoiser"])
+
+    def traced(size: int) -> _Traced:
+        shape = family.latent_shape(size, size)
+        rows = [torch.full((TRACED,), 500.0), torch.ones(TRACED), *_sorted(texts)]
+        return _Traced(denoiser, [torch.randn(TRACED, *shape), *rows], shape)
+
+    graphs = _graphs(traced, sizes, threads, key, _bytes(family.denoiser))
 
     def predict(
         latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
@@ -68,7 +73,25 @@ def prepare(family: Loaded, sizes: Sequence[int], threads: int) -> Predict:
     return at_sizes(family, sizes, predict)
 
 
-OPENVINO = Way("openvino", "lossless", refuses, prepare)
+def images(family: Loaded, sizes: Sequence[int], threads: int) -> Images:
+    """As `prepare`, of the VAE."""
+    painter = _Images(family)
+    key = key_of([family.vae], family.device, [EXTRA], ["vae"])
+
+    def traced(size: int) -> _Traced:
+        latent = torch.randn(TRACED, *family.latent_shape(size, size))
+        return _Traced(painter, [latent], (3, size, size))
+
+    graphs = _graphs(traced, sizes, threads, key, _bytes(family.vae))
+
+    def made(latent: Tensor) -> Tensor:
+        graph = graphs.get(tuple(latent.shape[1:]))
+        return family.images(latent) if graph is None else graph([latent])
+
+    return made
+
+
+OPENVINO = Way("openvino", "lossless", refuses, prepare, images)
 
 
 @cache
@@ -99,33 +122,66 @@ class _Forward(nn.Module):
         return self._predict(latent, timestep, guidance, named)
 
 
+class _Images(nn.Module):
+    """`Loaded.images`."""
+
+    def __init__(self, family: Loaded) -> None:
+        super().__init__()
+        self._images: Callable[[Tensor], Tensor] = family.images
+        self.vae = family.vae
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self._images(latent)
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """What is traced, with which inputs of TRACED rows, and the shape of a row that it makes."""
+
+    module: nn.Module
+    inputs: Sequence[Tensor]
+    makes: tuple[int, ...]
+
+
 def _sorted(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return [tensors[name] for name in sorted(tensors)]
 
 
-def _kept(family: Loaded, shape: tuple[int, ...], key: str) -> Any:
-    """The graph of the model of this key, which is converted where it was not before."""
-    folder = cache_folder() / EXTRA / f"{key}-{'x'.join(map(str, shape))}"
-    size = sum(weight.nbytes for weight in family.denoiser.parameters())
-    return kept(folder, _openvino(), lambda: _converted(family, shape), size)
+def _bytes(model: nn.Module) -> int:
+    return sum(weight.nbytes for weight in model.parameters())
 
 
-def _converted(family: Loaded, shape: tuple[int, ...]) -> Any:
-    """A graph for latents of this shape and any number of rows.
+def _graphs(
+    traced: Callable[[int], _Traced], sizes: Sequence[int], threads: int, key: str, size: int
+) -> dict[tuple[int, ...], _Graph]:
+    """By the shape of a row of the first input, that of a latent. key: of the model's weights and
+    whatever else the graphs follow from. size: bytes of the weights."""
+    before, found = torch.get_num_threads(), {}
+    use_threads(1)  # a trace has many small parts, between which more threads would spin
+    try:
+        for each in map(traced, sizes):
+            shape = tuple(each.inputs[0].shape[1:])
+            folder = cache_folder() / EXTRA / f"{key}-{'x'.join(map(str, shape))}"
+            graph = kept(folder, _openvino(), partial(_converted, each), size)
+            found[shape] = _Graph(graph, threads)
+    finally:
+        use_threads(before)
+    return found
+
+
+def _converted(traced: _Traced) -> Any:
+    """A graph for any number of rows.
 
     Raises what the tracer and OpenVINO do of a model that they cannot convert.
     """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about every branch of the model
-        texts = family.encode_text([""] * TRACED).tensors
-        inputs = [torch.randn(TRACED, *shape), torch.full((TRACED,), 500.0), torch.ones(TRACED)]
-        inputs += _sorted(texts)
         graph = _openvino().convert_model(
-            _Forward(family, sorted(texts)),
-            example_input=tuple(inputs),
-            input=[_openvino().PartialShape([-1, *tensor.shape[1:]]) for tensor in inputs],
+            traced.module,
+            example_input=tuple(traced.inputs),
+            input=[_openvino().PartialShape([-1, *each.shape[1:]]) for each in traced.inputs],
         )
-    _check_rows(graph, (TRIED, *shape))
+    _check_rows(graph, (TRIED, *traced.makes))
     return graph
 
 

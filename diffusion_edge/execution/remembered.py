@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from diffusion_edge import __version__, cpu, families
-from diffusion_edge.families.base import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,13 @@ CODE = (Path(families.__file__).parent, Path(__file__).parent)
 @dataclass(frozen=True)
 class Found:
     """execution: the way to take. errors: of the final latent against eager, by way. step_s: by way
-    and rows."""
+    and rows. images: the way of the VAE; images_s: of one image, by way."""
 
     execution: str
     errors: Mapping[str, float]
     step_s: Mapping[str, Mapping[int, float]]
+    images: str
+    images_s: Mapping[str, float]
 
 
 _FOUND = TypeAdapter(Found)
@@ -71,15 +74,16 @@ def cache_folder() -> Path:
     return cache / "diffusion-edge"
 
 
-def key_of(family: Loaded, ways: Sequence[str], use: Sequence[object]) -> str:
-    """Of the weights, what they are used for, the libraries, the code that runs them, and the
-    processor."""
+def key_of(
+    models: Sequence[nn.Module], device: torch.device, ways: Sequence[str], use: Sequence[object]
+) -> str:
+    """Of the models' weights, what they are used for, libraries, code that runs them, processor."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in family.denoiser.state_dict().items():
+    for name, tensor in chain.from_iterable(model.state_dict().items() for model in models):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     libraries = {name: _version(name) for name in ("torch", "diffusers", *ways)}
-    machine = [cpu.model(), torch.backends.cpu.get_cpu_capability(), str(family.device)]
+    machine = [cpu.model(), torch.backends.cpu.get_cpu_capability(), str(device)]
     told = [__version__, _code(), libraries, list(use), machine]
     digest.update(json.dumps(told).encode())
     return digest.hexdigest()

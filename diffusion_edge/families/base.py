@@ -96,11 +96,17 @@ class Family(Protocol):
 class Loaded(Family, Protocol):
     """A family and the model behind it, for those who run that in a way of their own.
 
+    images: what the VAE makes of latents (B, ...), float (B, 3, H, W), about in [-1, 1].
     with_denoiser: the same, another module in its place.
     """
 
     @property
     def denoiser(self) -> Any: ...
+
+    @property
+    def vae(self) -> Any: ...
+
+    def images(self, latent: Tensor) -> Tensor: ...
 
     @property
     def dtype(self) -> torch.dtype: ...

@@ -163,6 +163,10 @@ class PipelineFamily:
         return self.parts[list(self.MODELS)[-1]]
 
     @property
+    def vae(self) -> Any:
+        return self.parts["vae"]
+
+    @property
     def offer(self) -> Offer:
         return Offer(
             latent_space=self.latent_space,
@@ -210,9 +214,13 @@ class PipelineFamily:
         raise NotImplementedError(f"{type(self)} does not say how")
 
     def decode(self, latent: Tensor) -> list[Picture]:
-        vae = self.parts["vae"]
-        scaled = latent / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
-        return to_pictures(vae.decode(scaled.to(vae.dtype), return_dict=False)[0])
+        return to_pictures(self.images(latent))
+
+    def images(self, latent: Tensor) -> Tensor:
+        config = self.vae.config
+        scaled = latent / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        made: Tensor = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0]
+        return made
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that a family with a vocabulary does not have."""

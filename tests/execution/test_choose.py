@@ -151,6 +151,67 @@ def test_a_choice_is_remembered_by_weights_and_use(
     assert auto(takes_s=2.0)[0] is family
 
 
+Paint = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture
+def painted(
+    family: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Loaded]:
+    """What `auto` takes where another way is slower, but for the VAE, whose images it makes."""
+
+    def choose_among(paint: Paint, takes_s: float = 0.5) -> Loaded:
+        way = replace(Made().way(), images=lambda *_: paint)
+        monkeypatch.setitem(TRIED, "cpu", (way,))  # type: ignore[misc]  # it is a dict
+        monkeypatch.setitem(WAYS, way.name, way)  # type: ignore[misc]
+        slower = {"eager": {2: 1.0}, way.name: {2: 2.0}}
+        monkeypatch.setattr(choose, "seconds", lambda *_: slower)
+        found = {"eager": 1.0, way.name: takes_s}
+        monkeypatch.setattr(
+            choose, "image_seconds", lambda _, ready, __: {n: found[n] for n in ready}
+        )
+        return chosen(family, "auto", USE, tmp_path)
+
+    return choose_among
+
+
+def test_the_vae_takes_a_way_of_its_own(
+    painted: Callable[..., Loaded], family: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paint(latent: Tensor) -> Tensor:
+        return family.images(latent) * (1 + 1e-7)
+
+    own = painted(paint)
+    assert own.execution == "eager"
+    latent = torch.randn(2, *family.latent_shape(16, 16))
+    assert torch.equal(own.images(latent), paint(latent))
+    assert torch.equal(own.predict(*_a_step(family)), family.predict(*_a_step(family)))
+    (first, _) = own.decode(latent)
+    assert (first.width, first.height) == (16, 16)
+    monkeypatch.setattr(choose, "image_error", None)  # it is remembered, and not looked at again
+    assert torch.equal(painted(paint).images(latent), paint(latent))
+
+
+@pytest.mark.parametrize(("factor", "takes_s", "told"), [(1.001, 0.5, 1), (1.0, 1.0, 0)])
+def test_a_vae_that_makes_other_images_or_is_no_faster_is_left(
+    painted: Callable[..., Loaded],
+    family: Loaded,
+    caplog: pytest.LogCaptureFixture,
+    factor: float,
+    takes_s: float,
+    told: int,
+) -> None:
+    assert painted(lambda latent: family.images(latent) * factor, takes_s) is family
+    lines = [line for line in caplog.messages if line.startswith("the VAE of device does not")]
+    assert len(lines) == told
+    assert all("differ from eager's by" in line for line in lines)
+
+
+def _a_step(family: Loaded) -> tuple[Tensor, Tensor, Tensor, Any]:
+    latent = torch.ones(1, *family.latent_shape(16, 16))
+    return latent, torch.full((1,), 500.0), torch.ones(1), family.encode_text(["a circle"])
+
+
 def test_what_is_asked_for_is_taken_or_refused_by_name(
     family: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

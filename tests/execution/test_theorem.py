@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion_edge.engine.run import begin, run_last_span, run_steps, step
+from diffusion_edge.execution import openvino
 from diffusion_edge.execution.check import relative
 from diffusion_edge.execution.compiled import COMPILED
 from diffusion_edge.execution.openvino import OPENVINO
@@ -101,6 +102,18 @@ def test_a_sample_does_not_depend_on_its_company(model: Model) -> None:
     *_, last = step(model.cloud, [others[3], others[0], own])
     assert torch.equal(first.latent, last.latent)
     assert relative(run_steps(model.cloud, own, 1).latent, first.latent) <= BOUND
+
+
+def test_the_vae_makes_the_images_of_the_eager_one(model: Model) -> None:
+    if model.cloud.execution != OPENVINO.name:
+        pytest.skip("the VAE is left as it is")
+    images = openvino.images(model.device, [SIZE], 1)
+    for size, rows in ((SIZE, 1), (SIZE, 5), (48, 2)):
+        latent = torch.randn(rows, *model.device.latent_shape(size, size))
+        own, eager = images(latent), model.device.images(latent)
+        assert own.shape == eager.shape
+        assert relative(own, eager) <= BOUND
+        assert torch.equal(own, eager) == (size != SIZE)
 
 
 def test_another_size_is_run_eagerly(model: Model) -> None:
