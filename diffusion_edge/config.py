@@ -42,6 +42,8 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Execution = Literal["auto", "eager", "openvino", "compiled"]
 """How a model is run; see `diffusion_edge.execution`."""
+Attention = Literal["auto", "sdpa", "cudnn", "fa3", "xformers"]
+"""By what a denoiser attends; see `diffusion_edge.families.attention`."""
 Precision = Literal["exact", "lossless"]
 """`exact`: float32, eagerly. `lossless`: within rounding of what that makes, for the dtype."""
 Kernels = Annotated[
@@ -60,11 +62,12 @@ class StageConfig(Strict):
     dtype: None takes the card's. device: `auto` is a GPU where the stage has a share of one.
     offload: keep only the model that is at work on the GPU, the others in main memory.
     kernels: `off` leaves the modules of diffusers as they are; see docs/kernels.md.
+    attention: by what the denoiser attends; `auto` measures what is the fastest.
     num_cpus, num_gpus: Ray's shares, also of less than one; Ray hides the GPUs from a stage that
         has none of them.
     capacity: images in the queue; what was begun on another stage waits beyond it.
     execution: how the model is run; `auto` measures which way is the fastest. precision: `exact`
-        leaves float32 and `eager` only.
+        leaves float32, `eager` and `sdpa` only.
     batching: see `diffusion_edge.batching`. batch_rows: of a forward pass at most; without it the
         measured seconds decide.
     """
@@ -75,6 +78,7 @@ class StageConfig(Strict):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
     offload: bool = False
     kernels: Kernels = "auto"
+    attention: Attention = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     capacity: Annotated[int, Field(ge=1, le=100_000)] = 32
     num_cpus: Share = 0.1
@@ -92,6 +96,9 @@ class StageConfig(Strict):
         if self.precision == "exact" and self.execution in ("openvino", "compiled"):
             message = f"{self.execution!r} rounds otherwise; precision: exact is for eager"
             raise Disagreement(("execution",), message)
+        if self.precision == "exact" and self.attention not in ("auto", "sdpa"):
+            message = f"{self.attention!r} rounds otherwise; precision: exact is for sdpa"
+            raise Disagreement(("attention",), message)
         if self.precision == "exact" and self.dtype in ("bfloat16", "float16"):
             message = f"precision: exact is for float32, and dtype is {self.dtype}"
             raise Disagreement(("precision",), message)

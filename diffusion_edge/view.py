@@ -138,6 +138,7 @@ class StageStatus:
     reads_ahead: bool = False
     ahead: tuple[Told, ...] = ()
     execution: str = "eager"
+    attention: str = "sdpa"
 
     def can_reach(self, stage: str) -> bool:
         return stage == self.stage or self.reaches is None or stage in self.reaches

@@ -38,6 +38,7 @@ class FakeFamily:
     name = "fake"
     device = torch.device("cpu")
     execution = "eager"
+    attention = "sdpa"
     guiding: Guiding = "doubled"
     latent_space = "fa" * 16
 

@@ -192,6 +192,7 @@ def model(service: Service) -> Json:
             "policies": list(SERVED),
             "stages": {name: stage.tier for name, stage in service.settings.stages.items()},
             "execution": {n: s.execution for n, s in sorted(service.board.statuses().items())},
+            "attention": {n: s.attention for n, s in sorted(service.board.statuses().items())},
             "vocabulary": list(card.vocabulary),
         },
     }

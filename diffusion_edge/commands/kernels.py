@@ -23,7 +23,8 @@ def kernels(
     ] = False,
     page: PageFile = None,
 ) -> None:
-    """Which implementation of each fused operation this machine takes, and why not the others."""
+    """Which implementation of each fused operation this machine takes, and by what it can attend;
+    and why not the others."""
     from diffusion_edge.commands import pages
     from diffusion_edge.markdown import marks
 
@@ -42,6 +43,7 @@ def kernels(
 def _choices() -> Iterator[str]:
     import torch
 
+    from diffusion_edge.families.attention import KINDS, probed
     from diffusion_edge.kernels.operations import OPERATIONS
     from diffusion_edge.kernels.registry import VARIABLE, Case
 
@@ -52,6 +54,10 @@ def _choices() -> Iterator[str]:
             yield f"{device}, {str(dtype).removeprefix('torch.')}:"
             for operation in OPERATIONS:
                 yield _choice(operation, case)
+            for name in KINDS:
+                reason = probed(name, torch.device(device), dtype)
+                said = "a model may attend by it" if reason is None else f"refused: {reason}"
+                yield f"  attention: {name:<9} {said}"
     if len(devices) == 1:
         yield "There is no GPU here."
     yield f"{VARIABLE}=off, or such as {VARIABLE}=geglu=reference, takes another choice."

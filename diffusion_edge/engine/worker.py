@@ -167,6 +167,7 @@ class Worker:
             reads_ahead=True,
             ahead=tuple(notice.told() for notice in notices),
             execution=self._family.execution,
+            attention=self._family.attention,
         )
 
     def expect(self, data: bytes) -> None:

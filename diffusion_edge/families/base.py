@@ -54,7 +54,7 @@ class Family(Protocol):
         latents' shape, and is differentiable.
     decode: 8-bit pictures of latents (B, ...).
     unknown_words: those of a prompt that mean nothing to the family.
-    execution: the way in which `predict` is run, see `execution`.
+    execution: the way in which `predict` is run, see `execution`. attention: by what it attends.
     """
 
     @property
@@ -77,6 +77,9 @@ class Family(Protocol):
 
     @property
     def execution(self) -> str: ...
+
+    @property
+    def attention(self) -> str: ...
 
     def schedule(self, solver: str, steps: int, width: int, height: int) -> Schedule: ...
 

@@ -33,9 +33,9 @@ def fuse(family: PipelineFamily) -> Fused:
     wanted, refused = _wanted(family)
     if not wanted:
         return Fused({}, refused)
-    known, taken = _said(family, 0.0), dict(wanted)
+    known, taken = said(family, 0.0), dict(wanted)
     undo = put([swap for each in wanted.values() for swap in each])
-    if not _same(family, known):
+    if not same(family, known):
         put(undo)
         taken = {name: each for name, each in wanted.items() if _alone(family, each, known)}
         put([swap for each in taken.values() for swap in each])
@@ -64,31 +64,31 @@ def _wanted(family: PipelineFamily) -> tuple[dict[str, Sequence[Swap]], dict[str
 def _alone(family: PipelineFamily, wanted: Sequence[Swap], known: Sequence[Tensor]) -> bool:
     """Whether the models say the same with one operation fused; it is not when this returns."""
     undo = put(wanted)
-    same = _same(family, known)
+    alike = same(family, known)
     put(undo)
-    if not same:
+    if not alike:
         log.warning("%s: %s makes a difference", family.stage, wanted[0])
-    return same
+    return alike
 
 
 # ---------------------------------------------------------------------------- equality
 
 
-def _same(family: PipelineFamily, known: Sequence[Tensor]) -> bool:
+def same(family: PipelineFamily, known: Sequence[Tensor]) -> bool:
     """Beyond BOUND a difference still is rounding if one unit in the last place of the input makes
     one about as large; both are asked of the models as they are now."""
-    said = _said(family, 0.0)
-    errors = [_relative(x, y) for x, y in zip(said, known, strict=True)]
+    own = said(family, 0.0)
+    errors = [_relative(x, y) for x, y in zip(own, known, strict=True)]
     if all(error <= BOUND for error in errors):
         return True
-    nudged = _said(family, torch.finfo(family.dtype).eps)
-    floors = [_relative(x, y) for x, y in zip(nudged, said, strict=True)]
+    nudged = said(family, torch.finfo(family.dtype).eps)
+    floors = [_relative(x, y) for x, y in zip(nudged, own, strict=True)]
     return all(error <= allowed(floor) for error, floor in zip(errors, floors, strict=True))
 
 
 @torch.inference_mode()
 @all_large()
-def _said(family: PipelineFamily, nudge: float) -> tuple[Tensor, Tensor]:
+def said(family: PipelineFamily, nudge: float) -> tuple[Tensor, Tensor]:
     """What denoiser and VAE make of a noise of the smallest size, all of it larger by a share."""
     edge = family.sizes.smallest
     shape = (1, *family.latent_shape(edge, edge))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from diffusion_edge.families.attention import fitted
 from diffusion_edge.families.base import Loaded
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.fused import fuse
@@ -16,10 +17,11 @@ def load_family(card: FamilyCard, stage: str, loading: Loading = AS_THE_CARD_SAY
     """The family with the denoiser of `stage`, from safetensors on disk.
 
     An architecture is a module of this package with a class `Architecture`. Raises ConfigError
-    for what is missing or does not fit the architecture, DoesNotFit for what memory cannot hold.
+    for what is missing, or does not fit the architecture or the device, DoesNotFit for what memory
+    cannot hold.
     """
     module = import_module(f"diffusion_edge.families.{card.architecture}")
     family: PipelineFamily = module.Architecture.load(card, stage, loading)
     if loading.kernels == "auto":
         fuse(family)
-    return family
+    return fitted(family, loading.attention)

@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from diffusion_edge.config import Attention
 from diffusion_edge.errors import ConfigError, DoesNotFit
 from diffusion_edge.families.base import Conditioning, to_pictures
 from diffusion_edge.families.card import Dtype, FamilyCard
@@ -53,13 +54,14 @@ class Loading:
 
     dtype: None takes the card's. device: `auto` is a GPU where there is one. offload: keep only
     the model that is at work on the GPU, the others in main memory. kernels: `off` leaves the
-    modules of diffusers as they are.
+    modules of diffusers as they are. attention: see `families.attention`.
     """
 
     dtype: Dtype | None = None
     device: str = "auto"
     offload: bool = False
     kernels: Literal["auto", "off"] = "auto"
+    attention: Attention = "auto"
 
     def torch_device(self) -> torch.device:
         if self.device != "auto":
@@ -95,6 +97,7 @@ class PipelineFamily:
     knows_all_words: bool
     device: torch.device
     parts: Mapping[str, Any] = field(repr=False)
+    attention: str = "sdpa"
 
     # ------------------------------------------------------------------ loading
 

@@ -38,8 +38,8 @@ class Stage:
         leave_cores_to_lanes()
         exact = config.precision == "exact"
         dtype = "float32" if exact else config.dtype
-        kernels = "off" if exact else config.kernels
-        loading = Loading(dtype, config.device, config.offload, kernels)
+        kernels, attention = ("off", "sdpa") if exact else (config.kernels, config.attention)
+        loading = Loading(dtype, config.device, config.offload, kernels, attention)
         loaded = load_family(card, config.model, loading)
         sizes = [size for size in card.sizes.squares if size != card.defaults.size]
         use = Use((card.defaults.size, *sizes), card.defaults.solver, config.threads)

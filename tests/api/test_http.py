@@ -465,6 +465,8 @@ async def test_models_health_and_readiness() -> None:
         assert (await http.get("/v1/models/shapes")).json() == listed["data"][0]
         told = listed["data"][0]["diffusion_edge"]["execution"]
         assert told == dict.fromkeys(("hall", "phone", "tower"), "eager")
+        told = listed["data"][0]["diffusion_edge"]["attention"]
+        assert told == dict.fromkeys(("hall", "phone", "tower"), "sdpa")
         assert refused(await http.get("/v1/models/other"))["code"] == "model_not_found"
         assert (await http.get("/health")).json() == {"status": "live"}
         assert (await http.get("/ready")).json()["status"] == "ready"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion_edge.families import fused
 from diffusion_edge.families.card import load_card
-from diffusion_edge.families.fused import _relative, _said, fuse
+from diffusion_edge.families.fused import _relative, fuse, said
 from diffusion_edge.families.load import load_family
 from diffusion_edge.families.pipeline import Loading, PipelineFamily
 from diffusion_edge.kernels.registry import VARIABLE
@@ -45,11 +45,11 @@ def stock(root: Path, stage: str = "cloud") -> PipelineFamily:
 )
 def test_it_says_the_same(roots: dict[str, Path], name: str, stage: str) -> None:
     family = stock(roots[name], stage)
-    known, keys = _said(family, 0.0), list(family.denoiser.state_dict())
+    known, keys = said(family, 0.0), list(family.denoiser.state_dict())
     found = fuse(family)
     assert set(found.places) == PLACES[TINY[name].architecture]
     assert list(family.denoiser.state_dict()) == keys
-    for mine, theirs in zip(_said(family, 0.0), known, strict=True):
+    for mine, theirs in zip(said(family, 0.0), known, strict=True):
         assert _relative(mine, theirs) <= BOUND
 
 
@@ -79,13 +79,13 @@ def test_what_makes_a_difference_is_taken_out(
     roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     family = stock(roots["sd"])
-    known = _said(family, 0.0)
+    known = said(family, 0.0)
     wrong = "diffusion_edge.kernels.modules.geglu"
     monkeypatch.setattr(wrong, lambda x: x.chunk(2, -1)[0] * 1.5)
     found = fuse(family)
     assert set(found.places) == {"group_norm_silu"}
     assert "something else" in found.refused["geglu"]
-    assert all(_relative(x, y) <= BOUND for x, y in zip(_said(family, 0.0), known, strict=True))
+    assert all(_relative(x, y) <= BOUND for x, y in zip(said(family, 0.0), known, strict=True))
 
 
 def test_nothing_is_touched_where_nothing_is_faster(
