@@ -59,7 +59,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # OpenVINO runs models faster on a CPU; where it is not to be had everything works without it.
-$(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt constraints-common.txt
 	$(PIP) -e ".[openvino]" || $(PIP) -e .
 	@touch $@
 

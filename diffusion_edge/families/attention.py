@@ -63,21 +63,22 @@ class Chosen:
     seconds: Mapping[Name, float]
 
 
-def fitted(family: PipelineFamily, asked: Name | Literal["auto"]) -> PipelineFamily:
-    """The family, attending as it is asked for; `auto` takes what is fastest.
+def fitted(family: PipelineFamily, asked: Name | Literal["auto"], edge: int) -> PipelineFamily:
+    """The family, attending as it is asked for; `auto` takes what is fastest for squares of `edge`
+    pixels.
 
     Raises ConfigError, with the reason, where what is asked for cannot be.
     """
-    chosen = choose(family) if asked == "auto" else _asked(family, asked)
+    chosen = choose(family, edge) if asked == "auto" else _asked(family, asked)
     log.info("%s: attention by %s", family.stage, told(chosen))
     return replace(family, attention=chosen.taken)
 
 
-def choose(family: PipelineFamily) -> Chosen:
+def choose(family: PipelineFamily, edge: int) -> Chosen:
     """Tries all, and leaves the fastest in the denoiser."""
     refused = {name: reason for name in KINDS if (reason := _refuses(family, name)) is not None}
     able = [name for name in KINDS if name not in refused]
-    seconds: dict[Name, float] = _seconds(family, able) if len(able) > 1 else {}
+    seconds: dict[Name, float] = _seconds(family, able, edge) if len(able) > 1 else {}
     best = min(seconds, key=seconds.__getitem__, default=able[0])
     if seconds and seconds["sdpa"] < GAIN * seconds[best]:
         best = "sdpa"
@@ -134,9 +135,8 @@ def _refuses(family: PipelineFamily, name: Name) -> str | None:
 
 
 @torch.inference_mode()
-def _seconds(family: PipelineFamily, names: list[Name]) -> dict[Name, float]:
+def _seconds(family: PipelineFamily, names: list[Name], edge: int) -> dict[Name, float]:
     """The least of REPEATS, for what disturbs only adds; in turns, without the first of each."""
-    edge = max(family.sizes.squares, default=family.sizes.smallest)
     latent = torch.randn(ROWS, *family.latent_shape(edge, edge), device=family.device)
     rows = (torch.full((ROWS,), value, device=family.device) for value in (500.0, 3.5))
     inputs = (latent, *rows, family.encode_text([""] * ROWS))

@@ -24,4 +24,4 @@ def load_family(card: FamilyCard, stage: str, loading: Loading = AS_THE_CARD_SAY
     family: PipelineFamily = module.Architecture.load(card, stage, loading)
     if loading.kernels == "auto":
         fuse(family)
-    return fitted(family, loading.attention)
+    return fitted(family, loading.attention, card.defaults.size)

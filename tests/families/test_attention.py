@@ -27,6 +27,7 @@ from diffusion_edge.kernels.swaps import Swap, put
 from diffusion_edge.rounding import BOUND
 from tests.architectures import TINY
 
+EDGE = 64
 CPU = torch.device("cpu")
 
 
@@ -70,7 +71,9 @@ def one_other(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         kinds = {"sdpa": KINDS["sdpa"], "xformers": other}
         seconds = {"sdpa": 1.0, "xformers": takes_s}
         monkeypatch.setattr(attention, "KINDS", kinds)
-        monkeypatch.setattr(attention, "_seconds", lambda _, names: {n: seconds[n] for n in names})
+        monkeypatch.setattr(
+            attention, "_seconds", lambda _, names, __: {n: seconds[n] for n in names}
+        )
 
     return put_in
 
@@ -86,7 +89,7 @@ def test_on_a_cpu_torch_s_own_is_taken_and_the_others_say_why_not(
 ) -> None:
     family = loaded(roots["sd"])
     known = said(family, 0.0)
-    chosen = choose(family)
+    chosen = choose(family, EDGE)
     assert chosen.taken == "sdpa"
     assert chosen.refused.keys() == {"cudnn", "fa3", "xformers"}
     assert all(chosen.refused.values())
@@ -112,7 +115,7 @@ def test_what_is_faster_and_says_the_same_is_put_in(
 ) -> None:
     family = loaded(roots["sd"])
     one_other(kind(1 + 1e-7))
-    own = fitted(family, "auto")
+    own = fitted(family, "auto", EDGE)
     assert own.attention == "xformers"
     assert any(isinstance(getattr(m, "processor", 0), Stretched) for m in own.denoiser.modules())
 
@@ -136,7 +139,7 @@ def test_what_says_something_else_or_gains_nothing_is_left_out(
     family = loaded(roots["sd"])
     known = said(family, 0.0)
     one_other(kind(factor), takes_s)
-    chosen = choose(family)
+    chosen = choose(family, EDGE)
     assert chosen.taken == "sdpa"
     assert why in chosen.refused["xformers"]
     assert all(torch.equal(x, y) for x, y in zip(said(family, 0.0), known, strict=True))
@@ -153,16 +156,16 @@ def test_what_fails_in_the_model_is_left_out(
     family = loaded(roots["sd"])
     known = said(family, 0.0)
     one_other(Kind(lambda token: None, broken))
-    assert "'NoneType' object" in choose(family).refused["xformers"]
+    assert "'NoneType' object" in choose(family, EDGE).refused["xformers"]
     assert all(torch.equal(x, y) for x, y in zip(said(family, 0.0), known, strict=True))
     one_other(Kind(lambda token: None, lambda denoiser: iter(())))
-    assert "no place" in choose(family).refused["xformers"]
+    assert "no place" in choose(family, EDGE).refused["xformers"]
 
 
 def test_seconds_are_of_each_and_leave_nothing_behind(roots: dict[str, Path]) -> None:
     family = loaded(roots["sd"])
     known = said(family, 0.0)
-    seconds = attention._seconds(family, ["sdpa"])
+    seconds = attention._seconds(family, ["sdpa"], EDGE)
     assert seconds.keys() == {"sdpa"}
     assert seconds["sdpa"] > 0
     assert all(torch.equal(x, y) for x, y in zip(said(family, 0.0), known, strict=True))
