@@ -101,7 +101,7 @@ def _fastest(family: Loaded, use: Use, memory: Memory) -> Loaded:
     if known is not None:
         return _again(known, family, use)
     ready, errors = {EAGER.name: family}, {}
-    painters = {EAGER.name: family.images}
+    painters: dict[str, Images] = {EAGER.name: family.images}
     for way in ways:
         checked = _tried(way, family, "", partial(_checked, way, family, use))
         if checked is not None:

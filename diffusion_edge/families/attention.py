@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -138,15 +137,15 @@ def _refuses(family: PipelineFamily, name: Name) -> str | None:
 def _seconds(family: PipelineFamily, names: list[Name], edge: int) -> dict[Name, float]:
     """The least of REPEATS, for what disturbs only adds; in turns, without the first of each."""
     latent = torch.randn(ROWS, *family.latent_shape(edge, edge), device=family.device)
-    rows = (torch.full((ROWS,), value, device=family.device) for value in (500.0, 3.5))
-    inputs = (latent, *rows, family.encode_text([""] * ROWS))
+    timestep, guidance = (torch.full((ROWS,), v, device=family.device) for v in (500.0, 3.5))
+    texts = family.encode_text([""] * ROWS)
     found: dict[Name, list[float]] = {name: [] for name in names}
     for _ in range(1 + REPEATS):
         for name in names:
             undo = put(KINDS[name].swaps(family.denoiser))
             _wait(family.device)
             began = time.perf_counter()
-            family.predict(*inputs)
+            family.predict(latent, timestep, guidance, texts)
             _wait(family.device)
             found[name].append(time.perf_counter() - began)
             put(undo)
@@ -189,9 +188,8 @@ def _by_cudnn(denoiser: Any) -> Iterator[Swap]:
         yield denoiser, "__class__", _under_cudnn(type(denoiser))
 
 
-@cache
 def _under_cudnn(denoiser: type) -> type:
-    """A class and not a closure: it is copied with the module."""
+    """A subclass of this class of a denoiser, and not a closure: it is copied with the module."""
 
     def forward(self: Any, *inputs: Any, **named: Any) -> Any:
         with sdpa_kernel(CUDNN):

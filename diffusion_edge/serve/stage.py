@@ -37,9 +37,11 @@ class Stage:
         card = load_card(family_folder(settings.family))
         leave_cores_to_lanes()
         exact = config.precision == "exact"
-        dtype = "float32" if exact else config.dtype
-        kernels, attention = ("off", "sdpa") if exact else (config.kernels, config.attention)
-        loading = Loading(dtype, config.device, config.offload, kernels, attention)
+        loading = Loading(
+            config.dtype, config.device, config.offload, config.kernels, config.attention
+        )
+        if exact:
+            loading = replace(loading, dtype="float32", kernels="off", attention="sdpa")
         loaded = load_family(card, config.model, loading)
         sizes = [size for size in card.sizes.squares if size != card.defaults.size]
         use = Use((card.defaults.size, *sizes), card.defaults.solver, config.threads)
