@@ -1,4 +1,4 @@
-"""Whether a way makes the latents that eager makes, on the weights that are there."""
+"""Whether a way makes what eager makes, on the weights that are there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diffusion_edge.engine.measure import probe
 from diffusion_edge.engine.run import Trajectory, begin, run_steps
-from diffusion_edge.execution.way import Images
 from diffusion_edge.families.base import Family, Loaded
 from diffusion_edge.rounding import BOUND, allowed
 
@@ -28,23 +27,23 @@ def final_error(stock: Family, own: Family, edge: int, solver: str) -> tuple[flo
     packet = replace(probe(stock, edge, solver, STEPS), guidance=GUIDANCE)
     start = begin(stock, packet)
     expected = run_steps(stock, start, STEPS).latent
-    error = relative(run_steps(own, start, STEPS).latent, expected)
+    error = relative(run_steps(own, begin(own, packet), STEPS).latent, expected)
     if error <= BOUND:
         return error, BOUND
     return error, allowed(relative(run_steps(stock, _one_ulp(start), STEPS).latent, expected))
 
 
 @torch.inference_mode()
-def image_error(stock: Loaded, images: Images, edge: int) -> float:
-    """Relative L2 error of a square that `images` makes of a latent drawn at random."""
-    latent = drawn(stock, edge)
-    return relative(images(latent), stock.images(latent))
+def image_error(stock: Loaded, own: Loaded, edge: int) -> tuple[float, float]:
+    """The same of the image of a square, made of a latent drawn at random."""
+    latent = drawn(stock, edge, 1)
+    return relative(own.images(latent), stock.images(latent)), BOUND
 
 
-def drawn(family: Loaded, edge: int) -> Tensor:
-    """A latent of one square."""
+def drawn(family: Loaded, edge: int, rows: int) -> Tensor:
+    """Latents of squares."""
     noise = torch.Generator().manual_seed(0)
-    return torch.randn(1, *family.latent_shape(edge, edge), generator=noise).to(family.device)
+    return torch.randn(rows, *family.latent_shape(edge, edge), generator=noise).to(family.device)
 
 
 def _one_ulp(start: Trajectory) -> Trajectory:

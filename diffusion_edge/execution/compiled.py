@@ -45,7 +45,7 @@ def prepare(
     return at_sizes(family, sizes, own.predict)
 
 
-COMPILED = Way("compiled", "lossless", refuses, prepare)
+COMPILED = Way("compiled", "lossless", refuses, {"predict": prepare})
 
 
 def _repeated(denoiser: nn.Module) -> Iterator[nn.Module]:

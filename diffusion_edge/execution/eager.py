@@ -4,9 +4,4 @@ from __future__ import annotations
 
 from diffusion_edge.execution.way import Way
 
-EAGER = Way(
-    "eager",
-    "lossless",
-    refuses=lambda family, sizes, threads: None,
-    prepare=lambda family, sizes, threads: family.predict,
-)
+EAGER = Way("eager", "lossless", refuses=lambda family, sizes, threads: None, prepare={})

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: denoiser and VAE as graphs of fused float32 operations.
+"""OpenVINO on the CPU: denoiser, VAE and text encoders as graphs of fused float32 operations.
 
 A graph has a fixed size and any number of rows; so there is one for every size that is prepared.
 It is compiled for as many passes at the same time as there are lanes (`engine.lanes`), each with
@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -24,12 +24,13 @@ from diffusion_edge.engine.lanes import use_threads
 from diffusion_edge.engine.run import Predict
 from diffusion_edge.execution.graphs import kept
 from diffusion_edge.execution.remembered import cache_folder, key_of
-from diffusion_edge.execution.way import Images, Way, at_sizes, not_float32
+from diffusion_edge.execution.way import Way, at_sizes, not_float32
 from diffusion_edge.families.base import Conditioning, Loaded
 from diffusion_edge.families.weights import human
 
 EXTRA = "openvino"
 """Of the package, and of this project."""
+Words = Mapping[str, Tensor]
 TRACED = 3
 """Rows that the graph is traced with."""
 TRIED = 5
@@ -43,7 +44,8 @@ def refuses(family: Loaded, sizes: Sequence[int], threads: int) -> str | None:
     if family.device.type != "cpu":
         return f"it runs on the CPU; the model is on {family.device}"
     passes = 1 if threads == 1 else 2  # over all threads, and cut over them
-    needed = passes * len(sizes) * (_bytes(family.denoiser) + _bytes(family.vae))
+    painters = [family.denoiser, family.vae]
+    needed = passes * (len(sizes) * _bytes(painters) + _bytes(family.text_encoders))
     free = psutil.virtual_memory().available
     if needed > free:
         return f"its copies of the weights need {human(needed)}; main memory has {human(free)} free"
@@ -55,43 +57,61 @@ def prepare(family: Loaded, sizes: Sequence[int], threads: int) -> Predict:
     with torch.no_grad():
         texts = family.encode_text([""] * TRACED).tensors
     denoiser = _Forward(family, sorted(texts))
-    key = key_of([family.denoiser], family.device, [EXTRA], ["denoiser"])
 
     def traced(size: int) -> _Traced:
         shape = family.latent_shape(size, size)
         rows = [torch.full((TRACED,), 500.0), torch.ones(TRACED), *_sorted(texts)]
-        return _Traced(denoiser, [torch.randn(TRACED, *shape), *rows], shape)
+        return _Traced(denoiser, [torch.randn(TRACED, *shape), *rows], [shape])
 
-    graphs = _graphs(traced, sizes, threads, key, _bytes(family.denoiser))
+    graphs = _graphs("denoiser", [family.denoiser], map(traced, sizes), threads)
 
     def predict(
         latent: Tensor, timestep: Tensor, guidance: Tensor, conditioning: Conditioning
     ) -> Tensor:
         graph = graphs[tuple(latent.shape[1:])]
-        return graph([latent, timestep, guidance, *_sorted(conditioning.tensors)])
+        (made,) = graph([latent, timestep, guidance, *_sorted(conditioning.tensors)])
+        return made
 
     return at_sizes(family, sizes, predict)
 
 
-def images(family: Loaded, sizes: Sequence[int], threads: int) -> Images:
-    """As `prepare`, of the VAE."""
+def images(family: Loaded, sizes: Sequence[int], threads: int) -> Callable[[Tensor], Tensor]:
+    """The VAE."""
     painter = _Images(family)
-    key = key_of([family.vae], family.device, [EXTRA], ["vae"])
 
     def traced(size: int) -> _Traced:
         latent = torch.randn(TRACED, *family.latent_shape(size, size))
-        return _Traced(painter, [latent], (3, size, size))
+        return _Traced(painter, [latent], [(3, size, size)])
 
-    graphs = _graphs(traced, sizes, threads, key, _bytes(family.vae))
+    graphs = _graphs("vae", [family.vae], map(traced, sizes), threads)
 
     def made(latent: Tensor) -> Tensor:
         graph = graphs.get(tuple(latent.shape[1:]))
-        return family.images(latent) if graph is None else graph([latent])
+        return family.images(latent) if graph is None else graph([latent])[0]
 
     return made
 
 
-OPENVINO = Way("openvino", "lossless", refuses, prepare, images)
+def encode(family: Loaded, sizes: Sequence[int], threads: int) -> Callable[[Words], Conditioning]:
+    """The text encoders, and what else makes conditioning of their output."""
+    with torch.no_grad():
+        words = family.words([""] * TRACED)
+        known = family.encode(words).tensors
+    models = [*family.text_encoders, family.denoiser]
+    encoder = _Encode(family, sorted(words), models)
+    makes = [tuple(tensor.shape[1:]) for tensor in _sorted(known)]
+    traced = _Traced(encoder, _sorted(words), makes)
+    (graph,) = _graphs("texts", models, [traced], threads).values()
+
+    def encoded(words: Words) -> Conditioning:
+        return Conditioning(dict(zip(sorted(known), graph(_sorted(words)), strict=True)))
+
+    return encoded
+
+
+OPENVINO = Way(
+    "openvino", "lossless", refuses, {"predict": prepare, "images": images, "encode": encode}
+)
 
 
 @cache
@@ -134,35 +154,49 @@ class _Images(nn.Module):
         return self._images(latent)
 
 
+class _Encode(nn.Module):
+    """`Loaded.encode` from and to a flat list of tensors."""
+
+    def __init__(self, family: Loaded, names: Sequence[str], models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._encode: Callable[[Words], Conditioning] = family.encode
+        self._names = names
+        self.models = nn.ModuleList(models)
+
+    def forward(self, *words: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(self._names, words, strict=True))
+        return tuple(_sorted(self._encode(named).tensors))
+
+
 @dataclass(frozen=True)
 class _Traced:
-    """What is traced, with which inputs of TRACED rows, and the shape of a row that it makes."""
+    """What is traced, with which inputs of TRACED rows, and the shapes of a row of its outputs."""
 
     module: nn.Module
     inputs: Sequence[Tensor]
-    makes: tuple[int, ...]
+    makes: Sequence[tuple[int, ...]]
 
 
 def _sorted(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return [tensors[name] for name in sorted(tensors)]
 
 
-def _bytes(model: nn.Module) -> int:
-    return sum(weight.nbytes for weight in model.parameters())
+def _bytes(models: Sequence[nn.Module]) -> int:
+    return sum(weight.nbytes for model in models for weight in model.parameters())
 
 
 def _graphs(
-    traced: Callable[[int], _Traced], sizes: Sequence[int], threads: int, key: str, size: int
+    part: str, models: Sequence[nn.Module], traced: Iterable[_Traced], threads: int
 ) -> dict[tuple[int, ...], _Graph]:
-    """By the shape of a row of the first input, that of a latent. key: of the model's weights and
-    whatever else the graphs follow from. size: bytes of the weights."""
+    """By the shape of a row of the first input. models: whose weights the graphs have."""
+    key = key_of(models, torch.device("cpu"), [EXTRA], [part])
     before, found = torch.get_num_threads(), {}
     use_threads(1)  # a trace has many small parts, between which more threads would spin
     try:
-        for each in map(traced, sizes):
+        for each in traced:
             shape = tuple(each.inputs[0].shape[1:])
             folder = cache_folder() / EXTRA / f"{key}-{'x'.join(map(str, shape))}"
-            graph = kept(folder, _openvino(), partial(_converted, each), size)
+            graph = kept(folder, _openvino(), partial(_converted, each), _bytes(models))
             found[shape] = _Graph(graph, threads)
     finally:
         use_threads(before)
@@ -181,18 +215,18 @@ def _converted(traced: _Traced) -> Any:
             example_input=tuple(traced.inputs),
             input=[_openvino().PartialShape([-1, *each.shape[1:]]) for each in traced.inputs],
         )
-    _check_rows(graph, (TRIED, *traced.makes))
+    _check_rows(graph, [(TRIED, *shape) for shape in traced.makes])
     return graph
 
 
-def _check_rows(graph: Any, expected: tuple[int, ...]) -> None:
+def _check_rows(graph: Any, expected: Sequence[tuple[int, ...]]) -> None:
     """RuntimeError for a graph that does not fit another number of rows."""
     tried = graph.clone()
-    shapes = [[expected[0], *list(each.partial_shape)[1:]] for each in tried.inputs]
+    shapes = [[TRIED, *list(each.partial_shape)[1:]] for each in tried.inputs]
     tried.reshape(dict(enumerate(map(_openvino().PartialShape, shapes))))
-    made = tried.outputs[0].partial_shape
-    if made != _openvino().PartialShape(list(expected)):
-        raise RuntimeError(f"{expected[0]} rows of {expected} make {made}: a constant was traced")
+    made = [each.partial_shape for each in tried.outputs]
+    if made != [_openvino().PartialShape(list(shape)) for shape in expected]:
+        raise RuntimeError(f"{TRIED} rows make {made}, not {expected}: a constant was traced")
 
 
 class _Own(threading.local):
@@ -211,10 +245,10 @@ class _Graph:
         self._compiling = threading.Lock()
         self._own = _Own()
 
-    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         passes = max(1, self._threads // torch.get_num_threads())
         made = self._request(passes).infer([t.numpy() for t in inputs], share_inputs=True)
-        return torch.from_numpy(made[0])
+        return [torch.from_numpy(made[k]) for k in range(len(made))]
 
     def _request(self, passes: int) -> Any:
         """Of the calling thread, which no other one uses."""

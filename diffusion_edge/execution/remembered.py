@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,14 +27,12 @@ CODE = (Path(families.__file__).parent, Path(__file__).parent)
 
 @dataclass(frozen=True)
 class Found:
-    """execution: the way to take. errors: of the final latent against eager, by way. step_s: by way
-    and rows. images: the way of the VAE; images_s: of one image, by way."""
+    """By part: the way to take, the error of each other one against eager, and their seconds by
+    rows."""
 
-    execution: str
-    errors: Mapping[str, float]
-    step_s: Mapping[str, Mapping[int, float]]
-    images: str
-    images_s: Mapping[str, float]
+    ways: dict[str, str]
+    errors: dict[str, dict[str, float]]
+    seconds: dict[str, dict[str, dict[int, float]]]
 
 
 _FOUND = TypeAdapter(Found)

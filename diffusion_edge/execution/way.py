@@ -1,8 +1,8 @@
-"""What a way to run a denoiser is, and a family that runs in one."""
+"""What a way to run a model is, and a family that runs in one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,38 +13,46 @@ from diffusion_edge.engine.run import Predict
 from diffusion_edge.families.base import Conditioning, Loaded, to_pictures
 from diffusion_edge.request import Picture
 
-Images = Callable[[Tensor], Tensor]
 Kind = Literal["lossless", "reduced"]
 """`lossless`: final latents are those of float32 eager to within rounding (`rounding`)."""
+
+Part = Literal["predict", "images", "encode"]
+"""What runs one way or another, as `Loaded` calls it: denoiser, VAE, text encoders."""
+PARTS: tuple[Part, ...] = ("predict", "images", "encode")
+
+Prepare = Callable[[Loaded, Sequence[int], int], Any]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run the denoiser of a family, for squares of some sizes in pixels.
+    """One way to run a family, for squares of some sizes in pixels.
 
-    kind: how far from eager its results may be. refuses: why it cannot run this model on this
-    machine, or None; costs nothing. prepare: the forward pass, as `Family.predict`, for any number
-    of rows, and other sizes too. It is called from any thread, and uses as many threads as torch
-    has in that one; over all that call at the same time they are at most the last argument.
-    Whatever `prepare` raises counts as a refusal. images: the same for the VAE, as `Loaded.images`;
-    None leaves it as it is.
+    kind: how far from eager its results may be. refuses: why it cannot run this family on this
+    machine, or None; costs nothing. prepare: what takes the place of a part, by part; the others
+    stay as they are. It takes any number of rows, and other sizes too. It is called from any
+    thread, and uses as many threads as torch has in that one; over all that call at the same time
+    they are at most the last argument. Whatever preparing raises counts as a refusal.
     """
 
     name: str
     kind: Kind
     refuses: Callable[[Loaded, Sequence[int], int], str | None]
-    prepare: Callable[[Loaded, Sequence[int], int], Predict]
-    images: Callable[[Loaded, Sequence[int], int], Images] | None = None
+    prepare: Mapping[Part, Prepare]
 
 
 class _Running:
-    """A family whose denoiser or VAE runs in some way; the rest of it is as it was."""
+    """A family of which parts run in some way; the rest of it is as it was."""
 
-    def __init__(self, family: Loaded, execution: str, predict: Predict, images: Images) -> None:
+    def __init__(self, family: Loaded, execution: str, parts: Mapping[Part, Any]) -> None:
         self._family = family
         self.execution = execution
-        self.predict = predict
-        self.images = images
+        self.predict = parts.get("predict", family.predict)
+        self.images = parts.get("images", family.images)
+        self.encode = parts.get("encode", family.encode)
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        made: Conditioning = self.encode(self._family.words(prompts))
+        return made
 
     def decode(self, latent: Tensor) -> list[Picture]:
         return to_pictures(self.images(latent))
@@ -53,15 +61,16 @@ class _Running:
         return getattr(self._family, name)
 
 
+def with_parts(family: Loaded, execution: str, parts: Mapping[Part, Any]) -> Loaded:
+    """`family` with other parts. execution: the way of its denoiser."""
+    return cast(Loaded, _Running(family, execution, parts)) if parts else family
+
+
 def running(family: Loaded, way: Way, sizes: Sequence[int], threads: int) -> Loaded:
-    """`family`, its denoiser by `way`, prepared. Raises whatever `prepare` does."""
-    predict = way.prepare(family, sizes, threads)
-    return cast(Loaded, _Running(family, way.name, predict, family.images))
-
-
-def painting(family: Loaded, images: Images) -> Loaded:
-    """`family`, its VAE another way."""
-    return cast(Loaded, _Running(family, family.execution, family.predict, images))
+    """`family`, its denoiser by `way`, prepared. Raises whatever preparing does."""
+    prepare = way.prepare.get("predict")
+    parts: dict[Part, Any] = {"predict": prepare(family, sizes, threads)} if prepare else {}
+    return with_parts(family, way.name, parts)
 
 
 # ---------------------------------------------------------------------------- for ways

@@ -100,6 +100,8 @@ class Loaded(Family, Protocol):
     """A family and the model behind it, for those who run that in a way of their own.
 
     images: what the VAE makes of latents (B, ...), float (B, 3, H, W), about in [-1, 1].
+    words: what prompts become before the text encoders, each tensor with the batch first; encode:
+    what these make of it. Together they are `encode_text`.
     with_denoiser: the same, another module in its place.
     """
 
@@ -109,7 +111,14 @@ class Loaded(Family, Protocol):
     @property
     def vae(self) -> Any: ...
 
+    @property
+    def text_encoders(self) -> Sequence[Any]: ...
+
     def images(self, latent: Tensor) -> Tensor: ...
+
+    def words(self, prompts: Sequence[str]) -> Mapping[str, Tensor]: ...
+
+    def encode(self, words: Mapping[str, Tensor]) -> Conditioning: ...
 
     @property
     def dtype(self) -> torch.dtype: ...

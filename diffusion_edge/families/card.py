@@ -27,6 +27,7 @@ from diffusion_edge.strict import Disagreement, nearest, read_yaml, validate
 NOISE = Path("scheduler") / "scheduler_config.json"
 _NO_ARCHITECTURE = (
     "__init__",
+    "attention",
     "base",
     "card",
     "fused",

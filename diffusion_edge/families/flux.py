@@ -5,7 +5,7 @@ The dev type takes the value of guidance as an input, the schnell type knows no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -37,12 +37,15 @@ class Architecture(PipelineFamily):
         """Levels evenly from 1 to 1/N before the shift, as this pipeline asks for them."""
         return resolve(self.noise, solver, steps, tokens=self.tokens(width, height), even=True)
 
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """T5's hidden states (B, max_tokens, D2) and CLIP's pooled (B, D1)."""
+    def words(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         short = self.tokenize("tokenizer", prompts, self.clip_length("tokenizer"))
-        pooled = self.parts["text_encoder"](short.input_ids).pooler_output
         long = self.tokenize("tokenizer_2", prompts, self.max_tokens)
-        hidden = self.parts["text_encoder_2"](long.input_ids)[0]
+        return {"ids": short.input_ids, "ids_2": long.input_ids}
+
+    def encode(self, words: Mapping[str, Tensor]) -> Conditioning:
+        """T5's hidden states (B, max_tokens, D2) and CLIP's pooled (B, D1)."""
+        pooled = self.parts["text_encoder"](words["ids"]).pooler_output
+        hidden = self.parts["text_encoder_2"](words["ids_2"])[0]
         return Conditioning({"hidden": hidden.to(self.dtype), "pooled": pooled.to(self.dtype)})
 
     def predict(

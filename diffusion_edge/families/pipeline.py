@@ -166,6 +166,11 @@ class PipelineFamily:
         return self.parts[list(self.MODELS)[-1]]
 
     @property
+    def text_encoders(self) -> Sequence[Any]:
+        *texts, _ = self.MODELS
+        return [self.parts[name] for name in texts if name in self.parts]
+
+    @property
     def vae(self) -> Any:
         return self.parts["vae"]
 
@@ -209,6 +214,12 @@ class PipelineFamily:
         return (self.channels, height // self.factor, width // self.factor)
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        return self.encode(self.words(prompts))
+
+    def words(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        raise NotImplementedError(f"{type(self)} does not say how")
+
+    def encode(self, words: Mapping[str, Tensor]) -> Conditioning:
         raise NotImplementedError(f"{type(self)} does not say how")
 
     def predict(

@@ -6,7 +6,7 @@ So it is part of the conditioning, and a forward pass starts from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -33,12 +33,16 @@ class Architecture(PipelineFamily):
             block.attn2.set_processor(FromKeysAndValues(layer))
         return family
 
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Keys and values (B, 2 * layers, max_tokens, D) and the mask; case does not count."""
-        words = [prompt.lower().strip() for prompt in prompts]
-        tokens = self.tokenize("tokenizer", words, self.max_tokens)
-        mask = tokens.attention_mask
-        hidden = self.parts["text_encoder"](tokens.input_ids, attention_mask=mask)[0]
+    def words(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Case does not count."""
+        texts = [prompt.lower().strip() for prompt in prompts]
+        tokens = self.tokenize("tokenizer", texts, self.max_tokens)
+        return {"ids": tokens.input_ids, "mask": tokens.attention_mask}
+
+    def encode(self, words: Mapping[str, Tensor]) -> Conditioning:
+        """Keys and values (B, 2 * layers, max_tokens, D) and the mask."""
+        mask = words["mask"]
+        hidden = self.parts["text_encoder"](words["ids"], attention_mask=mask)[0]
         denoiser = self.here(self.denoiser)
         read = denoiser.read_caption(hidden.to(self.dtype))
         attentions = [block.attn2 for block in denoiser.transformer_blocks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -19,13 +19,15 @@ class Architecture(PipelineFamily):
     def patch(self) -> int:
         return 1
 
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Hidden states (B, 77, D)."""
+    def words(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         tokens = self.tokenize("tokenizer", prompts, self.clip_length("tokenizer"))
-        encoder = self.parts["text_encoder"]
-        masked = getattr(encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask if masked else None
-        hidden = encoder(tokens.input_ids, attention_mask=mask)[0]
+        if getattr(self.parts["text_encoder"].config, "use_attention_mask", False):
+            return {"ids": tokens.input_ids, "mask": tokens.attention_mask}
+        return {"ids": tokens.input_ids}
+
+    def encode(self, words: Mapping[str, Tensor]) -> Conditioning:
+        """Hidden states (B, 77, D)."""
+        hidden = self.parts["text_encoder"](words["ids"], attention_mask=words.get("mask"))[0]
         return Conditioning({"hidden": hidden.to(self.dtype)})
 
     def predict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,18 +23,23 @@ class Architecture(PipelineFamily):
     }
     OPTIONAL = ("text_encoder_3",)
 
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+    def words(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Ids by tokenizer; none for T5 where the folder has none."""
+        length = self.clip_length("tokenizer")  # both of CLIP read as many as the first one can
+        lengths = {"": length, "_2": length, "_3": self.max_tokens}
+        there = [n for n in lengths if f"text_encoder{n}" in self.parts]
+        tokens = {n: self.tokenize(f"tokenizer{n}", prompts, lengths[n]) for n in there}
+        return {f"ids{n}": found.input_ids for n, found in tokens.items()}
+
+    def encode(self, words: Mapping[str, Tensor]) -> Conditioning:
         """Hidden states (B, 77 + max_tokens, D), CLIP's first, and the pooled (B, D1 + D2)."""
         hidden, pooled = [], []
         for number in ("", "_2"):
-            # Both read as many tokens as the first one can.
-            tokens = self.tokenize(f"tokenizer{number}", prompts, self.clip_length("tokenizer"))
-            encoded = self.parts[f"text_encoder{number}"](
-                tokens.input_ids, output_hidden_states=True
-            )
+            encoder = self.parts[f"text_encoder{number}"]
+            encoded = encoder(words[f"ids{number}"], output_hidden_states=True)
             hidden.append(encoded.hidden_states[-2])
             pooled.append(encoded.text_embeds)
-        clip, wide = torch.cat(hidden, dim=-1), self._t5(prompts)
+        clip, wide = torch.cat(hidden, dim=-1), self._t5(words)
         clip = F.pad(clip.to(wide.dtype), (0, wide.shape[-1] - clip.shape[-1]))
         states = torch.cat([clip, wide], dim=-2)
         return Conditioning(
@@ -44,14 +49,13 @@ class Architecture(PipelineFamily):
             }
         )
 
-    def _t5(self, prompts: Sequence[str]) -> Tensor:
+    def _t5(self, words: Mapping[str, Tensor]) -> Tensor:
         """Hidden states (B, max_tokens, D); zeros where the folder has no T5."""
-        if "text_encoder_3" not in self.parts:
+        if "ids_3" not in words:
             width = self.denoiser.config.joint_attention_dim
-            shape = (len(prompts), self.max_tokens, width)
+            shape = (len(words["ids"]), self.max_tokens, width)
             return torch.zeros(shape, device=self.device, dtype=self.dtype)
-        tokens = self.tokenize("tokenizer_3", prompts, self.max_tokens)
-        hidden: Tensor = self.parts["text_encoder_3"](tokens.input_ids)[0]
+        hidden: Tensor = self.parts["text_encoder_3"](words["ids_3"])[0]
         return hidden
 
     def predict(

@@ -5,7 +5,7 @@ The UNet is also told the second encoder's summary of the prompt and the size of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -27,24 +27,26 @@ class Architecture(PipelineFamily):
     def patch(self) -> int:
         return 1
 
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Hidden states (B, 77, D1 + D2) and the pooled (B, D).
-
-        An empty prompt is none: its values are zeros where the model was trained so, as the base
+    def words(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """An empty prompt is none: its values are zeros where the model was trained so, as the base
         model was, or else what the encoders make of an empty text. Prompts that say what to paint
         are not empty, so this concerns the negative one alone, as in the stock pipeline.
         """
-        hidden = []
-        for number in ("", "_2"):
-            length = self.clip_length(f"tokenizer{number}")
-            tokens = self.tokenize(f"tokenizer{number}", prompts, length)
-            encoded = self.parts[f"text_encoder{number}"](
-                tokens.input_ids, output_hidden_states=True
-            )
-            hidden.append(encoded.hidden_states[-2])
+        tokenizers = ("tokenizer", "tokenizer_2")
+        first, second = (self.tokenize(t, prompts, self.clip_length(t)) for t in tokenizers)
         zeroed = self.index.get("force_zeros_for_empty_prompt", True)
         kept = [bool(prompt) or not zeroed for prompt in prompts]
         spoken = torch.tensor(kept, device=self.device, dtype=self.dtype)
+        return {"ids": first.input_ids, "ids_2": second.input_ids, "spoken": spoken}
+
+    def encode(self, words: Mapping[str, Tensor]) -> Conditioning:
+        """Hidden states (B, 77, D1 + D2) and the pooled (B, D)."""
+        hidden = []
+        for number in ("", "_2"):
+            encoder = self.parts[f"text_encoder{number}"]
+            encoded = encoder(words[f"ids{number}"], output_hidden_states=True)
+            hidden.append(encoded.hidden_states[-2])
+        spoken = words["spoken"]
         states = torch.cat(hidden, dim=-1).to(self.dtype) * spoken[:, None, None]
         pooled = encoded.text_embeds.to(self.dtype) * spoken[:, None]
         return Conditioning({"hidden": states, "pooled": pooled})

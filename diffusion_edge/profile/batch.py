@@ -10,8 +10,9 @@ import torch
 
 from diffusion_edge.engine import run
 from diffusion_edge.engine.run import Trajectory
-from diffusion_edge.execution.choose import Use, chosen
+from diffusion_edge.execution.choose import chosen
 from diffusion_edge.execution.eager import EAGER
+from diffusion_edge.execution.parts import Use
 from diffusion_edge.families.base import Family
 from diffusion_edge.families.card import FamilyCard
 from diffusion_edge.families.load import load_family

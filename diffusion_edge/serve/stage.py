@@ -29,7 +29,8 @@ class Stage:
         from diffusion_edge.engine.lanes import leave_cores_to_lanes
         from diffusion_edge.engine.pace import RealClock
         from diffusion_edge.engine.worker import Worker
-        from diffusion_edge.execution.choose import Use, chosen
+        from diffusion_edge.execution.choose import chosen
+        from diffusion_edge.execution.parts import Use
         from diffusion_edge.families.load import load_family
         from diffusion_edge.families.pipeline import Loading
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from diffusion_edge.config import Execution
 from diffusion_edge.errors import ConfigError, InvalidRequest
 from diffusion_edge.execution import choose, openvino
-from diffusion_edge.execution.choose import GAIN, Use, chosen, fastest
-from diffusion_edge.execution.way import Way
+from diffusion_edge.execution.choose import GAIN, chosen, fastest
+from diffusion_edge.execution.parts import LOOKS, Use
+from diffusion_edge.execution.way import PARTS, Part, Way
 from diffusion_edge.execution.ways import TRIED, WAYS
-from diffusion_edge.families.base import Loaded
+from diffusion_edge.families.base import Conditioning, Loaded
 from diffusion_edge.families.card import load_card
 from diffusion_edge.families.load import load_family
 
@@ -42,7 +43,7 @@ class Made:
     seen: list[tuple[Sequence[int], int]] = field(default_factory=list)
 
     def way(self, name: str = "openvino") -> Way:
-        return Way(name, "lossless", lambda *_: self.refusal, self._prepare)
+        return Way(name, "lossless", lambda *_: self.refusal, {"predict": self._prepare})
 
     def _prepare(self, family: Loaded, sizes: Sequence[int], threads: int) -> Any:
         self.prepared += 1
@@ -68,7 +69,7 @@ def auto(
         monkeypatch.setattr(
             choose,
             "seconds",
-            lambda ready, use: {n: {2: 1.0 if n == "eager" else takes_s} for n in ready},
+            lambda part, able, use: {n: {2: 1.0 if n == "eager" else takes_s} for n in able},
         )
         return chosen(family, "auto", use, tmp_path), other
 
@@ -118,7 +119,7 @@ def test_a_way_that_cannot_says_why_and_eager_is_taken(
     with caplog.at_level(logging.WARNING):
         assert auto(**made)[0] is family
     (line,) = caplog.messages
-    assert line.startswith("device does not run by openvino: ")
+    assert line.split(" of ")[-1].startswith("device does not run by openvino: ")
     assert told in line
     assert "and more" not in line
 
@@ -133,7 +134,7 @@ def test_a_choice_is_remembered_by_weights_and_use(
         assert auto(takes_s=0.5)[0].execution == "openvino"
         made = Made()
         patched.setitem(WAYS, "openvino", made.way())  # type: ignore[misc]  # it is a dict
-        patched.setattr(choose, "final_error", None)  # nor is it held against eager again
+        patched.setattr(choose, "_checked", None)  # nor is it held against eager again
         assert auto(takes_s=2.0)[0].execution == "openvino"
         assert made.prepared == 1
         made.error = RuntimeError("no memory")
@@ -151,65 +152,92 @@ def test_a_choice_is_remembered_by_weights_and_use(
     assert auto(takes_s=2.0)[0] is family
 
 
-Paint = Callable[[Tensor], Tensor]
-
-
 @pytest.fixture
-def painted(
+def beside(
     family: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Loaded]:
-    """What `auto` takes where another way is slower, but for the VAE, whose images it makes."""
+    """What `auto` takes where another way has these parts, and is faster for all but `slow`."""
 
-    def choose_among(paint: Paint, takes_s: float = 0.5) -> Loaded:
-        way = replace(Made().way(), images=lambda *_: paint)
+    def choose_among(slow: str = "", **parts: Any) -> Loaded:
+        way = replace(Made().way(), prepare={p: lambda *_, p=p: parts[p] for p in parts})
         monkeypatch.setitem(TRIED, "cpu", (way,))  # type: ignore[misc]  # it is a dict
         monkeypatch.setitem(WAYS, way.name, way)  # type: ignore[misc]
-        slower = {"eager": {2: 1.0}, way.name: {2: 2.0}}
-        monkeypatch.setattr(choose, "seconds", lambda *_: slower)
-        found = {"eager": 1.0, way.name: takes_s}
-        monkeypatch.setattr(
-            choose, "image_seconds", lambda _, ready, __: {n: found[n] for n in ready}
-        )
+
+        def seconds(part: Part, able: Any, use: Use) -> dict[str, dict[int, float]]:
+            other_s = 2.0 if part == slow else 0.5
+            return {name: {2: 1.0 if name == "eager" else other_s} for name in able}
+
+        monkeypatch.setattr(choose, "seconds", seconds)
         return chosen(family, "auto", USE, tmp_path)
 
     return choose_among
 
 
-def test_the_vae_takes_a_way_of_its_own(
-    painted: Callable[..., Loaded], family: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def paint(latent: Tensor) -> Tensor:
-        return family.images(latent) * (1 + 1e-7)
+def scaled(family: Loaded, factor: float) -> dict[str, Callable[..., Any]]:
+    """What the parts of a family make, times a factor."""
 
-    own = painted(paint)
-    assert own.execution == "eager"
-    latent = torch.randn(2, *family.latent_shape(16, 16))
-    assert torch.equal(own.images(latent), paint(latent))
-    assert torch.equal(own.predict(*_a_step(family)), family.predict(*_a_step(family)))
-    (first, _) = own.decode(latent)
-    assert (first.width, first.height) == (16, 16)
-    monkeypatch.setattr(choose, "image_error", None)  # it is remembered, and not looked at again
-    assert torch.equal(painted(paint).images(latent), paint(latent))
+    def predict(*inputs: Any) -> Tensor:
+        return family.predict(*inputs) * factor
 
+    def images(latent: Tensor) -> Tensor:
+        return family.images(latent) * factor
 
-@pytest.mark.parametrize(("factor", "takes_s", "told"), [(1.001, 0.5, 1), (1.0, 1.0, 0)])
-def test_a_vae_that_makes_other_images_or_is_no_faster_is_left(
-    painted: Callable[..., Loaded],
-    family: Loaded,
-    caplog: pytest.LogCaptureFixture,
-    factor: float,
-    takes_s: float,
-    told: int,
-) -> None:
-    assert painted(lambda latent: family.images(latent) * factor, takes_s) is family
-    lines = [line for line in caplog.messages if line.startswith("the VAE of device does not")]
-    assert len(lines) == told
-    assert all("differ from eager's by" in line for line in lines)
+    def encode(words: Any) -> Conditioning:
+        made = family.encode(words).tensors
+        return Conditioning(
+            {n: t * factor if t.is_floating_point() else t for n, t in made.items()}
+        )
+
+    return {"predict": predict, "images": images, "encode": encode}
 
 
-def _a_step(family: Loaded) -> tuple[Tensor, Tensor, Tensor, Any]:
+def made_by(family: Loaded) -> dict[str, Tensor]:
+    """What each of its parts makes of the same."""
     latent = torch.ones(1, *family.latent_shape(16, 16))
-    return latent, torch.full((1,), 500.0), torch.ones(1), family.encode_text(["a circle"])
+    texts = family.encode_text(["a circle"])
+    text = next(t for t in texts.tensors.values() if t.is_floating_point())
+    known = Conditioning({n: torch.ones_like(t) for n, t in texts.tensors.items()})
+    steps = family.predict(latent, torch.full((1,), 500.0), torch.ones(1), known)
+    return {"predict": steps, "images": family.images(latent), "encode": text}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_takes_a_way_of_its_own(
+    beside: Callable[..., Loaded], family: Loaded, monkeypatch: pytest.MonkeyPatch, part: Part
+) -> None:
+    barely, stock = scaled(family, 1 + 2e-7), made_by(family)
+    for _ in range(2):  # then as it is remembered
+        own = beside(**{part: barely[part]})
+        assert own.execution == ("openvino" if part == "predict" else "eager")
+        for other, made in made_by(own).items():
+            assert torch.equal(made, stock[other]) == (other != part)
+        assert own.decode(torch.ones(2, *family.latent_shape(16, 16)))[1].width == 16
+        monkeypatch.setattr(choose, "_checked", None)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_makes_something_else_is_left(
+    beside: Callable[..., Loaded], family: Loaded, caplog: pytest.LogCaptureFixture, part: Part
+) -> None:
+    assert beside(**{part: scaled(family, 1.01)[part]}) is family
+    (line,) = caplog.messages
+    assert line.startswith(f"{LOOKS[part].called} of device does not run by openvino: its results")
+
+
+def test_one_part_may_be_slower_by_a_way_and_the_others_faster(
+    beside: Callable[..., Loaded], family: Loaded
+) -> None:
+    made, stock = made_by(beside("images", **scaled(family, 1 + 2e-7))), made_by(family)
+    assert torch.equal(made["images"], stock["images"])
+    assert not torch.equal(made["encode"], stock["encode"])
+    assert not torch.equal(made["predict"], stock["predict"])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_seconds_are_of_all_rows(family: Loaded, part: Part) -> None:
+    found = choose.seconds(part, {"eager": family}, USE)
+    assert found["eager"].keys() == set(LOOKS[part].rows)
+    assert min(found["eager"].values()) > 0
 
 
 def test_what_is_asked_for_is_taken_or_refused_by_name(
@@ -218,7 +246,7 @@ def test_what_is_asked_for_is_taken_or_refused_by_name(
     assert chosen(family, "eager", USE, tmp_path) is family
     for made, told in (
         (Made(refusal="not installed"), "'device' cannot run by openvino: not installed"),
-        (Made(1.01), "'device' cannot run by openvino: its latents differ"),
+        (Made(1.01), "'device' cannot run by openvino: its results differ"),
     ):
         monkeypatch.setitem(WAYS, "openvino", made.way())  # type: ignore[misc]  # it is a dict
         with pytest.raises(ConfigError, match=told):

@@ -43,7 +43,7 @@ def test_every_block_is_compiled_on_a_twin_with_the_same_weights(family: Loaded)
         "compiled",
         "lossless",
         compiled.refuses,
-        lambda *use: compiled.prepare(*use, compiled=counted),
+        {"predict": lambda *use: compiled.prepare(*use, compiled=counted)},
     )
     own, packet = running(family, way, [16], 1), probe(family, 16, "ddim", 3)
     expected = run_last_span(family, packet)[0]

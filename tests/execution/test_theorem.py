@@ -116,6 +116,20 @@ def test_the_vae_makes_the_images_of_the_eager_one(model: Model) -> None:
         assert torch.equal(own, eager) == (size != SIZE)
 
 
+def test_the_text_encoders_make_the_conditioning_of_the_eager_ones(model: Model) -> None:
+    if model.cloud.execution != OPENVINO.name:
+        pytest.skip("the text encoders are left as they are")
+    encode = openvino.encode(model.device, [], 1)
+    for prompts in ([PROMPT], [PROMPT, "", OTHER, "a ring", PROMPT]):
+        words = model.device.words(prompts)
+        own, eager = encode(words).tensors, model.device.encode(words).tensors
+        assert list(own) == sorted(eager)
+        for name, expected in eager.items():
+            assert own[name].dtype == expected.dtype
+            assert own[name].shape == expected.shape
+            assert relative(own[name].float(), expected.float()) <= BOUND
+
+
 def test_another_size_is_run_eagerly(model: Model) -> None:
     packet = a_packet(model, model.tiny.solvers[0], width=48)
     own, eager = (run_last_span(family, packet)[0] for family in (model.cloud, model.device))
