@@ -77,7 +77,9 @@ async def test_what_is_cancelled_is_forgotten() -> None:
     assert way.forgotten == [("tower", "test"), ("hall", "test")]
 
 
-@pytest.mark.parametrize("way", [Way(error=StageLost("gone")), Way(forever=True)], ids=str)
+@pytest.mark.parametrize(
+    "way", [Way(error=StageLost("gone")), Way(forever=True)], ids=("lost", "hangs")
+)
 async def test_a_stage_that_cannot_be_told_changes_nothing(way: Way) -> None:
     result = await service(tells=way).generate(PLANNED)
     assert len(result.images) == 2

@@ -167,7 +167,9 @@ async def test_one_word_renews_all_that_is_held_on_a_stage() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@pytest.mark.parametrize("edge", [Told(ConnectionError("gone")), Told(hangs=True)], ids=str)
+@pytest.mark.parametrize(
+    "edge", [Told(ConnectionError("gone")), Told(hangs=True)], ids=("lost", "hangs")
+)
 async def test_a_stage_that_cannot_be_told_holds_up_no_other(edge: Told) -> None:
     ticks, cloud = Ticks(), Told()
     renewing = Renewing({"edge": edge, "cloud": cloud}, ticks.sleep)
