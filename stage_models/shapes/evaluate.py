@@ -312,7 +312,7 @@ def with_defaults(card: FamilyCard, **changes: object) -> FamilyCard:
     return card.model_copy(update={"defaults": card.defaults.model_copy(update=given)})
 
 
-def write_card(card: FamilyCard, count: int, seed: int) -> None:
+def write_card(card: FamilyCard, count: int, seed: int, execution: str = "eager") -> None:
     """Measures what the model card says, and writes it there; and the grids beside it."""
     path = card.root / "README.md"
     between(path.read_text(), MARKS, "", path)  # before the work, not after it
@@ -340,7 +340,7 @@ def write_card(card: FamilyCard, count: int, seed: int) -> None:
     ]
     failed: Sequence[int] = ()
     for name, sized, kind, plans in kinds:
-        found = judge(sized, kind, tuple(map(Plan.parse, plans)))
+        found = judge(sized, kind, tuple(map(Plan.parse, plans)), execution)
         lines += ["", f"**{kind.count} {name}**", "", *_markdown(found)]
         failed = failed or found[plans[0]].failed[:EXAMPLES]
     lines += ["", *_about_the_judges(count)]
@@ -414,7 +414,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         card = with_defaults(card, guidance=args.guidance, size=args.size)
         kind = Kind(args.captions, args.seed, tuple(args.things), not args.seen)
         if args.card:
-            write_card(card, args.captions, args.seed)
+            write_card(card, args.captions, args.seed, args.execution)
         elif args.grid:
             captions = kind.captions()[:EXAMPLES]
             draw_grid(card, captions, plans, [args.seed] * len(captions)).save(args.grid)
