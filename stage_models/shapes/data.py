@@ -48,8 +48,23 @@ def draw_many(
     things: how often a scene has one, two and three. recolour: see `scenes.recoloured`.
     """
     drawn = sample_many(rng, count, things)
-    palettes = [scenes.recoloured(rng, s) if recolour else scenes.COLOURS for s in drawn]
-    return drawn, pixels_of(drawn, palettes, size)
+    return drawn, pixels_of(drawn, palettes_of(rng, drawn, recolour), size)
+
+
+def palettes_of(
+    rng: random.Random, drawn: Sequence[Scene], recolour: bool
+) -> list[Mapping[str, scenes.Rgb]]:
+    return [scenes.recoloured(rng, s) if recolour else scenes.COLOURS for s in drawn]
+
+
+def nested(rng: random.Random) -> Scene:
+    """A scene of two or three things, one of which lies inside another, and a ring is one of both."""
+    while True:
+        scene = scenes.sample(rng, rng.choice((2, 3)))
+        things, relations = scene.caption.things, scene.caption.relations
+        pairs = zip(things, things[1:], relations, strict=False)
+        if any(r == "inside" and "ring" in (a.shape, b.shape) for a, b, r in pairs):
+            return scene
 
 
 def sample_many(rng: random.Random, count: int, things: tuple[int, int, int]) -> list[Scene]:
@@ -69,10 +84,14 @@ class Pictures:
     """A pool of pictures of one size, uint8 (n, 3, size, size), drawn anew bit by bit.
 
     recolour: in any colours instead of the family's, so that colours and shapes are told apart.
+    nested: the share that has a ring in something or something in a ring, which are the hardest and
+    come rarely.
     """
 
-    def __init__(self, rng: random.Random, size: int, count: int, recolour: bool) -> None:
-        self.rng, self.size, self.recolour = rng, size, recolour
+    def __init__(
+        self, rng: random.Random, size: int, count: int, recolour: bool, nested: float = 0.0
+    ) -> None:
+        self.rng, self.size, self.recolour, self.nested = rng, size, recolour, nested
         self.pixels = self._draw(count)
 
     def renew(self, count: int) -> None:
@@ -80,7 +99,10 @@ class Pictures:
         self.pixels[at : at + count] = self._draw(count)
 
     def _draw(self, count: int) -> Tensor:
-        return draw_many(self.rng, count, self.size, (2, 3, 3), self.recolour)[1]
+        few = round(self.nested * count)
+        drawn = [nested(self.rng) for _ in range(few)]
+        drawn += sample_many(self.rng, count - few, (2, 3, 3))
+        return pixels_of(drawn, palettes_of(self.rng, drawn, self.recolour), self.size)
 
     def sample(self, count: int) -> Tensor:
         return self.pixels[torch.randint(len(self.pixels), (count,))]

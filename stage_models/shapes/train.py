@@ -78,6 +78,9 @@ GROW_EVERY = 40
 TAUGHT = 0.75
 """Share of the teacher's velocity in what the small denoisers aim at."""
 
+NESTED = 0.5
+"""Share of pictures with a ring in or around something that the decoder alone is trained on."""
+
 SAVE_EVERY_S = 300.0
 
 Part = Literal["vae", "refine", "decoder", "preview"]
@@ -137,12 +140,18 @@ def train_autoencoder(task: Task, part: Part) -> None:
     rng = random.Random()
     recolours = (False, True, True, True) if part in LATER else (False, True)
     kinds = [(size, recolour) for recolour in recolours for size in SIZES]
-    pools = [Pictures(rng, size, int(4096 * share(size)), recolour) for size, recolour in kinds]
+    share_nested = NESTED if part == "decoder" else 0.0
+    pools = [
+        Pictures(rng, size, int(4096 * share(size)), recolour, share_nested)
+        for size, recolour in kinds
+    ]
+    smaller = 3 if part == "decoder" else 1  # times as many of 64 pixels, where it still fails
+    turns = [pool for pool in pools for _ in range(smaller if pool.size == min(SIZES) else 1)]
     saved = time.monotonic()
     for step, (spent, progress) in enumerate(budget(task.minutes, part)):
-        pool = pools[step % len(pools)]
+        pool = turns[step % len(turns)]
         count = int(16 * share(pool.size))
-        if step % 16 < len(pools):
+        if step % 16 < len(turns):
             pool.renew(8 * count)
         x = pool.sample(count).to(task.device, task.dtype).div(127.5).sub(1)
         x = x.to(memory_format=torch.channels_last)
@@ -158,7 +167,7 @@ def train_autoencoder(task: Task, part: Part) -> None:
             loss = loss + F.mse_loss(latent, known.encode(x).latents.float())
         loss.backward()
         shadow.step(spent)
-        if step % 100 < len(pools):
+        if step % 100 < len(turns):
             kind = f"{pool.size}{' in any colours' if pool.recolour else ''}"
             squared, absolute = error.detach().pow(2).mean(), error.detach().abs().mean()
             note(progress, f"step {step} of {kind} mse {squared:.5f} l1 {absolute:.4f}")
