@@ -119,7 +119,9 @@ async def test_they_are_not_where_company_shall_not_matter(options: dict[str, An
 
 async def test_pictures_of_one_size_that_wait_together_are_decoded_in_one_call() -> None:
     packets = [a_packet("tower:3", seed=seed) for seed in range(3)]
-    family, results = await around(packets)
+    family, results = await around(
+        packets, clock=FakeClock()
+    )  # rows do not depend on what else runs
     assert family.pictures == [(3, 3, 4, 4)]
     for packet, result in zip(packets, results, strict=True):
         assert result.picture == run_last_span(FakeFamily("edge"), packet)[1]
