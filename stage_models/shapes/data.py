@@ -58,7 +58,7 @@ def palettes_of(
 
 
 def nested(rng: random.Random) -> Scene:
-    """A scene of two or three things, one of which lies inside another, and a ring is one of both."""
+    """A scene of two or three things in which a ring lies around or inside another thing."""
     while True:
         scene = scenes.sample(rng, rng.choice((2, 3)))
         things, relations = scene.caption.things, scene.caption.relations
