@@ -2,7 +2,7 @@
 # make serve FAMILY=sd15   any family on whatever devices this machine has, nothing stated; a name
 #              of stage_models/ or a folder. `diffusion-edge models pull sd15` fetches it first.
 # make test    the whole suite            make check   ruff, mypy --strict, import-linter
-#              TESTERS=1 make test: in one process, not two beside each other
+#              TESTERS=2 make test: two beside each other
 # make test-long   the same with what is tried at random tried more often, and all arms of a benchmark
 # make theorem the table of docs/theorem.md, measured anew
 # make mutants small wrong changes to the core against its tests, a sample of 200; goes on where it was
@@ -18,8 +18,8 @@ MINUTES ?=
 PROCESSES ?= 1
 SEED ?= 1
 ROWS ?= core
-TESTERS ?= 2
-BESIDE = -n $(TESTERS) --dist loadgroup
+TESTERS ?=
+BESIDE = $(if $(TESTERS),-n $(TESTERS) --dist loadgroup)
 CONFIG ?= serve_configs/$(if $(FAMILY),machine,local).yaml
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
