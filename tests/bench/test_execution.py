@@ -21,7 +21,7 @@ def of(factor: float, refusal: str | None = None) -> Way:
     def prepare(family: Any, sizes: Any, threads: int) -> Any:
         return lambda *inputs: factor * family.predict(*inputs)
 
-    return Way("made-up", "lossless", lambda *_: refusal, prepare)
+    return Way("made-up", "lossless", lambda *_: refusal, {"predict": prepare})
 
 
 def a_task(folder: Path) -> Task:
