@@ -188,12 +188,12 @@ def _by_cudnn(denoiser: Any) -> Iterator[Swap]:
         yield denoiser, "__class__", _under_cudnn(type(denoiser))
 
 
-def _under_cudnn(denoiser: type) -> type:
+def _under_cudnn(denoiser: Any) -> type:
     """A subclass of this class of a denoiser, and not a closure: it is copied with the module."""
 
     def forward(self: Any, *inputs: Any, **named: Any) -> Any:
         with sdpa_kernel(CUDNN):
-            return denoiser.forward(self, *inputs, **named)  # type: ignore[attr-defined]
+            return denoiser.forward(self, *inputs, **named)
 
     return type(denoiser.__name__, (denoiser,), {"forward": forward})
 

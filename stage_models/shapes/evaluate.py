@@ -333,10 +333,10 @@ def write_card(card: FamilyCard, count: int, seed: int, execution: str = "eager"
         (f"of them, {large}", larger, Kind(max(4, some // FEWER), seed), HANDED_OFF_LARGE),
     )
     lines = [
-        f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed}`: "
-        f"guidance {card.defaults.guidance:g}, {card.defaults.solver}. Per cent, with 95 % "
-        "intervals (Agresti and Coull, over pictures). Fréchet distances are to as many drawn "
-        "scenes of other captions of the same kind, and compare within one table."
+        f"`python -m stage_models.shapes.evaluate --card --captions {count} --seed {seed} "
+        f"--execution {execution}`: guidance {card.defaults.guidance:g}, {card.defaults.solver}. "
+        "Per cent, with 95 % intervals (Agresti and Coull, over pictures). Fréchet distances are "
+        "to as many drawn scenes of other captions of the same kind, and compare within one table."
     ]
     failed: Sequence[int] = ()
     for name, sized, kind, plans in kinds:
